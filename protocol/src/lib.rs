@@ -1,0 +1,24 @@
+//! What Quorate's clients and nodes say to each other.
+//!
+//! Everything here is pure: no sockets, no clock, no randomness, no disk. Reading order: [`id`],
+//! [`frame`], [`message`], [`hello`], [`code`] are the wire; [`point`], [`line`], [`batch`],
+//! [`rows`] are the data; [`map`], [`change`], [`schema`], [`placement`], [`hash`] say where it
+//! goes; [`consistency`] and [`hlc`] say when it counts. `SPEC.md` at the root of the repository
+//! is the normative description of all formats in this crate.
+
+pub mod batch;
+pub mod change;
+pub mod code;
+pub mod consistency;
+pub mod frame;
+pub mod hash;
+pub mod hello;
+pub mod hlc;
+pub mod id;
+pub mod line;
+pub mod map;
+pub mod message;
+pub mod placement;
+pub mod point;
+pub mod rows;
+pub mod schema;
