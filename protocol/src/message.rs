@@ -219,7 +219,8 @@ pub struct Propose {
     pub change: Change,
 }
 
-/// The change is committed and applied.
+/// The change is committed and applied. The payload is the map at that index, as in
+/// [`MetaState`], so that the asker need not wait for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Proposed {
     /// The index at which it was applied.
