@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    connection::RequestError,
+    connection::{NotSent, RequestError},
     core::Core,
     part::{Goal, Part, hopeless},
 };
@@ -251,22 +251,18 @@ impl Refusal {
 
     fn from_request(node: NodeId, error: RequestError) -> Self {
         let detail = format!("node {node}: {error}");
-        match error {
-            RequestError::Failure(failure) => Self {
-                code: failure.code,
-                retry_after: Duration::from_millis(failure.retry_after_ms.into()),
-                // A node that answers with a failure has appended nothing.
-                sent: false,
-                detail,
-            },
-            RequestError::NotSent(_) => {
-                Self { code: Code::Unavailable, retry_after: Duration::ZERO, sent: false, detail }
+        let (code, retry_after_ms) = match &error {
+            RequestError::Failure(failure) => (failure.code, failure.retry_after_ms),
+            // Down, whatever the reason: an error of the owner's disk says so in an answer.
+            RequestError::NotSent(NotSent::Disconnected(_)) | RequestError::Lost(_) => {
+                (Code::Unavailable, 0)
             }
-            RequestError::Deadline { sent } => {
-                Self { code: Code::DeadlineExceeded, retry_after: Duration::ZERO, sent, detail }
-            }
-            _ => Self { code: Code::Unavailable, retry_after: Duration::ZERO, sent: true, detail },
-        }
+            other => (other.code(), 0),
+        };
+        // A node that answers with a failure has appended nothing.
+        let sent = !error.not_sent() && !matches!(error, RequestError::Failure(_));
+        let retry_after = Duration::from_millis(retry_after_ms.into());
+        Self { code, retry_after, sent, detail }
     }
 }
 

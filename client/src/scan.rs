@@ -7,11 +7,13 @@ use std::collections::VecDeque;
 use bytes::{Buf, Bytes};
 use quorate_protocol::{
     id::{MetaIndex, NodeId, ShardId},
-    message::{Rows as RowsReply, Scan},
+    message::Scan,
     rows::Rows,
 };
 
-use crate::{connection::FrameStream, core::Core, query::Query};
+use tokio::time::Instant;
+
+use crate::{connection::ReplyStream, core::Core, query::Query};
 
 pub(crate) fn scan_request(query: &Query, shard: ShardId, meta_index: MetaIndex) -> Scan {
     Scan {
@@ -28,7 +30,7 @@ pub(crate) fn scan_request(query: &Query, shard: ShardId, meta_index: MetaIndex)
 /// A running scan. Its errors are texts: the caller only goes on to another owner with them.
 pub(crate) struct Source {
     node: NodeId,
-    stream: FrameStream<RowsReply>,
+    stream: ReplyStream<Scan>,
     entries: VecDeque<(Bytes, Bytes)>,
     ended: bool,
     /// The next series, whole.
@@ -39,7 +41,8 @@ impl Source {
     pub(crate) async fn open(core: &Core, node: NodeId, request: &Scan) -> Result<Self, String> {
         let connection =
             core.pool.connection(node).ok_or_else(|| format!("node {node} is down"))?;
-        let stream = connection.open(request, Bytes::new()).await;
+        let deadline = Instant::now() + core.config.connect_timeout;
+        let stream = connection.open_stream(request, Bytes::new(), deadline).await;
         let stream = stream.map_err(|error| format!("node {node}: {error}"))?;
         Ok(Self { node, stream, entries: VecDeque::new(), ended: false, series: None })
     }

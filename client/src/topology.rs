@@ -134,15 +134,24 @@ async fn poll(core: &Core, turn: usize) -> Option<()> {
 
 /// Asks one node for a map newer than `after`.
 async fn fetch(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     after: MetaIndex,
     wait: Duration,
     deadline: Instant,
 ) -> Result<Option<ClusterMap>, RequestError> {
     let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
     let request = MetaGet { after, wait_ms };
-    let (_, payload) = connection.exchange(&request, Bytes::new(), MAX_MAP, deadline).await?;
+    let (_, payload) = connection.exchange(&request, Bytes::new(), deadline, MAX_MAP).await?;
     Ok(decode_map(&payload))
+}
+
+/// Asks one node once whether there is something newer.
+pub(crate) async fn refresh(core: &Core, deadline: Instant) {
+    let Some(connection) = core.pool.any(0) else { return };
+    let after = core.topology.map().index;
+    if let Ok(Some(map)) = fetch(&connection, after, Duration::ZERO, deadline).await {
+        core.topology.install(core, map);
+    }
 }
 
 fn decode_map(payload: &[u8]) -> Option<ClusterMap> {
@@ -168,7 +177,7 @@ pub(crate) async fn propose(
                 forwarded: false,
                 change: change.clone(),
             };
-            match connection.exchange(&request, Bytes::new(), MAX_MAP, deadline).await {
+            match connection.exchange(&request, Bytes::new(), deadline, MAX_MAP).await {
                 Ok((proposed, payload)) => {
                     if let Some(map) = decode_map(&payload) {
                         core.topology.install(core, map);
