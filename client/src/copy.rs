@@ -176,7 +176,7 @@ impl CopyTask {
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
-            if self.core.pool.is_up(self.owner)
+            if self.core.is_live(self.owner)
                 && matches!(self.store(Vec::new()).await, Attempt::Ended)
             {
                 return;
@@ -193,7 +193,7 @@ impl CopyTask {
             to: self.part.to,
         };
         for holder in self.part.owners.iter().copied().filter(|node| *node != self.owner) {
-            let Some(connection) = self.core.pool.connection(holder) else { continue };
+            let Some(connection) = self.core.connection(holder) else { continue };
             let reply = connection.request(&request, bytes::Bytes::new(), self.late().deadline).await;
             if let Ok((marked, _)) = reply
                 && marked.answer.error.is_none()
@@ -207,7 +207,7 @@ impl CopyTask {
 
     /// Live nodes that may keep a hint, co-owners first.
     fn candidates(&self, not: &[NodeId]) -> Vec<NodeId> {
-        let mut live = self.core.pool.up();
+        let mut live = self.core.live();
         live.retain(|node| *node != self.owner && !not.contains(node));
         live.sort_by_key(|node| (!self.part.owners.contains(node), *node));
         live
@@ -275,7 +275,7 @@ async fn write(
     store: bool,
     carry: &mut Vec<Carry>,
 ) -> Result<Written, Refusal> {
-    let Some(connection) = core.pool.connection(node) else {
+    let Some(connection) = core.connection(node) else {
         let detail = format!("node {node} is down");
         let retry_after = Duration::ZERO;
         return Err(Refusal { code: Code::Unavailable, retry_after, sent: false, detail });

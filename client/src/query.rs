@@ -182,7 +182,7 @@ impl ShardReader {
         loop {
             // Owners that are up first, so that a node that is down costs nothing.
             while self.sources.len() < self.required {
-                self.unused.sort_by_key(|node| !self.core.pool.is_up(*node));
+                self.unused.sort_by_key(|node| !self.core.is_live(*node));
                 if self.unused.is_empty() {
                     return Err(Error::ReadLevel {
                         shard: self.shard,

@@ -40,7 +40,7 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) async fn open(core: &Core, node: NodeId, request: &Scan) -> Result<Self, String> {
         let connection =
-            core.pool.connection(node).ok_or_else(|| format!("node {node} is down"))?;
+            core.connection(node).ok_or_else(|| format!("node {node} is down"))?;
         let deadline = Instant::now() + core.config.connect_timeout;
         let stream = connection.open_stream(request, Bytes::new(), deadline).await;
         let stream = stream.map_err(|error| format!("node {node}: {error}"))?;

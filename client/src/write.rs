@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_protocol::{
-    batch::{Batch, EncodeError, EncodedBatch, PartHeader, encode_part},
-    change::Change,
+    batch::{self, Batch, EncodeError, EncodedBatch, PartHeader, encode_part},
+    change::{Change, Outcome},
     code::Code,
+    frame::MAX_PAYLOAD,
     id::{DatabaseId, MetaIndex, PolicyId, Version},
     map::{ClusterMap, Database, Policy},
 };
@@ -105,7 +106,7 @@ impl Call<'_> {
 
     /// Sends what can go; then asks metadata for what the rest needs, and sends the rest.
     async fn send_all(&mut self, map: &ClusterMap, database: DatabaseId, policy: PolicyId) {
-        self.core.pool.settled(self.goal.deadline).await;
+        self.core.settled(self.goal.deadline).await;
         let routed = self.route(map, database, policy, None);
         let Routed { shards, waiting, new_fields, new_times, refused, dropped } = routed;
         self.failed.extend(refused);
@@ -122,21 +123,26 @@ impl Call<'_> {
             changes.push(Change::CreateGroups { policy, times: new_times });
         }
         let deadline = self.goal.deadline.min(Instant::now() + self.core.config.meta_timeout);
+        let mut left_out =
+            (Code::StaleMeta, "the database or policy changed during the write".to_owned());
         for change in changes {
-            if let Err(error) = topology::propose(self.core, change, deadline).await {
-                return self.fail(row_ids(&waiting), error.code(), error.to_string());
+            match topology::propose(self.core, change, deadline).await {
+                Ok(proposed) => {
+                    if let Outcome::Partly { code, detail } = proposed.outcome {
+                        left_out = (code, detail);
+                    }
+                }
+                Err(error) => {
+                    return self.fail(row_ids(&waiting), error.code(), error.to_string());
+                }
             }
         }
         let map = self.core.topology.map();
-        self.core.pool.settled(self.goal.deadline).await;
+        self.core.settled(self.goal.deadline).await;
         let routed = self.route(&map, database, policy, Some(&waiting));
         self.failed.extend(routed.refused);
         self.send(&map, database, policy, routed.shards).await;
-        let left = row_ids(&routed.waiting);
-        if !left.is_empty() {
-            let detail = "the database or policy changed during the write".to_owned();
-            self.fail(left, Code::StaleMeta, detail);
-        }
+        self.fail(row_ids(&routed.waiting), left_out.0, left_out.1);
     }
 
     fn route(
@@ -163,7 +169,8 @@ impl Call<'_> {
     ) {
         let Some(schema) = map.database(database) else { return };
         for shard in shards {
-            for selection in split(self.batch, shard.selection, self.core.config.max_part_rows) {
+            let mut todo = split(self.batch, shard.selection, self.core.config.max_part_rows);
+            while let Some(selection) = todo.pop() {
                 let header = PartHeader {
                     batch: self.core.next_batch_id(),
                     version: self.version,
@@ -175,7 +182,16 @@ impl Call<'_> {
                 };
                 let rows = row_ids(&selection);
                 let bytes = match encode(self.batch, &header, &selection, schema) {
-                    Ok(bytes) => bytes,
+                    Ok(bytes) if bytes.len() <= MAX_PAYLOAD => bytes,
+                    Ok(_) | Err(EncodeError::TooLarge { .. }) if rows.len() > 1 => {
+                        todo.extend(split(self.batch, selection, rows.len() / 2));
+                        continue;
+                    }
+                    Ok(bytes) => {
+                        let detail = format!("one row takes {} bytes encoded", bytes.len());
+                        self.fail(rows, Code::TooLarge, detail);
+                        continue;
+                    }
                     Err(error) => {
                         self.fail(rows, Code::TooLarge, error.to_string());
                         continue;
@@ -284,7 +300,7 @@ fn encode(
     selection: &Selection,
     schema: &Database,
 ) -> Result<Bytes, EncodeError> {
-    encode_part(batch, header, selection, &|measurement, field, kind| {
+    encode_part(batch, header, batch::Selection::Rows(selection), &|measurement, field, kind| {
         schema.field(measurement, field).filter(|known| known.kind == kind).map(|known| known.id)
     })
 }
