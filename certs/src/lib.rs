@@ -18,6 +18,8 @@ pub mod load;
 mod publish;
 pub mod show;
 pub mod validity;
+#[cfg(test)]
+mod vectors;
 
 pub use authority::{Authority, Config, IssueError};
 pub use credentials::{Credentials, ExpiresSoon, PeerError, SERVER_NAME};
