@@ -33,13 +33,13 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 pub use dial::{Dialer, Local, peer_chain};
-pub use error::{ConnectError, Lost, NotSent, RequestError, alert};
+pub use error::{ConnectError, Lost, NotSent, RequestError, alert, alert_text};
 pub use stream::ReplyStream;
 
 use crate::{
     config::TransportConfig,
     lane::{
-        Abandoned, Class, Held, LANES, Lane,
+        Abandoned, Class, Held, LANES, Lane, credited,
         framed::{FrameReader, FrameWriter, StreamError},
     },
 };
@@ -316,6 +316,15 @@ impl Connection {
         }
     }
 
+    /// As [`Self::reserve`] for payloads that do not count against the credit.
+    async fn reserve_place(&self, deadline: Instant) -> Result<Permit, RequestError> {
+        let permit = self.reserve(0, deadline).await?;
+        Ok(Permit {
+            bytes: MAX_PAYLOAD,
+            ..permit
+        })
+    }
+
     /// Queues a request on the lane of its class, at once and in the order of these calls, and
     /// returns its answer to come. Dropping the future gives the request up.
     ///
@@ -367,7 +376,11 @@ impl Connection {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Reply<R>, RequestError> {
-        let permit = self.reserve(payload.len(), deadline).await?;
+        let permit = if credited(R::OP) {
+            self.reserve(payload.len(), deadline).await?
+        } else {
+            self.reserve_place(deadline).await?
+        };
         self.send(permit, request, payload, deadline).await
     }
 }

@@ -76,6 +76,13 @@ impl Class {
 /// Lanes of a connection, by the class that names them: control, write, drain.
 pub(crate) const LANES: [Class; 3] = [Class::Control, Class::Write, Class::Drain];
 
+/// Whether an op's payload counts against the credit of the connection. Raft does not, since its
+/// heartbeats must not wait for hints; nothing else has a payload worth counting.
+#[must_use]
+pub const fn credited(op: u16) -> bool {
+    matches!(op, Write::OP | Deliver::OP)
+}
+
 /// Whether an op may be asked in vain for a long time, so that its silence says nothing.
 pub(crate) const fn long_poll(op: u16) -> bool {
     op == MetaGet::OP

@@ -51,6 +51,9 @@ pub struct TransportConfig {
     pub credit: u32,
     /// Requests that may be unanswered on one connection. Default 1,024. More are answered `Busy`.
     pub max_requests: u32,
+    /// Payload bytes of one request or answer over several frames. Default 256 MiB. Only snapshots
+    /// of the metadata are that large, and only nodes may send them.
+    pub max_message: u32,
     /// Bytes that all streams of a connection together may have received and not yet read. Default
     /// 64 MiB. It is reached only by streams that are not read; lanes always are.
     pub receive_budget: u32,
@@ -91,6 +94,7 @@ impl Default for TransportConfig {
             initial_rtt: Duration::from_millis(50),
             credit: 16 << 20,
             max_requests: 1024,
+            max_message: 256 << 20,
             receive_budget: 64 << 20,
             stream_window: 1 << 20,
             send_window: 8 << 20,

@@ -36,8 +36,8 @@ pub enum ConnectError {
     },
     /// The node's certificate is not valid for us.
     #[error(
-        "certificate of {addr} refused (TLS alert {alert}): it must come from the cluster's CA and \
-         be in date; check that ca.crt here is the one the node was issued from"
+        "we do not accept the certificate of {addr}: {}; check that ca.crt here is the one of the \
+         node's cluster", alert_text(*.alert)
     )]
     Untrusted {
         /// What was dialled.
@@ -47,8 +47,8 @@ pub enum ConnectError {
     },
     /// The node does not accept our certificate.
     #[error(
-        "{addr} refused our certificate (TLS alert {alert}): it must come from the cluster's CA \
-         and be in date; issue one with `quorate certs`"
+        "{addr} does not accept our certificate: {}; issue one with `quorate certs` from the CA of \
+         the node's cluster", alert_text(*.alert)
     )]
     CertificateRefused {
         /// What was dialled.
@@ -204,6 +204,20 @@ pub fn alert(code: u64) -> Option<u8> {
     (0x100..0x200)
         .contains(&code)
         .then(|| u8::try_from(code & 0xff).unwrap_or(0))
+}
+
+/// What a TLS alert says about a certificate.
+#[must_use]
+pub const fn alert_text(alert: u8) -> &'static str {
+    match alert {
+        // A CA of the same name but with another key fails the signature instead of the lookup.
+        48 | 51 => "it is of another CA",
+        45 => "it has expired or is not valid yet",
+        44 => "it was revoked",
+        116 => "none was presented",
+        42 | 43 | 46 => "it is not a valid certificate of a node or client",
+        _ => "TLS failed",
+    }
 }
 
 /// A peer's words, bounded and on one line.

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{Connection, Lost, NotSent, Reply, RequestError, State, reply};
 use crate::lane::{
-    Class,
+    Class, credited,
     framed::{FrameReader, FrameWriter, StreamError},
     long_poll,
 };
@@ -45,6 +45,11 @@ impl Connection {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<ReplyStream<R>, RequestError> {
+        if credited(R::OP) {
+            return Err(RequestError::NotSent(NotSent::Invalid(
+                "credit is for lanes: use `request`".into(),
+            )));
+        }
         let frames = split(request, payload)?;
         let late = |_| RequestError::NotSent(NotSent::Deadline);
         let opened = timeout_at(deadline, async {
