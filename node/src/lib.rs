@@ -1,1 +1,7 @@
 //! placeholder
+
+pub mod disk;
+pub mod handoff;
+pub mod journal;
+pub mod poison;
+pub mod segment;
