@@ -91,7 +91,7 @@ impl DiskFile for File {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        File::sync_data(self)
+        Self::sync_data(self)
     }
 
     fn length(&self) -> io::Result<u64> {
@@ -106,7 +106,11 @@ impl DiskFile for File {
         match rustix::fs::fallocate(self, FallocateFlags::empty(), 0, length) {
             Ok(()) => Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                if self.metadata()?.len() < length { self.set_len(length) } else { Ok(()) }
+                if self.metadata()?.len() < length {
+                    self.set_len(length)
+                } else {
+                    Ok(())
+                }
             }
             Err(error) => Err(error.into()),
         }
@@ -139,7 +143,13 @@ mod tests {
         let moved = nested.join("moved");
         disk.rename(&path, &moved).unwrap();
         let names = disk.read_directory(&nested).unwrap();
-        assert_eq!(names, [Entry { name: "moved".into(), directory: false }]);
+        assert_eq!(
+            names,
+            [Entry {
+                name: "moved".into(),
+                directory: false
+            }]
+        );
         disk.remove(&moved).unwrap();
         assert!(disk.available(&nested).unwrap() > 0);
     }
