@@ -1,1 +1,3 @@
+//! The `quorate` command.
+
 fn main() {}
