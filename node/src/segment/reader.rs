@@ -29,8 +29,10 @@ pub enum Found {
     End {
         /// Where the next record would start.
         offset: u64,
-        /// Whether something unfinished follows (or, in a reused file, remains of its past).
+        /// Whether a record begins there that was never finished.
         torn: bool,
+        /// Whether nothing but zeros follows.
+        blank: bool,
     },
 }
 
@@ -141,6 +143,7 @@ impl<'a> Reader<'a> {
             return Ok(Found::End {
                 offset: self.position,
                 torn: false,
+                blank: true,
             });
         }
         let start = self.position;
@@ -191,7 +194,8 @@ impl<'a> Reader<'a> {
         }
         Found::End {
             offset: start,
-            torn: header.is_some() || !gap.blank,
+            torn: header.is_some(),
+            blank: gap.blank && header.is_none(),
         }
     }
 

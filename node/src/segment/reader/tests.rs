@@ -58,6 +58,7 @@ struct Outcome {
     damaged: u64,
     ranges: Vec<Range<u64>>,
     torn: bool,
+    blank: bool,
     end: u64,
 }
 
@@ -87,8 +88,13 @@ fn read(bytes: Vec<u8>, header: &Header) -> Outcome {
                 outcome.damaged += damage.records;
                 outcome.ranges.push(damage.range);
             }
-            Found::End { offset, torn } => {
+            Found::End {
+                offset,
+                torn,
+                blank,
+            } => {
                 outcome.torn = torn;
+                outcome.blank = blank;
                 outcome.end = offset;
                 return outcome;
             }
@@ -102,7 +108,10 @@ fn an_untouched_segment_reads_back_and_ends_clean() {
         let (bytes, ends) = image(capacity);
         let outcome = read(bytes, &header(1, 1, capacity));
         assert_eq!(outcome.sequences, (1..=RECORDS).collect::<Vec<_>>());
-        assert_eq!((outcome.damaged, outcome.torn), (0, false));
+        assert_eq!(
+            (outcome.damaged, outcome.torn, outcome.blank),
+            (0, false, true)
+        );
         assert_eq!(outcome.end, *ends.last().unwrap());
     }
 }
