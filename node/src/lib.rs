@@ -1,1 +1,3 @@
-//! placeholder
+//! A Quorate node: journal, shards, hinted handoff and metadata.
+
+pub mod shard;

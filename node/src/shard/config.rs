@@ -35,6 +35,9 @@ pub struct Config {
     pub txn_bytes: usize,
     /// Runs of one size tier that are merged into one; default 4.
     pub merge_runs: usize,
+    /// Runs larger than this, in bytes, are not merged any more; default 512 MiB. While a shard's
+    /// runs are merged, its fresh data waits.
+    pub merge_limit_bytes: u64,
     /// Stored bytes a scan copies out in one read transaction; default 1 MiB.
     pub scan_bytes: usize,
     /// What "busy" tells the sender to wait, in milliseconds; default 50.
@@ -56,6 +59,7 @@ impl Default for Config {
             block_bytes: 512 << 10,
             txn_bytes: 4 << 20,
             merge_runs: 4,
+            merge_limit_bytes: 512 << 20,
             scan_bytes: 1 << 20,
             busy_retry_ms: 50,
         }

@@ -17,13 +17,14 @@ use heed::{
 };
 
 /// A database of raw keys and values; named databases live as long as their environment.
-pub(crate) type Table = Database<Bytes, Bytes>;
+pub(crate) type Table = Database<'static, Bytes, Bytes>;
 
 /// Reader slots of environments opened by [`open_env`]: LMDB's own default.
 const DEFAULT_READERS: u32 = 126;
 
 /// Opens or creates the environment in the directory `path`, which must exist. `map_size` is the
 /// largest size in bytes, a multiple of the page size; only address space until it is used.
+#[allow(dead_code, reason = "for the metadata store")]
 pub(crate) fn open_env(
     path: &Path,
     map_size: usize,
@@ -111,12 +112,11 @@ pub(crate) struct Environment<const N: usize> {
 
 impl<const N: usize> Environment<N> {
     /// Opens or creates the environment and its databases; the directory must exist.
-    pub(crate) fn open(
-        path: &Path,
-        limits: EnvLimits,
-        names: [&str; N],
-    ) -> Result<Self, EnvError> {
-        let wrap = |source| EnvError::Open { path: path.to_owned(), source };
+    pub(crate) fn open(path: &Path, limits: EnvLimits, names: [&str; N]) -> Result<Self, EnvError> {
+        let wrap = |source| EnvError::Open {
+            path: path.to_owned(),
+            source,
+        };
         let dbs = u32::try_from(N).unwrap_or(u32::MAX);
         let mut map = round_up(limits.map_bytes);
         loop {
@@ -141,12 +141,8 @@ impl<const N: usize> Environment<N> {
         }
     }
 
-    /// The databases, in the order of their names at [`Self::open`].
-    pub(crate) const fn tables(&self) -> &[Table; N] {
-        &self.tables
-    }
-
     /// The largest number of bytes the map can hold now.
+    #[cfg(test)]
     pub(crate) fn map_bytes(&self) -> usize {
         self.env.info().map_size
     }
@@ -188,7 +184,10 @@ impl<const N: usize> Environment<N> {
                 // LMDB panics (in its own sense) after a half-written meta page.
                 Err(Failed::Body(source @ heed::Error::Mdb(MdbError::Panic)))
                 | Err(Failed::Commit(source)) => {
-                    return Err(EnvError::Sync { path: self.path.clone(), source });
+                    return Err(EnvError::Sync {
+                        path: self.path.clone(),
+                        source,
+                    });
                 }
                 Err(Failed::Body(source)) => return Err(self.wrap(source)),
             }
@@ -225,12 +224,18 @@ impl<const N: usize> Environment<N> {
     }
 
     fn full(&self, cause: &'static str) -> EnvError {
-        EnvError::Full { path: self.path.clone(), cause }
+        EnvError::Full {
+            path: self.path.clone(),
+            cause,
+        }
     }
 
     /// An error of a read, with the environment's name.
     pub(crate) fn wrap(&self, source: heed::Error) -> EnvError {
-        EnvError::Lmdb { path: self.path.clone(), source }
+        EnvError::Lmdb {
+            path: self.path.clone(),
+            source,
+        }
     }
 }
 
@@ -258,8 +263,13 @@ fn create_tables<const N: usize>(
 }
 
 fn disk_full(error: &heed::Error) -> bool {
-    let heed::Error::Io(error) = error else { return false };
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    let heed::Error::Io(error) = error else {
+        return false;
+    };
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Map sizes are multiples of 64 KiB, which every page size divides.
@@ -271,8 +281,11 @@ const fn round_up(bytes: usize) -> usize {
 mod tests {
     use super::*;
 
-    const LIMITS: EnvLimits =
-        EnvLimits { map_bytes: 128 << 10, max_map_bytes: 4 << 20, readers: 16 };
+    const LIMITS: EnvLimits = EnvLimits {
+        map_bytes: 128 << 10,
+        max_map_bytes: 4 << 20,
+        readers: 16,
+    };
 
     fn fill(env: &Environment<1>, from: u32, count: u32) -> Result<(), EnvError> {
         env.write(|txn, [table]| {
@@ -290,8 +303,9 @@ mod tests {
         let before = env.map_bytes();
         fill(&env, 0, 300).unwrap();
         assert!(env.map_bytes() > before);
-        let rows =
-            env.read(|txn, [table]| table.len(txn).map_err(|e| env.wrap(e))).unwrap();
+        let rows = env
+            .read(|txn, [table]| table.len(txn).map_err(|e| env.wrap(e)))
+            .unwrap();
         assert_eq!(rows, 300);
     }
 
@@ -303,8 +317,9 @@ mod tests {
         let error = fill(&env, 100, 5000).unwrap_err();
         assert!(matches!(error, EnvError::Full { .. }), "{error}");
         fill(&env, 100, 10).unwrap();
-        let rows =
-            env.read(|txn, [table]| table.len(txn).map_err(|e| env.wrap(e))).unwrap();
+        let rows = env
+            .read(|txn, [table]| table.len(txn).map_err(|e| env.wrap(e)))
+            .unwrap();
         assert_eq!(rows, 110);
     }
 

@@ -51,7 +51,9 @@ pub enum ShardError {
     #[error("shard {0} was dropped")]
     Gone(ShardId),
     /// A sync of the shard's environment failed; its journal records are kept.
-    #[error("shard {shard} stopped after a disk failure ({cause}); check the disk, then restart the node")]
+    #[error(
+        "shard {shard} stopped after a disk failure ({cause}); check the disk, then restart the node"
+    )]
     Poisoned {
         /// The shard.
         shard: ShardId,
