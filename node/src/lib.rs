@@ -1,1 +1,5 @@
 //! placeholder
+
+pub mod endpoint;
+pub mod server;
+pub mod session;
