@@ -84,6 +84,8 @@ struct Inner {
     /// The last record of the journal that was offered to a shard.
     accepted: AtomicU64,
     highest_version: AtomicU64,
+    /// The last record any shard had folded when the store was opened.
+    found_applied: Sequence,
     released: watch::Sender<Sequence>,
     fold_wanted: Notify,
     merge_wanted: Notify,
@@ -127,10 +129,12 @@ impl ShardStore {
         let budget = Budget::new(config.fresh_bytes);
         let mut slots = Slots::default();
         let mut highest = Version(0);
+        let mut found_applied = Sequence(0);
         for id in ids {
             let Some(shard) = open.pin(id)? else { continue };
             let state = shard.state()?;
             highest = highest.max(state.highest_version);
+            found_applied = found_applied.max(state.applied);
             let slot = Slot::new(id, Arc::clone(&budget), state.applied);
             slots.known.insert(id, Arc::new(slot));
         }
@@ -144,6 +148,7 @@ impl ShardStore {
             counters: Counters::default(),
             accepted: AtomicU64::new(0),
             highest_version: AtomicU64::new(highest.0),
+            found_applied,
             released: watch::Sender::new(Sequence(0)),
             fold_wanted: Notify::new(),
             merge_wanted: Notify::new(),
@@ -250,6 +255,13 @@ impl ShardStore {
     #[must_use]
     pub fn released(&self) -> watch::Receiver<Sequence> {
         self.inner.released.subscribe()
+    }
+
+    /// The last record any shard had folded when the store was opened: a journal that lost its
+    /// files must not give such a sequence again, since the shard would skip it.
+    #[must_use]
+    pub fn found_applied(&self) -> Sequence {
+        self.inner.found_applied
     }
 
     /// The highest version of any row that was ever accepted here, restarts included (once the
