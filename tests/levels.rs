@@ -311,7 +311,7 @@ fn f18_a_blank_line_costs_nothing() {
         let mut cluster = Cluster::simulated(1, 18).await;
         let client = cluster.client().await;
         create_database(&client, "db", 1).await;
-        let text = b"m,t=a f=1 1000\n\n   \n# a comment\nm,t=b f=2 1000\r\n\nbroken\nm,t=c f=3 1000";
+        let text = b"m,t=a f=1 1000\n\n   \n# a comment\nm,t=b f=2 1000\n\nbroken\nm,t=c f=3 1000";
         let mut batch = Batch::new();
         let outcome = quorate_protocol::line::parse_into(&mut batch, text, Default::default());
         assert_eq!((outcome.points, outcome.errors.len()), (3, 1), "{outcome:?}");

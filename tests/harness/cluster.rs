@@ -13,6 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use quorate_certs::{Authority, Config as CertsConfig, Credentials, Role, UnixTime};
@@ -186,9 +187,6 @@ impl Cluster {
         let inline = matches!(self.world, World::Simulated { .. });
         let member = self.members.get_mut(&id).unwrap();
         assert!(member.running.is_none(), "node {id} runs already");
-        if let Some(dying) = member.dying.take() {
-            dying.await.unwrap();
-        }
         let mut config =
             NodeConfig { data: member.data.clone(), listen: member.addr, ..NodeConfig::default() };
         (self.plan.configure)(id, &mut config);
@@ -324,6 +322,18 @@ impl Cluster {
     pub async fn stop(&mut self, id: NodeId) {
         let node = self.members.get_mut(&id).unwrap().running.take();
         node.unwrap().shutdown().await;
+        self.wait_port(id).await;
+    }
+
+    /// Waits until the address of a node that has ended can be bound again: the endpoint's own task
+    /// lets go of it a moment after the last handle.
+    async fn wait_port(&mut self, id: NodeId) {
+        let env = self.env(host(id), 0);
+        let addr = self.members[&id].addr;
+        observe::wait_for("a free port", Duration::from_secs(5), async || {
+            env.sockets.bind(addr, 1 << 16).map(drop).map_err(|error| error.to_string())
+        })
+        .await;
     }
 
     /// Ends a simulated node in the middle of whatever it does: nothing it says gets out any more,
@@ -367,6 +377,7 @@ impl Cluster {
     pub async fn try_restart(&mut self, id: NodeId) -> Result<(), StartError> {
         if let Some(dying) = self.members.get_mut(&id).unwrap().dying.take() {
             dying.await.unwrap();
+            self.wait_port(id).await;
             self.rejoin(id);
         }
         self.launch(id, StartMode::Restart).await
