@@ -225,7 +225,7 @@ fn find(text: &[u8], a: u8, b: u8) -> Option<usize> {
     let (words, tail) = text.as_chunks::<8>();
     for (at, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
-        let hit = zero(word ^ ONES * u64::from(a)) | zero(word ^ ONES * u64::from(b));
+        let hit = zero(word ^ (ONES * u64::from(a))) | zero(word ^ (ONES * u64::from(b)));
         if hit != 0 {
             return Some(at * 8 + hit.trailing_zeros() as usize / 8);
         }
