@@ -1,10 +1,16 @@
-//! Everything a client can be told, with units, defaults and trade-offs.
+//! What can be set, one struct per subsystem.
+//!
+//! Invariant: every limit has a unit, a default and its trade-off written beside it; unknown keys
+//! are refused. Read by whoever builds a client or a node.
+
+mod duration;
+mod transport;
 
 use std::time::Duration;
 
 use quorate_protocol::{consistency::Level, hlc::MAX_CLOCK_SKEW_NS};
 
-use crate::pool::TransportConfig;
+pub use transport::TransportConfig;
 
 /// How a client behaves. `Default` suits a service in the cluster's own network.
 #[derive(Clone, Debug)]

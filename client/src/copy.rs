@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    connection::RequestError,
+    connection::{NotSent, RequestError},
     core::Core,
     part::{Goal, Part, hopeless},
 };
@@ -176,7 +176,7 @@ impl CopyTask {
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
-            if self.core.pool.is_up(self.owner)
+            if self.core.is_live(self.owner)
                 && matches!(self.store(Vec::new()).await, Attempt::Ended)
             {
                 return;
@@ -193,7 +193,7 @@ impl CopyTask {
             to: self.part.to,
         };
         for holder in self.part.owners.iter().copied().filter(|node| *node != self.owner) {
-            let Some(connection) = self.core.pool.connection(holder) else { continue };
+            let Some(connection) = self.core.connection(holder) else { continue };
             let reply = connection.request(&request, bytes::Bytes::new(), self.late().deadline).await;
             if let Ok((marked, _)) = reply
                 && marked.answer.error.is_none()
@@ -207,7 +207,7 @@ impl CopyTask {
 
     /// Live nodes that may keep a hint, co-owners first.
     fn candidates(&self, not: &[NodeId]) -> Vec<NodeId> {
-        let mut live = self.core.pool.up();
+        let mut live = self.core.live();
         live.retain(|node| *node != self.owner && !not.contains(node));
         live.sort_by_key(|node| (!self.part.owners.contains(node), *node));
         live
@@ -251,22 +251,18 @@ impl Refusal {
 
     fn from_request(node: NodeId, error: RequestError) -> Self {
         let detail = format!("node {node}: {error}");
-        match error {
-            RequestError::Failure(failure) => Self {
-                code: failure.code,
-                retry_after: Duration::from_millis(failure.retry_after_ms.into()),
-                // A node that answers with a failure has appended nothing.
-                sent: false,
-                detail,
-            },
-            RequestError::NotSent(_) => {
-                Self { code: Code::Unavailable, retry_after: Duration::ZERO, sent: false, detail }
+        let (code, retry_after_ms) = match &error {
+            RequestError::Failure(failure) => (failure.code, failure.retry_after_ms),
+            // Down, whatever the reason: an error of the owner's disk says so in an answer.
+            RequestError::NotSent(NotSent::Disconnected(_)) | RequestError::Lost(_) => {
+                (Code::Unavailable, 0)
             }
-            RequestError::Deadline { sent } => {
-                Self { code: Code::DeadlineExceeded, retry_after: Duration::ZERO, sent, detail }
-            }
-            _ => Self { code: Code::Unavailable, retry_after: Duration::ZERO, sent: true, detail },
-        }
+            other => (other.code(), 0),
+        };
+        // A node that answers with a failure has appended nothing.
+        let sent = !error.not_sent() && !matches!(error, RequestError::Failure(_));
+        let retry_after = Duration::from_millis(retry_after_ms.into());
+        Self { code, retry_after, sent, detail }
     }
 }
 
@@ -279,7 +275,7 @@ async fn write(
     store: bool,
     carry: &mut Vec<Carry>,
 ) -> Result<Written, Refusal> {
-    let Some(connection) = core.pool.connection(node) else {
+    let Some(connection) = core.connection(node) else {
         let detail = format!("node {node} is down");
         let retry_after = Duration::ZERO;
         return Err(Refusal { code: Code::Unavailable, retry_after, sent: false, detail });

@@ -92,7 +92,7 @@ pub(crate) fn start(
 
 /// Holders an `any` needs: the configured number, or all live nodes if there are fewer.
 fn hint_goal(core: &Core, goal: Goal) -> usize {
-    goal.hint_copies.min(core.pool.up().len()).max(1)
+    goal.hint_copies.min(core.live().len()).max(1)
 }
 
 struct Collector {
@@ -111,7 +111,7 @@ struct Collector {
 
 impl Collector {
     async fn run(mut self) {
-        let live = self.core.pool.up();
+        let live = self.core.live();
         let up: Vec<bool> = self.part.owners.iter().map(|owner| live.contains(owner)).collect();
         if !self.possible(&live, &up) {
             let down = up.iter().filter(|up| !**up).count();

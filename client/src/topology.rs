@@ -72,7 +72,7 @@ impl Topology {
     }
 
     fn install(&self, core: &Core, map: ClusterMap) {
-        let nodes = map.active_nodes().map(|node| (node.id, node.addr.clone())).collect();
+        let nodes: Vec<_> = map.active_nodes().map(|node| (node.id, node.addr.clone())).collect();
         let map = Arc::new(map);
         let newer = self.map.send_if_modified(|current| {
             let newer = map.index > current.index;
@@ -109,7 +109,7 @@ pub(crate) async fn follow(core: Arc<Core>) {
 
 /// One long poll; none if it failed and another node should be asked.
 async fn poll(core: &Core, turn: usize) -> Option<()> {
-    let connection = core.pool.any(turn)?;
+    let connection = core.any(turn)?;
     let after = core.topology.map().index;
     let mut wanted = core.topology.wanted.subscribe();
     let wait = core.config.poll_wait;
@@ -134,15 +134,24 @@ async fn poll(core: &Core, turn: usize) -> Option<()> {
 
 /// Asks one node for a map newer than `after`.
 async fn fetch(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     after: MetaIndex,
     wait: Duration,
     deadline: Instant,
 ) -> Result<Option<ClusterMap>, RequestError> {
     let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
     let request = MetaGet { after, wait_ms };
-    let (_, payload) = connection.exchange(&request, Bytes::new(), MAX_MAP, deadline).await?;
+    let (_, payload) = connection.exchange(&request, Bytes::new(), deadline, MAX_MAP).await?;
     Ok(decode_map(&payload))
+}
+
+/// Asks one node once whether there is something newer.
+pub(crate) async fn refresh(core: &Core, deadline: Instant) {
+    let Some(connection) = core.any(0) else { return };
+    let after = core.topology.map().index;
+    if let Ok(Some(map)) = fetch(&connection, after, Duration::ZERO, deadline).await {
+        core.topology.install(core, map);
+    }
 }
 
 fn decode_map(payload: &[u8]) -> Option<ClusterMap> {
@@ -161,14 +170,14 @@ pub(crate) async fn propose(
     let mut last = Error::refused(Code::NoLeader, "no node answered in time");
     let mut turn = 0usize;
     loop {
-        if let Some(connection) = core.pool.any(turn) {
+        if let Some(connection) = core.any(turn) {
             let left = deadline.saturating_duration_since(Instant::now());
             let request = Propose {
                 deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
                 forwarded: false,
                 change: change.clone(),
             };
-            match connection.exchange(&request, Bytes::new(), MAX_MAP, deadline).await {
+            match connection.exchange(&request, Bytes::new(), deadline, MAX_MAP).await {
                 Ok((proposed, payload)) => {
                     if let Some(map) = decode_map(&payload) {
                         core.topology.install(core, map);
