@@ -114,7 +114,8 @@ impl CopyTask {
                 Ok(Written { copy: Some(answer), .. }) => Refusal {
                     code: answer.error.unwrap_or(Code::Internal),
                     retry_after: Duration::from_millis(answer.retry_after_ms.into()),
-                    sent: false,
+                    // After a failed sync the record may be on the disk all the same.
+                    sent: answer.error == Some(Code::Io),
                     detail: format!("node {}", self.owner),
                 },
                 Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),

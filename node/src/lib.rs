@@ -1,1 +1,4 @@
-//! placeholder
+//! A Quorate node: journal, shards, hinted handoff and metadata.
+
+pub mod meta;
+pub mod shard;

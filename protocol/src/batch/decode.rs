@@ -8,8 +8,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{BatchHeader, Column, DecodeError};
+use self::measurement::Budget;
+use super::{BatchHeader, Column, DecodeError, HEADER_LEN, codec::reader::Reader};
 use crate::rows::Rows;
+
+mod measurement;
 
 /// The bytes of one part, their checksum verified.
 #[derive(Clone, Debug)]
@@ -45,7 +48,22 @@ impl EncodedBatch {
     /// # Errors
     /// The part breaks a rule of the format.
     pub fn decode(&self) -> Result<DecodedBatch, DecodeError> {
-        Err(DecodeError::Invalid("not yet"))
+        let mut reader = Reader::new(self.bytes.get(HEADER_LEN..).unwrap_or_default());
+        let mut budget = Budget::new(self.header.rows as usize);
+        let count = reader.count_check(self.header.measurements as usize, 4)?;
+        let mut measurements = Vec::with_capacity(count);
+        for _ in 0..count {
+            let len = reader.u32()? as usize;
+            let block = reader.take(len)?;
+            measurements.push(measurement::decode(&self.bytes, block, &mut budget)?);
+        }
+        reader.finish()?;
+        let decoded = DecodedBatch {
+            header: self.header,
+            measurements,
+        };
+        decoded.check()?;
+        Ok(decoded)
     }
 }
 
@@ -85,6 +103,34 @@ pub struct DecodedSeries {
 }
 
 impl DecodedBatch {
+    /// What only the whole part can tell.
+    fn check(&self) -> Result<(), DecodeError> {
+        let times = || {
+            self.measurements
+                .iter()
+                .flat_map(|m| m.times.iter().copied())
+        };
+        if times().count() != self.header.rows as usize {
+            return Err(DecodeError::Invalid("the header has another row count"));
+        }
+        let range = times().fold((i64::MAX, i64::MIN), |(a, b), time| {
+            (a.min(time), b.max(time))
+        });
+        if range != (self.header.min_time, self.header.max_time) {
+            return Err(DecodeError::Invalid("the header has another time range"));
+        }
+        let mut names: Vec<&[u8]> = self
+            .measurements
+            .iter()
+            .map(|m| &m.escaped_name[..])
+            .collect();
+        names.sort_unstable();
+        if names.windows(2).any(|two| two[0] == two[1]) {
+            return Err(DecodeError::Invalid("a measurement occurs twice"));
+        }
+        Ok(())
+    }
+
     /// Key, hash and versioned rows of every series.
     pub fn into_rows(self) -> impl Iterator<Item = (Bytes, u64, Rows)> {
         let version = self.header.part.version;

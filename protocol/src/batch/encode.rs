@@ -5,8 +5,15 @@
 
 use bytes::Bytes;
 
-use super::{Batch, PartHeader};
+use self::{plan::Plan, write::Scratch};
+use super::{
+    Batch, BatchHeader, FieldColumn, HEADER_LEN, MAX_CELLS, MAX_KEY_BYTES, MAX_ROWS,
+    MeasurementBuilder, PartHeader, header::CHECKED_FROM,
+};
 use crate::{id::FieldId, schema::FieldType};
+
+mod plan;
+mod write;
 
 /// Which rows of a batch go into a part.
 #[derive(Clone, Copy, Debug)]
@@ -25,17 +32,15 @@ pub enum EncodeError {
     /// No row is left.
     #[error("no row is left to write")]
     Empty,
-    /// More rows or cells than a part may have.
-    #[error(
-        "the part has {rows} rows and {cells} cells, more than {} or {}; split it",
-        super::MAX_ROWS,
-        super::MAX_CELLS
-    )]
+    /// More rows, cells or key bytes than a part may have.
+    #[error("the part has {rows} rows, {cells} cells and {key_bytes} bytes of keys; split it")]
     TooLarge {
-        /// The rows of the part.
+        /// The rows, at most [`MAX_ROWS`].
         rows: usize,
-        /// Rows times fields, summed over measurements.
+        /// Rows times fields and series times tags, summed over measurements, at most [`MAX_CELLS`].
         cells: usize,
+        /// The length of all series keys, at most [`MAX_KEY_BYTES`].
+        key_bytes: usize,
     },
     /// A selected row is not in the batch, or the row indices do not ascend.
     #[error("the selection does not fit the batch")]
@@ -55,6 +60,105 @@ pub fn encode_part(
     selection: Selection<'_>,
     field_id: &dyn Fn(&[u8], &[u8], FieldType) -> Option<FieldId>,
 ) -> Result<Bytes, EncodeError> {
-    let _ = (batch, header, selection, field_id);
-    Err(EncodeError::Empty)
+    let mut out = vec![0; HEADER_LEN];
+    let mut scratch = Scratch::default();
+    let mut total = Total::default();
+    for (at, measurement) in batch.measurements().iter().enumerate() {
+        let selected = match selection {
+            Selection::All => None,
+            Selection::Rows(rows) => Some(rows.get(at).map_or(&[][..], Vec::as_slice)),
+        };
+        let columns = columns_of(measurement, field_id);
+        let Some(plan) = Plan::new(measurement, selected, &columns)? else {
+            continue;
+        };
+        total.add(&plan, columns.len(), measurement.tags.len())?;
+        let start = out.len();
+        out.extend_from_slice(&[0; 4]);
+        write::block(&mut out, measurement, &plan, &columns, &mut scratch);
+        let len = u32::try_from(out.len() - start - 4).map_err(|_| total.too_large())?;
+        out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    }
+    if total.rows == 0 {
+        return Err(EncodeError::Empty);
+    }
+    let head = BatchHeader {
+        part: *header,
+        min_time: total.min_time,
+        max_time: total.max_time,
+        rows: u32::try_from(total.rows).map_err(|_| total.too_large())?,
+        measurements: total.measurements,
+    };
+    out[..HEADER_LEN].copy_from_slice(&head.to_bytes());
+    let checksum = crc32fast::hash(&out[CHECKED_FROM..]);
+    out[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
+    Ok(out.into())
+}
+
+/// The columns that have an id, in the order of their ids.
+fn columns_of<'a>(
+    measurement: &'a MeasurementBuilder,
+    field_id: &dyn Fn(&[u8], &[u8], FieldType) -> Option<FieldId>,
+) -> Vec<(FieldId, &'a FieldColumn)> {
+    let mut columns: Vec<(FieldId, &FieldColumn)> = measurement
+        .columns()
+        .iter()
+        .filter(|column| !column.is_empty())
+        .filter_map(|column| {
+            let id = field_id(measurement.name(), column.name(), column.kind())?;
+            Some((id, column))
+        })
+        .collect();
+    columns.sort_by_key(|(id, _)| *id);
+    columns.dedup_by_key(|(id, _)| *id);
+    columns
+}
+
+/// What the part amounts to so far.
+#[derive(Clone, Copy, Debug)]
+struct Total {
+    measurements: u32,
+    rows: usize,
+    cells: usize,
+    key_bytes: usize,
+    min_time: i64,
+    max_time: i64,
+}
+
+impl Default for Total {
+    fn default() -> Self {
+        Self {
+            measurements: 0,
+            rows: 0,
+            cells: 0,
+            key_bytes: 0,
+            min_time: i64::MAX,
+            max_time: i64::MIN,
+        }
+    }
+}
+
+impl Total {
+    fn add(&mut self, plan: &Plan, columns: usize, tags: usize) -> Result<(), EncodeError> {
+        self.measurements += 1;
+        self.rows += plan.times.len();
+        self.cells += plan.times.len() * columns + plan.series.len() * tags;
+        self.key_bytes += plan.key_bytes;
+        for &time in &plan.times {
+            self.min_time = self.min_time.min(time);
+            self.max_time = self.max_time.max(time);
+        }
+        if self.rows > MAX_ROWS || self.cells > MAX_CELLS || self.key_bytes > MAX_KEY_BYTES {
+            return Err(self.too_large());
+        }
+        Ok(())
+    }
+
+    const fn too_large(&self) -> EncodeError {
+        EncodeError::TooLarge {
+            rows: self.rows,
+            cells: self.cells,
+            key_bytes: self.key_bytes,
+        }
+    }
 }

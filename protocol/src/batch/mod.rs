@@ -29,6 +29,8 @@ pub use values::Values;
 
 /// The most rows of an encoded part.
 pub const MAX_ROWS: usize = 1 << 20;
-/// The most cells (rows times fields, summed over measurements) of an encoded part or a row block:
-/// what bounds the memory that decoding takes, 8 bytes each.
+/// The most cells (rows times fields and series times tags, summed over measurements) of an encoded
+/// part or a row block: what bounds the memory that decoding takes, about 8 bytes each.
 pub const MAX_CELLS: usize = 1 << 23;
+/// The most bytes that the series keys of an encoded part may have together.
+pub const MAX_KEY_BYTES: usize = 1 << 26;

@@ -87,6 +87,22 @@ impl Presence {
         self.bits.as_deref()
     }
 
+    /// Adds the present rows of another presence of the same length.
+    pub(crate) fn union(&mut self, other: &Self) {
+        let Some(words) = &mut self.bits else { return };
+        let Some(more) = other.words() else {
+            self.bits = None;
+            return;
+        };
+        words
+            .iter_mut()
+            .zip(more)
+            .for_each(|(word, more)| *word |= more);
+        if self.count() == self.len {
+            self.bits = None;
+        }
+    }
+
     /// Adds a row.
     pub fn push(&mut self, present: bool) {
         let row = self.len;

@@ -1,0 +1,130 @@
+//! What a node does on its own: follow the map, give the journal back, say where it is.
+//!
+//! Every task belongs to the core's tracker and ends with its token; none of them can starve
+//! another, since each has its own timer.
+
+use std::{sync::Arc, time::Duration};
+
+use quorate_protocol::{
+    change::Change,
+    id::{NodeId, ShardId},
+    map::ClusterMap,
+    message::Propose,
+};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::{core::Core, handoff::drain};
+
+/// Pause between attempts to tell the cluster this node's address.
+const ANNOUNCE_PAUSE: Duration = Duration::from_millis(500);
+/// Time given to one such attempt, in milliseconds.
+const ANNOUNCE_TIMEOUT_MS: u32 = 5_000;
+
+/// Starts everything that runs for as long as the node does.
+pub(crate) fn start(core: &Arc<Core>) {
+    spawn(core, follow_map(Arc::clone(core)));
+    spawn(core, housekeeping(Arc::clone(core)));
+    spawn(core, drain::run(Arc::clone(core)));
+    core.shards.start(&core.tasks, core.cancel.clone());
+}
+
+fn spawn(core: &Arc<Core>, work: impl Future<Output = ()> + Send + 'static) {
+    let cancel = core.cancel.clone();
+    core.tasks.spawn(async move {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = work => {}
+        }
+    });
+}
+
+/// Takes every new map: for requests, for connections, and for shards that are gone.
+async fn follow_map(core: Arc<Core>) {
+    let mut watch = core.meta.watch();
+    loop {
+        let map = Arc::clone(&watch.borrow_and_update());
+        install(&core, map);
+        if watch.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn install(core: &Core, map: Arc<ClusterMap>) {
+    if map.index.0 == 0 {
+        return;
+    }
+    let others = map.active_nodes().filter(|node| node.id != core.node);
+    core.pool.update(others.map(|node| (node.id, node.addr.clone())));
+    core.directory.install(map);
+}
+
+/// Gives folded journal segments back, and drops the shards that the map no longer has.
+async fn housekeeping(core: Arc<Core>) {
+    let mut timer = interval(core.config.housekeeping());
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        drop_dead_shards(&core).await;
+        let folded = core.shards.applied_through();
+        // The versions of what is given up must outlive it.
+        if let Err(error) = core.data.save_highest_version(core.highest_version()) {
+            tracing::warn!(%error, "the highest version could not be saved");
+            continue;
+        }
+        if let Err(error) = core.journal.release(folded).await {
+            tracing::warn!(%error, "journal segments could not be released");
+        }
+        let expired = core.handoff.expire(core.env.clock.wall_ns()).await;
+        if let Err(error) = expired {
+            tracing::warn!(%error, "old hints could not be expired");
+        }
+    }
+}
+
+/// Shards whose group, policy or database was dropped. A map that is behind can only lack shards
+/// this node has never been asked to own at that index, so absence is proof once the shard's own
+/// batches were resolved at or before the map's index; the store checks that.
+async fn drop_dead_shards(core: &Core) {
+    let snapshot = core.directory.current();
+    if snapshot.map.index.0 == 0 {
+        return;
+    }
+    let live: std::collections::BTreeSet<ShardId> = snapshot.live_shards().collect();
+    if let Err(error) = core.shards.retain(&live, snapshot.map.index).await {
+        tracing::warn!(%error, "a dropped shard could not be removed");
+    }
+}
+
+/// Tells the cluster where this node is, if the map says something else.
+pub(crate) fn announce(core: &Arc<Core>, addr: String) {
+    let task = Arc::clone(core);
+    spawn(core, async move {
+        let core = task;
+        let mut watch = core.meta.watch();
+        let known = |map: &Arc<ClusterMap>| map.node(core.node).is_some();
+        if watch.wait_for(known).await.is_err() {
+            return;
+        }
+        while !says(&core, core.node, &addr) {
+            let change = Change::UpdateNode {
+                node: core.node,
+                addr: addr.clone(),
+                zone: core.config.zone.clone(),
+            };
+            let deadline_ms = ANNOUNCE_TIMEOUT_MS;
+            if let Err(failure) =
+                core.propose(Propose { deadline_ms, forwarded: false, change }).await
+            {
+                tracing::debug!(code = %failure.code, detail = failure.detail, "address not announced yet");
+            }
+            sleep(ANNOUNCE_PAUSE).await;
+        }
+    });
+}
+
+fn says(core: &Core, node: NodeId, addr: &str) -> bool {
+    let map = core.meta.map();
+    map.node(node).is_some_and(|known| known.addr == addr && known.zone == core.config.zone)
+}

@@ -1,0 +1,3 @@
+//! Shard storage.
+
+pub(crate) mod env;
