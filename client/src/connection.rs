@@ -30,18 +30,14 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError},
     time::{Instant, timeout_at},
 };
-use tokio_util::task::TaskTracker;
 
 pub use dial::{Dialer, Local, peer_chain};
 pub use error::{ConnectError, Lost, NotSent, RequestError, alert, alert_text};
 pub use stream::ReplyStream;
 
-use crate::{
-    config::TransportConfig,
-    lane::{
-        Abandoned, Class, Held, LANES, Lane, credited,
-        framed::{FrameReader, FrameWriter, StreamError},
-    },
+use crate::lane::{
+    Abandoned, Class, Held, LANES, Lane, credited,
+    framed::{FrameReader, FrameWriter, StreamError},
 };
 
 /// The answer to a request: its body and its payload.
@@ -90,18 +86,34 @@ impl State {
             None => Lost::from(error),
         }
     }
+
+    /// Closes the connection from this side; the first reason given stands.
+    fn give_up(
+        &self,
+        quic: &quinn::Connection,
+        lanes: &[Arc<Lane>],
+        why: Lost,
+        code: Close,
+        reason: &str,
+    ) {
+        let lost = self.given_up.get_or_init(|| why);
+        for lane in lanes {
+            lane.fail(lost);
+        }
+        quic.close(close_code(code), reason.as_bytes());
+    }
 }
 
 impl Connection {
-    /// Takes over a connection whose `Welcome` has arrived on the stream of `control`.
+    /// Takes over a connection whose `Welcome` has arrived, with a stream for each lane.
     fn start(
         quic: quinn::Connection,
         welcome: Welcome,
         identity: Identity,
         lanes: Vec<(FrameWriter, FrameReader)>,
-        config: &TransportConfig,
-        tasks: &TaskTracker,
+        dialer: &Dialer,
     ) -> Arc<Self> {
+        let (config, tasks) = (dialer.config(), dialer.tasks());
         let limit = usize::try_from(welcome.credit)
             .unwrap_or(usize::MAX)
             // Semaphores take at most u32 at once, and one frame is far less.
@@ -131,6 +143,7 @@ impl Connection {
             Arc::clone(&connection.state),
             connection.lanes.clone(),
             config.mute_after,
+            dialer.stop().clone(),
         ));
         Arc::new(connection)
     }
@@ -146,29 +159,27 @@ impl Connection {
             self.lanes.clone(),
         );
         async move {
-            let lost = match half.await {
-                Ok(()) => return,
-                Err(StreamError::Connection(error)) => state.lost(&error),
+            match half.await {
+                Ok(()) => {}
+                Err(StreamError::Connection(error)) => {
+                    let lost = state.lost(&error);
+                    for lane in &lanes {
+                        lane.fail(&lost);
+                    }
+                }
                 Err(error) if error.is_violation() => {
-                    let lost = state
-                        .given_up
-                        .get_or_init(|| Lost::Protocol(error.to_string()));
-                    quic.close(close_code(Close::Protocol), error.to_string().as_bytes());
-                    lost.clone()
+                    let reason = error.to_string();
+                    let why = Lost::Protocol(reason.clone());
+                    state.give_up(&quic, &lanes, why, Close::Protocol, &reason);
                 }
-                Err(_) => {
-                    // The peer ended a lane: it is on its way out, and says why by closing. If it
-                    // does not, nothing is left to wait for.
-                    let lost = state.given_up.get_or_init(|| Lost::Closed {
+                Err(error) => {
+                    // The peer ends its lanes, after the last answer, when it is about to leave.
+                    let why = Lost::Closed {
                         code: Close::Shutdown,
-                        reason: "the peer ended a lane".into(),
-                    });
-                    quic.close(close_code(Close::Done), b"lane ended");
-                    lost.clone()
+                        reason: error.to_string(),
+                    };
+                    state.give_up(&quic, &lanes, why, Close::Done, "lane ended");
                 }
-            };
-            for lane in &lanes {
-                lane.fail(&lost);
             }
         }
     }
@@ -235,11 +246,8 @@ impl Connection {
 
     /// Closes the connection at once; unanswered requests are lost.
     pub fn close(&self, code: Close, reason: &str) {
-        let _ = self.state.given_up.set(Lost::Local);
-        for lane in &self.lanes {
-            lane.fail(&Lost::Local);
-        }
-        self.quic.close(close_code(code), reason.as_bytes());
+        self.state
+            .give_up(&self.quic, &self.lanes, Lost::Local, code, reason);
     }
 
     /// Room for a request with `bytes` of payload, waiting for it until `deadline`.

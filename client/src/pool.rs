@@ -174,12 +174,7 @@ impl Pool {
     /// Closes all connections and waits until every task has ended. Nothing comes up again.
     pub async fn shutdown(&self) {
         self.stop.cancel();
-        let connections = self.up();
-        self.dialer.tasks().close();
-        self.dialer.tasks().wait().await;
-        for connection in connections {
-            connection.close(Close::Done, "");
-        }
+        self.dialer.shutdown().await;
         self.with(|peers| *peers = Peers::default());
     }
 

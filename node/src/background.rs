@@ -13,7 +13,11 @@ use quorate_protocol::{
 };
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::{core::Core, handoff::drain};
+use crate::{
+    core::Core,
+    handoff::drain,
+    shard::retention::{self, LiveShards},
+};
 
 /// Pause between attempts to tell the cluster this node's address.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(500);
@@ -25,7 +29,7 @@ pub(crate) fn start(core: &Arc<Core>) {
     spawn(core, follow_map(Arc::clone(core)));
     spawn(core, housekeeping(Arc::clone(core)));
     spawn(core, drain::run(Arc::clone(core)));
-    core.shards.start(&core.tasks, core.cancel.clone());
+    core.shards.start();
 }
 
 fn spawn(core: &Arc<Core>, work: impl Future<Output = ()> + Send + 'static) {
@@ -83,17 +87,20 @@ async fn housekeeping(core: Arc<Core>) {
     }
 }
 
-/// Shards whose group, policy or database was dropped. A map that is behind can only lack shards
-/// this node has never been asked to own at that index, so absence is proof once the shard's own
-/// batches were resolved at or before the map's index; the store checks that.
+/// Drops the shards that the map has known and no longer has.
 async fn drop_dead_shards(core: &Core) {
     let snapshot = core.directory.current();
     if snapshot.map.index.0 == 0 {
         return;
     }
-    let live: std::collections::BTreeSet<ShardId> = snapshot.live_shards().collect();
-    if let Err(error) = core.shards.retain(&live, snapshot.map.index).await {
-        tracing::warn!(%error, "a dropped shard could not be removed");
+    let live = LiveShards {
+        live: snapshot.live_shards().collect(),
+        next: ShardId(snapshot.map.next.shard),
+    };
+    for (shard, result) in retention::sweep(&core.shards, &live).await {
+        if result.is_ok() {
+            tracing::info!(%shard, "removed a dropped shard");
+        }
     }
 }
 

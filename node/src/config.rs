@@ -13,7 +13,7 @@ pub use crate::{
     handoff::{DrainConfig, HandoffConfig},
     journal::JournalConfig,
     meta::MetaConfig,
-    shard::ShardConfig,
+    shard::Config as ShardConfig,
 };
 
 const YEAR: u64 = 365 * 24 * 3600;

@@ -9,7 +9,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use quorate_certs::{Credentials, Identity as Certificate};
+use quorate_certs::Credentials;
 use quorate_client::{
     connection::{ConnectError, Dialer, Local, RequestError},
     env::Env,
@@ -28,15 +28,16 @@ use crate::{
     core::{Core, Parts},
     data::{DataDir, DataError, Identity},
     disk::Disk,
-    endpoint::{self, EndpointError},
+    endpoint::{self, BindError},
     handoff::{Handoff, HandoffOpenError},
     journal::{Journal, JournalHome, JournalOpenError},
     meta::{Meta, MetaError, NewNode},
     raft::Lanes,
-    segment::Executor,
+    segment::commit::Executor,
     server::Server,
     service::NodeService,
-    shard::{ShardError, ShardStore},
+    sink::ShardSink,
+    shard::{self, ShardError, ShardStore},
 };
 
 /// Pause between attempts to join.
@@ -90,7 +91,7 @@ pub enum StartError {
     NoAdvertise(SocketAddr),
     /// The port cannot be served on.
     #[error(transparent)]
-    Endpoint(#[from] EndpointError),
+    Endpoint(#[from] BindError),
     /// An empty directory and nothing that says what to do with it.
     #[error("this node is in no cluster yet; start it with --bootstrap or --join HOST:PORT")]
     NoCluster,
@@ -135,10 +136,11 @@ impl Node {
         world: NodeEnv,
         mode: StartMode,
     ) -> Result<Self, StartError> {
-        let (cluster_name, name) = match credentials.identity() {
-            Certificate::Node { cluster, name } => (cluster.clone(), name.clone()),
-            other => return Err(StartError::NotANode(other.to_string())),
-        };
+        let owner = credentials.identity();
+        if !owner.is_node() {
+            return Err(StartError::NotANode(owner.to_string()));
+        }
+        let (cluster_name, name) = (owner.cluster.clone(), owner.name().to_owned());
         let data = DataDir::open(&config.data, Arc::clone(&world.disk))?;
         let known = data.identity(&cluster_name, &name)?;
         let mut identity = known.unwrap_or_else(|| {
@@ -146,7 +148,8 @@ impl Node {
         });
 
         let endpoint = endpoint::bind(&world.env, config.listen, &credentials, &config.transport)?;
-        let addr = endpoint.local_addr().map_err(EndpointError::from)?;
+        let addr = endpoint.local_addr()
+            .map_err(|source| BindError::Io { addr: config.listen, source })?;
         let advertise = match &config.advertise {
             Some(advertise) => advertise.clone(),
             None if addr.ip().is_unspecified() => return Err(StartError::NoAdvertise(addr)),
@@ -158,7 +161,7 @@ impl Node {
             credentials.clone(),
             config.transport.clone(),
         );
-        let dialer = Arc::new(dialer.map_err(EndpointError::from)?);
+        let dialer = Arc::new(dialer.map_err(BindError::from)?);
 
         if identity.node == NodeId(0) {
             // Before anybody hears of this node, so that a second attempt is the same node.
@@ -182,7 +185,8 @@ impl Node {
         let pool = Arc::new(Pool::new(Arc::clone(&dialer)));
         let core = open(config, world, data, &identity, pool).await?;
         let service = Arc::new(NodeService::new(Arc::clone(&core)));
-        let server = Server::start(endpoint, service, server_config(&core, &credentials));
+        let transport = core.config.transport.clone();
+        let server = Server::start(endpoint, credentials, transport, service);
         background::start(&core);
         become_member(&core, &identity, &advertise).await?;
         Ok(Self { core, server, name, addr })
@@ -208,7 +212,11 @@ impl Node {
 
     /// Folds everything that is fresh into LMDB, now; for tests of what is at rest.
     pub async fn fold(&self) {
-        self.core.shards.flush_all().await;
+        for shard in self.core.shards.shards() {
+            if let Err(error) = self.core.shards.flush(shard).await {
+                tracing::warn!(%shard, %error, "not folded");
+            }
+        }
     }
 
     /// Stops answering, lets requests under way finish for a moment, and closes everything.
@@ -234,25 +242,26 @@ async fn open(
     pool: Arc<Pool>,
 ) -> Result<Arc<Core>, StartError> {
     let executor = if world.inline { Executor::Inline } else { Executor::Thread };
-    let shards = ShardStore::open(config.shard.clone(), &data.join("shards"), world.inline)?;
-    let shards = Arc::new(shards);
+    let folding = if world.inline { shard::Executor::Inline } else { shard::Executor::Blocking };
+    let shards = ShardStore::open(config.shard, &data.join("shards"), folding)?;
     let home = JournalHome {
         directory: data.join("journal"),
         node: identity.node,
         salt: world.env.entropy.next_u64(),
-        applied: shards.highest_applied(),
+        applied: shards.found_applied(),
     };
-    let sink = Arc::new(crate::sink::ShardSink::new(Arc::clone(&shards)));
+    let sink = Arc::new(ShardSink::new(shards.clone()));
     let mut highest_version = data.highest_version()?;
     let (journal, recovery) = Journal::open(
         config.journal.clone(),
         home,
         Arc::clone(&world.disk),
         executor,
-        Arc::clone(&sink),
-        |record| {
-            let version = sink.recovered(record);
-            highest_version = highest_version.max(version);
+        sink.clone(),
+        &mut |record| {
+            if let Some(version) = sink.take(&record) {
+                highest_version = highest_version.max(version);
+            }
         },
     )?;
     if recovery.damaged_records > 0 {

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use quorate_protocol::{
     batch::EncodedBatch,
     code::Code,
-    id::{NodeId, Sequence, ShardId},
+    id::{MetaIndex, NodeId, Sequence},
     message::{Answer, Deliver, Delivered, HintAnswer, Mark, Marked, Write, Written},
 };
 
-use crate::{core::Core, directory::Snapshot};
+use crate::{core::Core, directory::Snapshot, journal::JournalError, shard::AdmitError};
 
 /// How long a node that is behind waits for its own map before it answers `StaleMeta`.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -56,7 +56,7 @@ impl Core {
     /// A client's batch: this node's copy and hints for others, at the same time.
     pub(crate) async fn write(&self, request: Write, payload: Bytes) -> Result<Written, Code> {
         let batch = EncodedBatch::parse(payload.clone()).map_err(|_| Code::Corrupt)?;
-        if batch.header().shard != request.shard {
+        if batch.header().part.shard != request.shard {
             return Err(Code::Corrupt);
         }
         let snapshot = self.snapshot_for(request.meta_index).await?;
@@ -101,7 +101,7 @@ impl Core {
             let (core, snapshot, shard) = (Arc::clone(self), Arc::clone(&snapshot), item.shard);
             stores.push(self.tasks.spawn(async move {
                 let batch = EncodedBatch::parse(bytes).map_err(|_| Refusal::from(Code::Corrupt))?;
-                if batch.header().shard != shard {
+                if batch.header().part.shard != shard {
                     return Err(Refusal::from(Code::Corrupt));
                 }
                 core.store(&snapshot, batch, Origin::Hint).await
@@ -122,9 +122,9 @@ impl Core {
     }
 
     /// The map at or beyond `index`.
-    async fn snapshot_for(
+    pub(crate) async fn snapshot_for(
         &self,
-        index: quorate_protocol::id::MetaIndex,
+        index: MetaIndex,
     ) -> Result<Arc<Snapshot>, Code> {
         self.directory.reach(index, CATCH_UP).await.ok_or(Code::StaleMeta)
     }
@@ -136,22 +136,23 @@ impl Core {
         origin: Origin,
     ) -> Result<Sequence, Refusal> {
         let header = batch.header();
-        let place = snapshot.shard(header.shard).ok_or(Code::ShardGone)?;
-        if !place.owners.contains(&self.node_id()) {
+        let part = header.part;
+        let place = snapshot.shard(part.shard).ok_or(Code::ShardGone)?;
+        if !place.owners.contains(&self.node) {
             return Err(Code::NotOwner.into());
         }
-        if place.database != header.database || place.policy != header.policy {
+        if place.database != part.database || place.policy != part.policy {
             return Err(Code::Corrupt.into());
         }
         if header.min_time < place.start || header.max_time >= place.end {
             return Err(Code::OutOfGroup.into());
         }
         if origin == Origin::Live {
-            if place.epoch != header.epoch {
+            if place.epoch != part.epoch {
                 return Err(Code::StaleEpoch.into());
             }
             let now = self.env.clock.wall_ns();
-            if header.version.0 > now.saturating_add(self.config.max_clock_skew_ns()) {
+            if part.version.0 > now.saturating_add(self.config.max_clock_skew_ns()) {
                 return Err(Code::ClockSkew.into());
             }
             let horizon = i64::try_from(now.saturating_add(self.config.future_limit_ns()));
@@ -159,15 +160,16 @@ impl Core {
                 return Err(Code::FutureTime.into());
             }
         }
-        let (shard, version) = (header.shard, header.version);
         let bytes = batch.bytes().clone();
-        self.shards.admit(bytes.len()).map_err(|busy| Refusal {
-            code: Code::Busy,
-            retry_after_ms: busy.retry_after_ms,
+        // Held until the journal has handed the batch to the store.
+        let _room = self.shards.admit(part.shard, bytes.len() as u64).map_err(|e| match e {
+            AdmitError::Busy { retry_after_ms } => Refusal { code: Code::Busy, retry_after_ms },
+            AdmitError::Gone(_) => Code::ShardGone.into(),
+            _ => Code::Poisoned.into(),
         })?;
-        let sequence = self.journal.append(shard, bytes).await;
-        let sequence = sequence.map_err(|error| Refusal::from(error.code()))?;
-        self.accepted(version);
+        let sequence = self.journal.append(part.shard, bytes).await;
+        let sequence = sequence.map_err(|error| Refusal::from(journal_code(&error)))?;
+        self.accepted(part.version);
         Ok(sequence)
     }
 
@@ -178,13 +180,24 @@ impl Core {
         batch: &EncodedBatch,
         any: bool,
     ) -> Result<Sequence, Refusal> {
-        let shard: ShardId = batch.header().shard;
+        let shard = batch.header().part.shard;
         snapshot.shard(shard).ok_or(Code::ShardGone)?;
-        if target == self.node_id() || snapshot.map.node(target).is_none() {
+        if target == self.node || snapshot.map.node(target).is_none() {
             return Err(Code::NodeNotFound.into());
         }
         let now = self.env.clock.wall_ns();
         let appended = self.handoff.append(target, shard, batch.bytes().clone(), any, now).await;
         appended.map_err(|error| Refusal::from(error.code()))
+    }
+}
+
+/// A failed sync is the one failure after which the batch may appear all the same.
+const fn journal_code(error: &JournalError) -> Code {
+    match error {
+        JournalError::DiskFull => Code::DiskFull,
+        JournalError::Poisoned(_) => Code::Poisoned,
+        JournalError::TooLarge { .. } => Code::TooLarge,
+        JournalError::Closed => Code::ShuttingDown,
+        JournalError::Io(_) => Code::Io,
     }
 }

@@ -3,7 +3,7 @@
 //! The file lies in `$QUORATE_DATA`, else in `../shared/data` beside the workspace; where it is
 //! absent the test says so and passes.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stdout)]
 
 use std::path::PathBuf;
 

@@ -20,7 +20,7 @@ use quorate_protocol::{
 };
 use rustls_pki_types::CertificateDer;
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{ConnectError, Connection, close_code};
 use crate::{
@@ -54,6 +54,7 @@ pub struct Dialer {
     tls: ArcSwap<Tls>,
     local: ArcSwap<Local>,
     tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl Dialer {
@@ -74,6 +75,7 @@ impl Dialer {
             config,
             local: ArcSwap::default(),
             tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
         })
     }
 
@@ -127,12 +129,31 @@ impl Dialer {
         &self.tasks
     }
 
+    /// Set when they shall end.
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Closes every connection that was dialled, and waits until their tasks have ended. Dials
+    /// nothing any more.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
     /// Connects to `HOST:PORT` and waits for `Welcome`. `expect` is the node that must answer, 0
     /// for any node of our cluster.
     ///
     /// # Errors
     /// See [`ConnectError`]. Takes at most `connect_timeout`.
     pub async fn dial(&self, addr: &str, expect: NodeId) -> Result<Arc<Connection>, ConnectError> {
+        if self.stop.is_cancelled() {
+            return Err(ConnectError::Local {
+                addr: addr.into(),
+                detail: "this side is shutting down".into(),
+            });
+        }
         let limit = self.config.connect_timeout;
         match timeout(limit, self.try_addresses(addr, expect)).await {
             Ok(result) => result,
@@ -236,14 +257,7 @@ impl Dialer {
             .message()
             .map_err(|error| refuse(Close::Protocol, garbled(error.to_string())))?;
         check(&welcome, local, expect, addr).map_err(|(code, error)| refuse(code, error))?;
-        Ok(Connection::start(
-            quic,
-            welcome,
-            identity,
-            lanes,
-            &self.config,
-            &self.tasks,
-        ))
+        Ok(Connection::start(quic, welcome, identity, lanes, self))
     }
 }
 

@@ -13,30 +13,29 @@ use std::{
 
 use quorate_protocol::code::Close;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-use super::{Lost, State, close_code};
+use super::{Lost, State};
 use crate::lane::Lane;
 
 /// Silence is measured in this many ticks of `mute_after`.
 const TICKS: u32 = 8;
 
+/// Runs until the connection is gone; closes it when the peer is mute, or when `stop` is set.
 pub(super) async fn watch<const N: usize>(
     quic: quinn::Connection,
     state: Arc<State>,
     lanes: [Arc<Lane>; N],
     mute_after: Duration,
+    stop: CancellationToken,
 ) {
-    tokio::select! {
+    let (why, reason) = tokio::select! {
         biased;
-        _ = quic.closed() => {}
-        () = silent(&quic, &state, &lanes, mute_after / TICKS) => {
-            let _ = state.given_up.set(Lost::Mute);
-            for lane in &lanes {
-                lane.fail(&Lost::Mute);
-            }
-            quic.close(close_code(Close::Done), b"no sign of life");
-        }
-    }
+        _ = quic.closed() => return,
+        () = stop.cancelled() => (Lost::Local, ""),
+        () = silent(&quic, &state, &lanes, mute_after / TICKS) => (Lost::Mute, "no sign of life"),
+    };
+    state.give_up(&quic, &lanes, why, Close::Done, reason);
 }
 
 /// Returns when the peer has owed something and said nothing for [`TICKS`] ticks.

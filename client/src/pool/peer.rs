@@ -120,7 +120,7 @@ impl PeerHandle {
 
     /// Gives up a connection that has failed its user, unless it has been replaced already.
     pub fn evict(&self, failed: &Connection) {
-        if let PeerState::Up(current) = &*self.0.state.borrow()
+        if let PeerState::Up(current) = self.state()
             && current.stable_id() == failed.stable_id()
         {
             current.close(Close::Done, "evicted");
@@ -217,7 +217,7 @@ impl Worker {
             let lost = tokio::select! {
                 biased;
                 lost = connection.closed() => lost,
-                () = self.moved(&connection) => {
+                () = self.moved() => {
                     connection.close(Close::Done, "the address has changed");
                     Lost::Local
                 }
@@ -264,7 +264,7 @@ impl Worker {
     }
 
     /// Returns when the peer's address is no longer the one that was dialled.
-    async fn moved(&mut self, _connection: &Connection) {
+    async fn moved(&mut self) {
         if self.addr.changed().await.is_err() {
             std::future::pending().await
         }

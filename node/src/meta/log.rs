@@ -4,7 +4,10 @@
 //! all; an entry that cannot be decoded stops this node instead of being skipped. openraft calls
 //! it, one write at a time.
 
-use std::{fmt::Debug, ops::RangeBounds};
+use std::{
+    fmt::Debug,
+    ops::{RangeBounds, RangeInclusive},
+};
 
 use heed::PutFlags;
 use openraft::{
@@ -74,6 +77,13 @@ impl Log {
             last_purged_log_id,
             last_log_id: last.map(|entry| entry.log_id).or(last_purged_log_id),
         })
+    }
+
+    /// From the last purged index to the last index; 0 for none.
+    pub(super) fn indexes(&self) -> Result<RangeInclusive<u64>, StoreError> {
+        let state = self.last()?;
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+        Ok(index(state.last_purged_log_id)..=index(state.last_log_id))
     }
 
     /// Whether neither an entry nor a vote was ever written.

@@ -180,7 +180,8 @@ pub(super) async fn reconcile(
                     Ok(()) => {
                         tracing::info!(step = what, "changed the metadata group's members");
                         retry = first_retry;
-                        pause = Duration::ZERO;
+                        // The metrics may lag behind the answer; their change ends the pause.
+                        pause = first_retry;
                     }
                     Err(error) => {
                         tracing::warn!(step = what, %error, "changing members failed; will retry");

@@ -192,3 +192,72 @@ fn measurement(map: &mut ClusterMap, key: &[u8], record: &[u8]) -> Result<(), St
     database.measurements.push(unseal("measurement", record)?);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use quorate_protocol::{
+        id::FieldId,
+        map::{Field, Measurement},
+        schema::FieldType,
+    };
+
+    use super::*;
+    use crate::meta::Disk;
+
+    /// A map of up to three databases with up to three measurements of a few fields. Ids and names
+    /// sort differently, as they do when fields come in any order.
+    fn map() -> impl Strategy<Value = ClusterMap> {
+        let names = prop::collection::btree_set("[a-d]{1,2}", 0..4);
+        let databases = prop::collection::btree_map(1u32..4, names, 0..4);
+        (any::<u64>(), databases).prop_map(|(index, databases)| ClusterMap {
+            index: MetaIndex(index),
+            databases: databases.into_iter().map(database).collect(),
+            ..ClusterMap::default()
+        })
+    }
+
+    fn database((id, names): (u32, std::collections::BTreeSet<String>)) -> Database {
+        let count = names.len() as u32;
+        let measurements = names.into_iter().zip(0..).map(|(name, at)| Measurement {
+            name: Bytes::from(name),
+            fields: (0..=at)
+                .map(|field| Field {
+                    id: FieldId(100 * (count - at) + field),
+                    name: Bytes::from(format!("f{field}")),
+                    kind: FieldType::Float,
+                })
+                .collect(),
+        });
+        Database {
+            id: DatabaseId(id),
+            name: format!("db{id}"),
+            default_policy: PolicyId(id),
+            policies: Vec::new(),
+            measurements: measurements.collect(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn what_is_loaded_is_what_was_saved(maps in prop::collection::vec(map(), 1..8)) {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path(), 16 << 20, Disk::Inline).unwrap();
+            let mut old = ClusterMap::default();
+            for new in maps {
+                store.write(|store, txn| save(store, txn, &old, &new)).unwrap();
+                let txn = store.env.read_txn().unwrap();
+                prop_assert_eq!(&load(&store, &txn).unwrap(), &new);
+                prop_assert_eq!(store.map.len(&txn).unwrap(), rows(&new).len() as u64);
+                old = new;
+            }
+            let new = ClusterMap::default();
+            store.write(|store, txn| replace(store, txn, &new)).unwrap();
+            let txn = store.env.read_txn().unwrap();
+            prop_assert_eq!(load(&store, &txn).unwrap(), new);
+        }
+    }
+}

@@ -28,7 +28,7 @@ pub(super) async fn serve(raft: &Raft, op: RaftOp, payload: &[u8]) -> Result<Byt
             }
             let snapshot = Snapshot {
                 meta: message.meta,
-                snapshot: Box::new(message.data.to_vec()),
+                snapshot: Box::new(Vec::from(message.data)),
             };
             encode(&raft.install_full_snapshot(message.vote, snapshot).await)
         }

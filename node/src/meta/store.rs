@@ -18,8 +18,7 @@ use heed::{
     byteorder::BE,
     types::{Bytes, Str, U64},
 };
-use quorate_protocol::id::NodeId;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::error::StoreError;
 use crate::shard::env::open_env;
@@ -35,15 +34,6 @@ pub enum Disk {
     /// In the calling task: for simulations under a paused clock, which other threads would make
     /// irreproducible.
     Inline,
-}
-
-/// Who this directory belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
-    /// The node.
-    pub(super) node: NodeId,
-    /// Whether its bootstrap or join was completed; until then it must be asked for again.
-    pub(super) complete: bool,
 }
 
 /// The open environment.

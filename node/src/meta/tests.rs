@@ -3,10 +3,16 @@
 //! The cluster tests run under a paused clock with the disk inline: waiting costs nothing and no
 //! thread but the test's own takes part. Conditions are polled until a deadline of virtual time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use openraft::testing::{StoreBuilder, Suite};
-use quorate_protocol::{change::PolicySpec, id::DatabaseId};
+use quorate_protocol::{
+    change::{Outcome, PolicySpec},
+    id::{ClusterId, DatabaseId},
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -268,7 +274,10 @@ async fn three_nodes_elect_agree_and_survive_the_loss_of_their_leader() {
     let lost = leader.id.0;
     cluster.kill(lost);
 
+    let begun = Instant::now();
     until("a new leader", || cluster.leader().is_some()).await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(8), "election took {took:?}");
     let second = cluster.propose(database("two")).await;
     assert_eq!(second.outcome, Outcome::Database(DatabaseId(2)));
 
@@ -425,6 +434,31 @@ async fn what_cannot_be_read_is_refused_before_raft_sees_it() {
         cluster.propose(database("fine")).await.outcome,
         Outcome::Database(DatabaseId(1))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_gets_shorter_also_if_a_node_restarts_often() {
+    let mut cluster = Cluster::new(MetaConfig {
+        snapshot_after: 16,
+        lag_threshold: 20,
+        log_keep: 4,
+        ..MetaConfig::default()
+    });
+    cluster.bootstrap().await;
+    for round in 0..6 {
+        for i in 0..8 {
+            cluster.propose(database(&format!("d{round}-{i}"))).await;
+        }
+        cluster.kill(1);
+        cluster.restart(1).await;
+        until("a leader", || cluster.leader().is_some()).await;
+    }
+    let purged = || {
+        let metrics = cluster.leader()?.raft.get()?.1.metrics();
+        let purged = metrics.borrow().purged;
+        purged.map(|id| id.index)
+    };
+    until("a purged log", || purged() > Some(20)).await;
 }
 
 /// Threads, a real clock and real syncs, once.
