@@ -6,6 +6,7 @@
 
 mod background;
 mod change;
+pub mod cli;
 pub mod config;
 mod core;
 mod data;

@@ -1,3 +1,7 @@
-//! The `quorate` command.
+//! The `quorate` command. Everything is in the library, so that tests can run the same binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    quorate_node::cli::main()
+}

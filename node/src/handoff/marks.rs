@@ -169,7 +169,8 @@ impl Marks {
     pub async fn add(&self, mark: Mark) -> Result<(), HandoffError> {
         let covered = |known: &Mark| known.from <= mark.from && mark.to <= known.to;
         // In a function of its own: a guard must not live across the await below.
-        if self.known(&mark.key()).as_ref().is_some_and(covered) {
+        let known = self.known(&mark.key()).as_ref().is_some_and(covered);
+        if known {
             return Ok(());
         }
         match self.committer.submit(mark, PAYLOAD).await {
