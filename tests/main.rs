@@ -1,4 +1,6 @@
 //! The one test binary: one module per behaviour.
 
+mod hints;
 mod levels;
 mod meta;
+mod mute;

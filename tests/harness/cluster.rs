@@ -117,6 +117,18 @@ fn now() -> UnixTime {
     UnixTime::now()
 }
 
+/// A directory of its own. LMDB's files of a simulated cluster lie in memory where the system has
+/// such a place: its syncs would be the only thing that takes real time.
+fn directory(simulated: bool) -> TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    if simulated
+        && let Ok(directory) = TempDir::with_prefix_in("quorate-test-", memory)
+    {
+        return directory;
+    }
+    TempDir::with_prefix("quorate-test-").unwrap()
+}
+
 impl Cluster {
     /// So many nodes over loopback UDP, all voting.
     pub async fn real(nodes: u64) -> Self {
@@ -143,8 +155,8 @@ impl Cluster {
             members: BTreeMap::new(),
             clients: Vec::new(),
             authority: Authority::ephemeral(NAME, CertsConfig::default(), now()).unwrap(),
+            root: directory(matches!(world, World::Simulated { .. })),
             world,
-            root: TempDir::with_prefix("quorate-test-").unwrap(),
             plan,
         };
         for id in 1..=cluster.plan.nodes {
