@@ -4,3 +4,5 @@ mod hints;
 mod levels;
 mod meta;
 mod mute;
+mod torn;
+mod versions;

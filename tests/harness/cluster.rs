@@ -100,6 +100,26 @@ struct Member {
     dying: Option<JoinHandle<()>>,
 }
 
+/// A node's disks at one moment.
+pub struct Image {
+    /// Its durable files.
+    pub memory: MemoryDisk,
+    files: TempDir,
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
 /// Where a simulated node lives.
 #[must_use]
 pub fn host(node: NodeId) -> Ipv4Addr {
@@ -261,6 +281,26 @@ impl Cluster {
     #[must_use]
     pub fn memory(&self, id: NodeId) -> &MemoryDisk {
         &self.members[&id].memory
+    }
+
+    /// Everything a simulated node that is down has on its disks.
+    #[must_use]
+    pub fn image(&self, id: NodeId) -> Image {
+        let member = &self.members[&id];
+        assert!(member.running.is_none(), "node {id} uses its disk");
+        let files = directory(true);
+        copy(&member.data, files.path());
+        Image { memory: member.memory.crash(Keep::All), files }
+    }
+
+    /// Gives a simulated node that is down the disks of an image, which stays as it is.
+    pub fn restore(&mut self, id: NodeId, image: &Image) {
+        let member = self.members.get_mut(&id).unwrap();
+        assert!(member.running.is_none(), "node {id} uses its disk");
+        std::fs::remove_dir_all(&member.data).unwrap();
+        copy(image.files.path(), &member.data);
+        member.memory = image.memory.crash(Keep::All);
+        member.disk = FaultDisk::new(Arc::new(member.memory.clone()));
     }
 
     /// The simulated network.
