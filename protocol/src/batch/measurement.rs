@@ -24,6 +24,14 @@ pub struct ColumnRef(pub(crate) u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowRef(pub(super) u32);
 
+impl RowRef {
+    /// The row's index, as [`super::Selection`] and [`super::Batch::rows_iter`] have it.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+}
+
 /// One measurement's part of a batch.
 #[derive(Clone, Debug)]
 pub struct MeasurementBuilder {
