@@ -1,1 +1,128 @@
-//! Placeholder.
+//! Changes of metadata, as clients and nodes ask for them and as the Raft log keeps them.
+//!
+//! Invariant: variants and fields are only ever appended, since logs on disks hold them. What a
+//! change comes to is decided when it is applied, from the state at that index, so racing askers
+//! cannot make two truths.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    code::Code,
+    id::{ClusterId, DatabaseId, NodeId, PolicyId},
+    schema::FieldType,
+};
+
+/// A wanted retention policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicySpec {
+    /// Its name.
+    pub name: String,
+    /// How long points are kept, in ns; 0 for ever.
+    pub duration: u64,
+    /// Length of its groups in ns; 0 for the default of `duration`.
+    pub group_duration: u64,
+    /// Copies wanted; 0 for the default, 3.
+    pub replication: u32,
+}
+
+/// A field to be registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewField {
+    /// Unescaped measurement name.
+    pub measurement: Bytes,
+    /// Unescaped field name.
+    pub field: Bytes,
+    /// The type its first write has.
+    pub kind: FieldType,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Change {
+    /// The first command of a cluster.
+    Bootstrap {
+        /// The cluster's id, drawn by the bootstrapping node.
+        cluster: ClusterId,
+        /// The cluster's name, as in its certificates.
+        name: String,
+    },
+    /// Adds a member, or finds it again: the same name and instance give the same id.
+    AddNode {
+        /// Name as in the certificate.
+        name: String,
+        /// Where to dial it.
+        addr: String,
+        /// Failure domain.
+        zone: Option<String>,
+        /// Drawn once per data directory.
+        instance: u128,
+    },
+    /// A member has another address or zone after a restart.
+    UpdateNode {
+        /// The member.
+        node: NodeId,
+        /// Where to dial it.
+        addr: String,
+        /// Failure domain.
+        zone: Option<String>,
+    },
+    /// Makes a database with one policy, the default one. Asking again for the same is no error.
+    CreateDatabase {
+        /// Name: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+        name: String,
+        /// Its first policy.
+        policy: PolicySpec,
+    },
+    /// Drops a database with everything in it.
+    DropDatabase {
+        /// Name.
+        name: String,
+    },
+    /// Makes sure that there is a live group for each of these times.
+    CreateGroups {
+        /// The policy.
+        policy: PolicyId,
+        /// Times in ns.
+        times: Vec<i64>,
+    },
+    /// Registers the types of new fields; what is registered already stays.
+    RegisterFields {
+        /// The database.
+        database: DatabaseId,
+        /// All new fields of a batch.
+        fields: Vec<NewField>,
+    },
+    /// A member leaves for good. Refused while it owns a live shard.
+    RemoveNode {
+        /// The member.
+        node: NodeId,
+    },
+}
+
+/// What a change came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// The node's id.
+    Node(NodeId),
+    /// The database's id.
+    Database(DatabaseId),
+    /// It was refused; nothing has changed.
+    Refused {
+        /// Why.
+        code: Code,
+        /// One line for people.
+        detail: String,
+    },
+    /// A part of it was refused and the rest is done: what the map lacks at this index was refused.
+    Partly {
+        /// Why the part was refused.
+        code: Code,
+        /// One line for people.
+        detail: String,
+    },
+}

@@ -1,1 +1,301 @@
-//! Placeholder.
+//! The cluster map: what metadata says about nodes, databases, groups, shards and fields.
+//!
+//! The Raft state machine of the nodes changes it (and nothing else does); clients and nodes hold
+//! snapshots of it. Invariants: lists are sorted by id (groups by start); the live groups of a
+//! policy never overlap; a group's bounds and number of shards never change; ids are never reused.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{ClusterId, DatabaseId, Epoch, FieldId, GroupId, MetaIndex, NodeId, PolicyId, ShardId},
+    schema::FieldType,
+};
+
+/// Everything metadata knows, at one index.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMap {
+    /// The last command included.
+    pub index: MetaIndex,
+    /// The cluster, drawn at bootstrap.
+    pub cluster: ClusterId,
+    /// The cluster's name, as in its certificates.
+    pub name: String,
+    /// Members and former members.
+    pub nodes: Vec<Node>,
+    /// Databases.
+    pub databases: Vec<Database>,
+    /// The next id of each kind.
+    pub next: NextIds,
+}
+
+/// The next id of each kind; 1 at first, since 0 means "none".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextIds {
+    /// Next node.
+    pub node: u64,
+    /// Next database.
+    pub database: u32,
+    /// Next policy.
+    pub policy: u32,
+    /// Next group.
+    pub group: u64,
+    /// Next shard.
+    pub shard: u64,
+    /// Next field.
+    pub field: u32,
+}
+
+impl Default for NextIds {
+    fn default() -> Self {
+        Self {
+            node: 1,
+            database: 1,
+            policy: 1,
+            group: 1,
+            shard: 1,
+            field: 1,
+        }
+    }
+}
+
+/// Whether a node takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeState {
+    /// It may own shards.
+    Active,
+    /// It has left or was removed; its id and name stay taken.
+    Removed,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name, as in its certificate.
+    pub name: String,
+    /// Where to dial it, `HOST:PORT`.
+    pub addr: String,
+    /// Its failure domain.
+    pub zone: Option<String>,
+    /// Whether it takes part.
+    pub state: NodeState,
+    /// Drawn once per data directory.
+    pub instance: u128,
+}
+
+/// A database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    /// Its id.
+    pub id: DatabaseId,
+    /// Its name.
+    pub name: String,
+    /// The policy used when a write names none.
+    pub default_policy: PolicyId,
+    /// Its policies.
+    pub policies: Vec<Policy>,
+    /// Its fields' types, sorted by measurement name.
+    pub measurements: Vec<Measurement>,
+}
+
+/// A retention policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its id.
+    pub id: PolicyId,
+    /// Its name.
+    pub name: String,
+    /// How long points are kept, in ns; 0 for ever.
+    pub duration: u64,
+    /// Length of new groups, in ns.
+    pub group_duration: u64,
+    /// Copies of each shard that are wanted.
+    pub replication: u32,
+    /// Live groups, sorted by start.
+    pub groups: Vec<Group>,
+}
+
+/// The shards of one time range `[start, end)`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Its id.
+    pub id: GroupId,
+    /// First time, in ns.
+    pub start: i64,
+    /// The time behind the last, in ns.
+    pub end: i64,
+    /// Its shards; a series is in `shards[hash % len]`.
+    pub shards: Vec<Shard>,
+}
+
+/// A shard and who keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// Its id.
+    pub id: ShardId,
+    /// Grows with every change of owners.
+    pub epoch: Epoch,
+    /// Owners, each once.
+    pub owners: Vec<NodeId>,
+}
+
+/// The fields of a measurement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Its unescaped name.
+    pub name: Bytes,
+    /// Its fields, sorted by name.
+    pub fields: Vec<Field>,
+}
+
+/// A field and its type, fixed for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field {
+    /// Its id.
+    pub id: FieldId,
+    /// Its unescaped name.
+    pub name: Bytes,
+    /// Its type.
+    pub kind: FieldType,
+}
+
+/// Where a shard stands in the map.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardPlace<'a> {
+    /// Its database.
+    pub database: &'a Database,
+    /// Its policy.
+    pub policy: &'a Policy,
+    /// Its group.
+    pub group: &'a Group,
+    /// The shard.
+    pub shard: &'a Shard,
+}
+
+impl ClusterMap {
+    /// The node with this id, member or not.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        find(&self.nodes, |node| node.id, id)
+    }
+
+    /// The active members, in order of id.
+    pub fn active_nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes
+            .iter()
+            .filter(|node| node.state == NodeState::Active)
+    }
+
+    /// The node a person means by a number or a name.
+    #[must_use]
+    pub fn node_named(&self, text: &str) -> Option<&Node> {
+        let by_name = self.nodes.iter().find(|node| node.name == text);
+        by_name.or_else(|| self.node(NodeId(text.parse().ok()?)))
+    }
+
+    /// The database with this name.
+    #[must_use]
+    pub fn database_named(&self, name: &str) -> Option<&Database> {
+        self.databases.iter().find(|database| database.name == name)
+    }
+
+    /// The database with this id.
+    #[must_use]
+    pub fn database(&self, id: DatabaseId) -> Option<&Database> {
+        find(&self.databases, |database| database.id, id)
+    }
+
+    /// Every live shard with its place, in no particular order.
+    pub fn shards(&self) -> impl Iterator<Item = ShardPlace<'_>> {
+        self.databases.iter().flat_map(|database| {
+            database.policies.iter().flat_map(move |policy| {
+                policy.groups.iter().flat_map(move |group| {
+                    group.shards.iter().map(move |shard| ShardPlace {
+                        database,
+                        policy,
+                        group,
+                        shard,
+                    })
+                })
+            })
+        })
+    }
+
+    /// The place of a live shard. Linear in the number of shards: keep the result where it is
+    /// needed often.
+    #[must_use]
+    pub fn shard(&self, id: ShardId) -> Option<ShardPlace<'_>> {
+        self.shards().find(|place| place.shard.id == id)
+    }
+}
+
+impl Database {
+    /// The policy with this name, or the default one.
+    #[must_use]
+    pub fn policy_named(&self, name: Option<&str>) -> Option<&Policy> {
+        self.policies.iter().find(|policy| match name {
+            Some(name) => policy.name == name,
+            None => policy.id == self.default_policy,
+        })
+    }
+
+    /// The policy with this id.
+    #[must_use]
+    pub fn policy(&self, id: PolicyId) -> Option<&Policy> {
+        find(&self.policies, |policy| policy.id, id)
+    }
+
+    /// The measurement with this unescaped name.
+    #[must_use]
+    pub fn measurement(&self, name: &[u8]) -> Option<&Measurement> {
+        let at = self
+            .measurements
+            .binary_search_by(|m| m.name.as_ref().cmp(name))
+            .ok()?;
+        self.measurements.get(at)
+    }
+
+    /// The field with these unescaped names.
+    #[must_use]
+    pub fn field(&self, measurement: &[u8], field: &[u8]) -> Option<&Field> {
+        self.measurement(measurement)?.field(field)
+    }
+}
+
+impl Measurement {
+    /// The field with this unescaped name.
+    #[must_use]
+    pub fn field(&self, name: &[u8]) -> Option<&Field> {
+        let at = self
+            .fields
+            .binary_search_by(|f| f.name.as_ref().cmp(name))
+            .ok()?;
+        self.fields.get(at)
+    }
+}
+
+impl Policy {
+    /// The live group that contains `time`.
+    #[must_use]
+    pub fn group_at(&self, time: i64) -> Option<&Group> {
+        let behind = self.groups.partition_point(|group| group.start <= time);
+        let group = self.groups.get(behind.checked_sub(1)?)?;
+        (time < group.end).then_some(group)
+    }
+}
+
+impl Group {
+    /// The shard of the series with this hash; none only if the group has no shards.
+    #[must_use]
+    pub fn shard_for(&self, series_hash: u64) -> Option<&Shard> {
+        let index = series_hash.checked_rem(self.shards.len() as u64)?;
+        self.shards.get(usize::try_from(index).ok()?)
+    }
+}
+
+fn find<T, K: Ord>(list: &[T], key: impl Fn(&T) -> K, wanted: K) -> Option<&T> {
+    let at = list.binary_search_by(|item| key(item).cmp(&wanted)).ok()?;
+    list.get(at)
+}

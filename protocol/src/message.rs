@@ -1,1 +1,381 @@
-//! Placeholder.
+//! The op table: every request and its reply.
+//!
+//! Invariants: op numbers are never reused; a reply's op is its request's with the high bit set;
+//! bodies are append-only structs without maps, floats or machine-sized integers. Bulk bytes
+//! travel as the frame's payload, never inside a body.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    change::{Change, Outcome},
+    code::Code,
+    frame::Message,
+    hello::{Hello, Welcome},
+    id::{ClusterId, Epoch, MetaIndex, NodeId, Sequence, ShardId, Version},
+};
+
+/// A message that expects an answer.
+pub trait Request: Message {
+    /// The answer's body.
+    type Reply: Message;
+}
+
+impl Request for Hello {
+    type Reply = Welcome;
+}
+
+/// Declares a message's op, and for a request its reply.
+macro_rules! ops {
+    ($($op:literal $request:ident => $reply:ident;)*) => {$(
+        impl Message for $request {
+            const OP: u16 = $op;
+        }
+        impl Message for $reply {
+            const OP: u16 = $op | 0x8000;
+        }
+        impl Request for $request {
+            type Reply = $reply;
+        }
+    )*};
+}
+
+ops! {
+    0x0002 Ping => Pong;
+    0x0010 Write => Written;
+    0x0011 Deliver => Delivered;
+    0x0012 Mark => Marked;
+    0x0020 MetaGet => MetaState;
+    0x0021 Propose => Proposed;
+    0x0022 Join => Joined;
+    0x0030 Scan => Rows;
+    0x0040 RaftAppend => RaftAppended;
+    0x0041 RaftVote => RaftVoted;
+    0x0042 RaftSnapshot => RaftInstalled;
+    0x0050 Status => NodeStatus;
+}
+
+/// Gives up on a request of the same lane; it has no answer of its own. Op `0x0003`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// The request's id.
+    pub id: u64,
+}
+
+impl Message for Cancel {
+    const OP: u16 = 0x0003;
+}
+
+/// The answer to any request that failed. Op `0xffff`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Why.
+    pub code: Code,
+    /// When to come back, in milliseconds; 0 if the code says nothing about time.
+    pub retry_after_ms: u32,
+    /// The node's metadata index when it failed.
+    pub meta_index: MetaIndex,
+    /// One line for people; nothing may depend on it.
+    pub detail: String,
+}
+
+impl Message for Failure {
+    const OP: u16 = 0xffff;
+}
+
+/// Asks for a sign of life. Op `0x0002`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {}
+
+/// A sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {}
+
+/// One encoded batch (the payload) for one shard. Op `0x0010`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// The shard; the same as in the batch.
+    pub shard: ShardId,
+    /// The shard's epoch in the sender's map.
+    pub epoch: Epoch,
+    /// The metadata index the batch was resolved at.
+    pub meta_index: MetaIndex,
+    /// Time left for the answer, in milliseconds.
+    pub deadline_ms: u32,
+    /// Whether the receiver shall store a copy as an owner.
+    pub store: bool,
+    /// Whether an `any` acknowledgement rests on the hints.
+    pub any: bool,
+    /// Nodes for which the receiver shall keep a hint.
+    pub hint_for: Vec<NodeId>,
+}
+
+/// What became of one copy or hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Nothing, or why it failed.
+    pub error: Option<Code>,
+    /// Where it stands in the journal or queue if it did not.
+    pub sequence: Sequence,
+    /// When to come back, in milliseconds, if `error` is [`Code::Busy`].
+    pub retry_after_ms: u32,
+}
+
+/// A hint's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintAnswer {
+    /// For whom the hint is.
+    pub target: NodeId,
+    /// What became of it.
+    pub answer: Answer,
+}
+
+/// The answer to [`Write`]: copy and hints separately.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The owner's copy, if one was asked for.
+    pub copy: Option<Answer>,
+    /// One per node in `hint_for`, in that order.
+    pub hints: Vec<HintAnswer>,
+    /// The highest version this node has accepted.
+    pub highest_version: Version,
+    /// The node's metadata index.
+    pub meta_index: MetaIndex,
+}
+
+/// One record of a [`Deliver`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintItem {
+    /// The shard.
+    pub shard: ShardId,
+    /// Bytes of the batch in the payload, which holds the batches in order.
+    pub length: u32,
+}
+
+/// Hints for the receiver, from a holder's queue. Op `0x0011`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deliver {
+    /// The holder's metadata index.
+    pub meta_index: MetaIndex,
+    /// Time left for the answer, in milliseconds.
+    pub deadline_ms: u32,
+    /// At most 1,024.
+    pub items: Vec<HintItem>,
+}
+
+/// The answer to [`Deliver`]: one answer per record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivered {
+    /// In the order of the request's items.
+    pub answers: Vec<Answer>,
+}
+
+/// Asks an owner that has a batch to keep a durable repair mark for an owner whose copy was given
+/// up: it lacks something of this shard in this time range. Op `0x0012`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The shard.
+    pub shard: ShardId,
+    /// Who lacks it.
+    pub owner: NodeId,
+    /// First time, in ns.
+    pub from: i64,
+    /// Last time, in ns, included.
+    pub to: i64,
+}
+
+/// The answer to [`Mark`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marked {
+    /// What became of the mark.
+    pub answer: Answer,
+}
+
+/// Asks for the cluster map once it is newer than `after`; a long poll. Op `0x0020`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaGet {
+    /// The index the asker has.
+    pub after: MetaIndex,
+    /// How long the answer may be held back, in milliseconds.
+    pub wait_ms: u32,
+}
+
+/// The map as the payload (postcard of [`crate::map::ClusterMap`], over several frames if large),
+/// or no payload if nothing is newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaState {
+    /// The index of the answering node.
+    pub index: MetaIndex,
+}
+
+/// Asks for a change of metadata. Op `0x0021`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Propose {
+    /// Time left for the answer, in milliseconds.
+    pub deadline_ms: u32,
+    /// Whether a node has passed it on already; such a request is not passed on again.
+    pub forwarded: bool,
+    /// The change.
+    pub change: Change,
+}
+
+/// The change is committed and applied. The payload is the map at that index, as in
+/// [`MetaState`], so that the asker need not wait for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proposed {
+    /// The index at which it was applied.
+    pub index: MetaIndex,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
+/// A node asks to become a member. Op `0x0022`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// The address peers and clients shall dial, `HOST:PORT`.
+    pub addr: String,
+    /// The failure domain it is in.
+    pub zone: Option<String>,
+    /// Drawn once per data directory: a second disk under the same name is a stranger.
+    pub instance: u128,
+    /// Whether a node has passed it on already, and for which name (from that node's peer).
+    pub forwarded_for: Option<String>,
+    /// Time left for the answer, in milliseconds.
+    pub deadline_ms: u32,
+}
+
+/// The node is in the map; the leader makes it a member of the Raft group next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The new node's id.
+    pub node: NodeId,
+    /// The index at which it was added.
+    pub index: MetaIndex,
+}
+
+/// A condition on one tag; all conditions of a scan must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagMatch {
+    /// Unescaped tag key.
+    pub key: Bytes,
+    /// The tag has one of these unescaped values; empty if `pattern` is given.
+    pub values: Vec<Bytes>,
+    /// A regular expression its value matches.
+    pub pattern: Option<String>,
+}
+
+/// Reads rows of one shard, merged, in order of (series key, time). Op `0x0030`, on its own stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scan {
+    /// The shard.
+    pub shard: ShardId,
+    /// The metadata index of the reader's map.
+    pub meta_index: MetaIndex,
+    /// Unescaped name of one measurement, or all.
+    pub measurement: Option<Bytes>,
+    /// Conditions on tags.
+    pub tags: Vec<TagMatch>,
+    /// Unescaped names of fields; empty for all.
+    pub fields: Vec<Bytes>,
+    /// First time, in ns.
+    pub from: i64,
+    /// The time behind the last, in ns; `i64::MAX` for no end.
+    pub to: i64,
+}
+
+/// Some series of a [`Scan`] as the payload: `u32 key length | key | u32 block length | row block`
+/// each. The last frame has no MORE flag. A series may go on in the next frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rows {
+    /// Entries in the payload.
+    pub entries: u32,
+}
+
+/// Raft's AppendEntries; the payload is the library's request in postcard. Op `0x0040`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftAppend {}
+
+/// The payload is the library's result in postcard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftAppended {}
+
+/// Raft's RequestVote; the payload is the library's request in postcard. Op `0x0041`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftVote {}
+
+/// The payload is the library's result in postcard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftVoted {}
+
+/// A snapshot of the metadata, over several frames, on its own stream. Op `0x0042`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftSnapshot {}
+
+/// The payload is the library's result in postcard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftInstalled {}
+
+/// Asks a node how it is. Op `0x0050`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {}
+
+/// A node's part of the Raft group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RaftRole {
+    /// Leads.
+    Leader,
+    /// Votes and follows.
+    Follower,
+    /// Votes and is campaigning.
+    Candidate,
+    /// Follows without a vote.
+    Learner,
+}
+
+/// One hint queue. accepted = delivered + pending + quarantined + expired + discarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// For whom the hints are.
+    pub target: NodeId,
+    /// Hints ever accepted.
+    pub accepted: u64,
+    /// Hints the target has acknowledged.
+    pub delivered: u64,
+    /// Hints still to be delivered.
+    pub pending: u64,
+    /// Hints set aside with a reason.
+    pub quarantined: u64,
+    /// Hints that grew too old.
+    pub expired: u64,
+    /// Hints whose shard or target is gone.
+    pub discarded: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// When the oldest pending hint was appended, ns since the Unix epoch; 0 if none.
+    pub oldest_ns: u64,
+}
+
+/// A node's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The answering node.
+    pub node: NodeId,
+    /// Its part of the Raft group.
+    pub role: RaftRole,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// Its metadata index.
+    pub meta_index: MetaIndex,
+    /// Whether a failed sync has stopped its writes.
+    pub poisoned: bool,
+    /// Bytes of fresh batches in memory, not yet folded into runs.
+    pub fresh_bytes: u64,
+    /// Bytes of the journal.
+    pub journal_bytes: u64,
+    /// Its hint queues.
+    pub queues: Vec<QueueStatus>,
+    /// The software version.
+    pub version: String,
+}

@@ -11,6 +11,7 @@
 
 mod accounts;
 mod config;
+pub mod drain;
 mod error;
 mod expire;
 mod ledger;
@@ -34,6 +35,7 @@ use quorate_protocol::id::{NodeId, Sequence, ShardId};
 use tokio::sync::watch;
 
 pub use config::HandoffConfig;
+pub use drain::DrainConfig;
 pub use error::HandoffError;
 pub use expire::Expiry;
 pub use marks::{Mark, MarkReason, Marks};

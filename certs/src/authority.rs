@@ -1,0 +1,393 @@
+//! The cluster's certificate authority: makes itself, nodes and clients.
+//!
+//! Invariant: everything it signs names its own cluster, ends no later than it does, and says by
+//! its extended key usage on which side of a connection it may stand: nodes on both, clients only
+//! on the dialling one, so a client's key cannot pose as a node. Called by `quorate certs`, by
+//! `quorate demo` and, without a disk, by tests and simulations.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType,
+};
+use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer, UnixTime};
+use serde::Deserialize;
+
+use crate::credentials::{Credentials, SERVER_NAME};
+use crate::identity::{Identity, IdentityError, NameError, Roles, cluster_uri, valid_name};
+use crate::load::{self, LoadError};
+use crate::publish::{Existing, NewFile, PublishError, publish};
+use crate::validity::{Moment, Standing, Validity};
+
+/// The CA's certificate, in the CA's directory and beside every identity it made.
+pub const CA_CERT: &str = "ca.crt";
+/// The CA's private key.
+pub const CA_KEY: &str = "ca.key";
+/// A node's or client's certificate.
+pub const LEAF_CERT: &str = "tls.crt";
+/// A node's or client's private key.
+pub const LEAF_KEY: &str = "tls.key";
+/// The cluster's name where none is given.
+pub const DEFAULT_CLUSTER: &str = "quorate";
+
+const DAY_S: u64 = 24 * 60 * 60;
+
+/// How long certificates last, and what may be in them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Validity of a CA in days; default 3,650 (10 years). Replacing a CA means touching every
+    /// node and client, so this is long; what bounds the harm of a lost key is `leaf_validity_days`.
+    pub ca_validity_days: u32,
+    /// Validity of node and client certificates in days, cut to the CA's own; default 365. Shorter
+    /// is safer and needs renewal more often.
+    pub leaf_validity_days: u32,
+    /// How far before its making a certificate becomes valid, in seconds; default 3,600. Covers
+    /// clocks that are behind the one of the machine that made it.
+    pub backdate_s: u32,
+    /// The most additional names (`--san`) of one node; default 64. They travel in every handshake.
+    pub max_sans: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ca_validity_days: 3650,
+            leaf_validity_days: 365,
+            backdate_s: 3600,
+            max_sans: 64,
+        }
+    }
+}
+
+/// A CA with its private key, ready to sign.
+#[derive(Debug)]
+pub struct Authority {
+    cluster: String,
+    config: Config,
+    /// Who is trusted: the CA itself and, during a rollover, its predecessors.
+    roots: Vec<CertificateDer<'static>>,
+    /// The same as text, for every `ca.crt` that is written.
+    pem: String,
+    validity: Validity,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Makes a CA and writes `dir/ca.key` (mode 0600) and `dir/ca.crt`.
+    ///
+    /// # Errors
+    /// A bad cluster name, files that are there already, or whatever the disk says.
+    pub fn create(
+        dir: &Path,
+        cluster: &str,
+        config: Config,
+        now: UnixTime,
+        existing: Existing,
+    ) -> Result<Self, IssueError> {
+        let authority = Self::ephemeral(cluster, config, now)?;
+        let key = authority.issuer.key().serialize_pem();
+        let files = [
+            NewFile::secret(CA_KEY, &key),
+            NewFile::public(CA_CERT, &authority.pem),
+        ];
+        publish(dir, &files, existing)?;
+        Ok(authority)
+    }
+
+    /// Makes a CA that exists in memory only, for tests and simulations.
+    ///
+    /// # Errors
+    /// A bad cluster name, or a validity that X.509 cannot express.
+    pub fn ephemeral(cluster: &str, config: Config, now: UnixTime) -> Result<Self, IssueError> {
+        let cluster = valid_name(cluster)?.to_owned();
+        let validity = lasting(config.ca_validity_days, &config, now);
+        let mut params = params(&cluster, validity)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.subject_alt_names = vec![uri(cluster_uri(&cluster))?];
+        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let certificate = params.self_signed(&key)?;
+        Ok(Self {
+            cluster,
+            config,
+            pem: certificate.pem(),
+            roots: vec![certificate.into()],
+            validity,
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// Opens the CA in `dir`. An expired one opens too, but signs nothing.
+    ///
+    /// # Errors
+    /// Missing or damaged files, a key of another CA, a certificate that names no cluster.
+    pub fn open(dir: &Path, config: Config) -> Result<Self, IssueError> {
+        let ca = load::authority(dir)?;
+        // Already checked against the certificate, so only an algorithm that rcgen cannot sign with
+        // is left to go wrong here.
+        let key = KeyPair::try_from(&ca.key)?;
+        Ok(Self {
+            cluster: ca.cluster,
+            config,
+            issuer: Issuer::from_ca_cert_der(&ca.certificate, key)?,
+            roots: ca.roots,
+            pem: ca.pem,
+            validity: ca.validity,
+        })
+    }
+
+    /// The cluster that this CA speaks for.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// What its identities trust, as in every `ca.crt` it writes: usually one certificate.
+    #[must_use]
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    /// Makes a node and writes `dir/name/{ca.crt,tls.crt,tls.key}`; returns `dir/name`. Each of
+    /// `sans` is a DNS name or an IP address.
+    ///
+    /// # Errors
+    /// A bad name, an expired CA, files that are there already, or whatever the disk says.
+    pub fn issue_node(
+        &self,
+        dir: &Path,
+        name: &str,
+        sans: &[String],
+        now: UnixTime,
+        existing: Existing,
+    ) -> Result<PathBuf, IssueError> {
+        self.sign_node(name, sans, now)?.write(dir, self, existing)
+    }
+
+    /// Makes a client with these roles and writes `dir/name/{ca.crt,tls.crt,tls.key}`; returns
+    /// `dir/name`.
+    ///
+    /// # Errors
+    /// As [`Self::issue_node`], and for no role.
+    pub fn issue_client(
+        &self,
+        dir: &Path,
+        name: &str,
+        roles: Roles,
+        now: UnixTime,
+        existing: Existing,
+    ) -> Result<PathBuf, IssueError> {
+        self.sign_client(name, roles, now)?
+            .write(dir, self, existing)
+    }
+
+    /// Makes a node without touching a disk.
+    ///
+    /// # Errors
+    /// A bad name, or an expired CA.
+    pub fn issue_node_in_memory(
+        &self,
+        name: &str,
+        sans: &[String],
+        now: UnixTime,
+    ) -> Result<Credentials, IssueError> {
+        self.sign_node(name, sans, now)?.into_credentials(self)
+    }
+
+    /// Makes a client without touching a disk.
+    ///
+    /// # Errors
+    /// A bad name, no role, or an expired CA.
+    pub fn issue_client_in_memory(
+        &self,
+        name: &str,
+        roles: Roles,
+        now: UnixTime,
+    ) -> Result<Credentials, IssueError> {
+        self.sign_client(name, roles, now)?.into_credentials(self)
+    }
+
+    fn sign_node(&self, name: &str, sans: &[String], now: UnixTime) -> Result<Leaf, IssueError> {
+        let identity = Identity::node(&self.cluster, name)?;
+        if sans.len() > self.config.max_sans {
+            return Err(IssueError::TooManyNames {
+                max: self.config.max_sans,
+            });
+        }
+        let mut seen = BTreeSet::from([SERVER_NAME]);
+        let mut names = vec![dns(SERVER_NAME)?];
+        for san in sans.iter().filter(|san| seen.insert(san)) {
+            names.push(match san.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => dns(san)?,
+            });
+        }
+        let usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        self.sign(identity, names, usages, now)
+    }
+
+    fn sign_client(&self, name: &str, roles: Roles, now: UnixTime) -> Result<Leaf, IssueError> {
+        let identity = Identity::client(&self.cluster, name, roles)?;
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(identity, Vec::new(), usages, now)
+    }
+
+    fn sign(
+        &self,
+        identity: Identity,
+        names: Vec<SanType>,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        now: UnixTime,
+    ) -> Result<Leaf, IssueError> {
+        if self.validity.at(now) != Standing::Valid {
+            return Err(IssueError::OutOfTime {
+                cluster: self.cluster.clone(),
+                validity: self.validity,
+            });
+        }
+        let mut validity = lasting(self.config.leaf_validity_days, &self.config, now);
+        validity.not_after = validity.not_after.min(self.validity.not_after);
+        let mut params = params(identity.name(), validity)?;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages;
+        params.use_authority_key_identifier_extension = true;
+        params.subject_alt_names = vec![uri(identity.to_string())?];
+        params.subject_alt_names.extend(names);
+        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Leaf {
+            identity,
+            validity,
+            certificate,
+            key,
+        })
+    }
+}
+
+/// A fresh certificate and its key.
+struct Leaf {
+    identity: Identity,
+    validity: Validity,
+    certificate: Certificate,
+    key: KeyPair,
+}
+
+impl Leaf {
+    fn write(self, dir: &Path, ca: &Authority, existing: Existing) -> Result<PathBuf, IssueError> {
+        let dir = dir.join(self.identity.name());
+        let key = self.key.serialize_pem();
+        let certificate = self.certificate.pem();
+        // Key and certificate side by side: a crash between the two is found by `load`, which
+        // compares them, and mended by making the identity again.
+        let files = [
+            NewFile::secret(LEAF_KEY, &key),
+            NewFile::public(LEAF_CERT, &certificate),
+            NewFile::public(CA_CERT, &ca.pem),
+        ];
+        publish(&dir, &files, existing)?;
+        Ok(dir)
+    }
+
+    fn into_credentials(self, ca: &Authority) -> Result<Credentials, IssueError> {
+        let key = PrivateKeyDer::Pkcs8(self.key.serialize_der().into());
+        let chain = vec![self.certificate.into()];
+        let not_after = self.validity.not_after;
+        Ok(Credentials::new(
+            self.identity,
+            not_after,
+            chain,
+            key,
+            &ca.roots,
+        )?)
+    }
+}
+
+fn lasting(days: u32, config: &Config, now: UnixTime) -> Validity {
+    let now = Moment::from(now);
+    Validity {
+        not_before: now.minus(config.backdate_s.into()),
+        not_after: now.plus(u64::from(days) * DAY_S),
+    }
+}
+
+fn params(common_name: &str, validity: Validity) -> Result<CertificateParams, IssueError> {
+    let date = |moment: Moment| match moment.to_asn1() {
+        Some(time) if validity.not_before < validity.not_after => Ok(time.to_datetime()),
+        _ => Err(IssueError::Validity(validity)),
+    };
+    let mut params = CertificateParams::default();
+    params.not_before = date(validity.not_before)?;
+    params.not_after = date(validity.not_after)?;
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    Ok(params)
+}
+
+fn uri(uri: String) -> Result<SanType, IssueError> {
+    Ok(SanType::URI(uri.try_into()?))
+}
+
+fn dns(name: &str) -> Result<SanType, IssueError> {
+    let bad = || IssueError::San(name.escape_debug().to_string());
+    let valid = DnsName::try_from(name).map_err(|_| bad())?;
+    Ok(SanType::DnsName(
+        valid.as_ref().try_into().map_err(|_| bad())?,
+    ))
+}
+
+/// Why no certificate was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// A cluster, node or client name that cannot stand in a path or URI.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A client without roles.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A `--san` that is neither.
+    #[error("'{0}' is neither a DNS name nor an IP address")]
+    San(String),
+    /// More `--san` than configured.
+    #[error("at most {max} additional names per certificate")]
+    TooManyNames {
+        /// [`Config::max_sans`].
+        max: usize,
+    },
+    /// Dates that X.509 cannot express, or none at all.
+    #[error("no certificate can last from {} to {}: choose another validity", .0.not_before, .0.not_after)]
+    Validity(Validity),
+    /// The CA may not sign at this time.
+    #[error("the CA of '{cluster}' is valid from {} to {}: check the clock, or make a new CA with 'quorate certs ca'", validity.not_before, validity.not_after)]
+    OutOfTime {
+        /// Whose CA.
+        cluster: String,
+        /// When it is valid.
+        validity: Validity,
+    },
+    /// Files that are there already, or cannot be written.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The CA's own files.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The cryptographic library refused.
+    #[error("cannot make a certificate: {0}")]
+    Crypto(#[from] rcgen::Error),
+    /// The TLS library refused what was just made.
+    #[error("cannot use the new certificate: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! What a process presents and what it trusts, ready for TLS.
+//!
+//! Invariant: every configuration made here is TLS 1.3 only, demands a certificate of the same CA
+//! from the other side, and offers neither resumption (a resumed session would outlive the check of
+//! its certificate) nor early data (writes could be replayed). Made by `load` and `authority`; used
+//! by the node's endpoint and the client's pool, which must also call [`Credentials::verify_peer`]
+//! or [`Credentials::verify_node`] on what the connection presented.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use crate::identity::{Identity, IdentityError, peer_identity};
+use crate::validity::Moment;
+
+/// The DNS name that every node's certificate carries and every dialer asks for.
+///
+/// It is the same for all nodes: addresses and names of nodes change, names may hold characters that
+/// DNS does not, and who answered is told by the identity, not by this.
+pub const SERVER_NAME: &str = "quorate-node";
+
+/// A certificate chain with its key, and the CA it trusts. Cheap to clone.
+#[derive(Clone)]
+pub struct Credentials {
+    identity: Identity,
+    not_after: Moment,
+    certified: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+    time: Arc<dyn TimeProvider>,
+}
+
+impl Credentials {
+    /// Puts the parts together; fails if the key is not the leaf's.
+    pub(crate) fn new(
+        identity: Identity,
+        not_after: Moment,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        trusted: &[CertificateDer<'static>],
+    ) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let certified = Arc::new(CertifiedKey::from_der(chain, key, &provider)?);
+        let mut roots = RootCertStore::empty();
+        for root in trusted {
+            roots.add(root.clone())?;
+        }
+        Ok(Self {
+            identity,
+            not_after,
+            certified,
+            roots: Arc::new(roots),
+            provider,
+            time: Arc::new(DefaultTimeProvider),
+        })
+    }
+
+    /// Judges peers' certificates by this clock instead of the system's: for runs on virtual time.
+    #[must_use]
+    pub fn with_time(mut self, time: Arc<dyn TimeProvider>) -> Self {
+        self.time = time;
+        self
+    }
+
+    /// Who the holder is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The certificates presented to peers, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    /// The last moment at which peers accept this certificate.
+    #[must_use]
+    pub fn not_after(&self) -> Moment {
+        self.not_after
+    }
+
+    /// What to warn of, if the certificate ends less than `within` after `now`.
+    #[must_use]
+    pub fn expires_soon(&self, now: UnixTime, within: Duration) -> Option<ExpiresSoon> {
+        (Moment::from(now).plus(within.as_secs()) > self.not_after).then(|| ExpiresSoon {
+            identity: self.identity.clone(),
+            not_after: self.not_after,
+        })
+    }
+
+    /// TLS for the accepting side.
+    ///
+    /// # Errors
+    /// Only what the TLS library refuses, such as a provider without TLS 1.3.
+    pub fn server_config(&self, alpn: &[u8]) -> Result<ServerConfig, rustls::Error> {
+        let details = (Arc::clone(&self.provider), Arc::clone(&self.time));
+        let mut config = ServerConfig::builder_with_details(details.0, details.1)
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(self.client_verifier()?)
+            .with_cert_resolver(Arc::new(self.presented()));
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Ok(config)
+    }
+
+    /// TLS for the dialling side; connect to [`SERVER_NAME`].
+    ///
+    /// # Errors
+    /// Only what the TLS library refuses, such as a provider without TLS 1.3.
+    pub fn client_config(&self, alpn: &[u8]) -> Result<ClientConfig, rustls::Error> {
+        let details = (Arc::clone(&self.provider), Arc::clone(&self.time));
+        let mut config = ClientConfig::builder_with_details(details.0, details.1)
+            .with_protocol_versions(&[&TLS13])?
+            .with_webpki_verifier(self.server_verifier()?)
+            .with_client_cert_resolver(Arc::new(self.presented()));
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        Ok(config)
+    }
+
+    /// Who is on the other side of a connection that TLS has accepted, by the chain it presented,
+    /// leaf first: anybody of our own cluster.
+    ///
+    /// # Errors
+    /// No identity in it, or one of another cluster.
+    pub fn verify_peer(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, PeerError> {
+        let peer = peer_identity(chain)?;
+        if peer.cluster != self.identity.cluster {
+            return Err(PeerError::OtherCluster {
+                peer,
+                ours: self.identity.cluster.clone(),
+            });
+        }
+        Ok(peer)
+    }
+
+    /// As [`Self::verify_peer`], for a dialer: the other side must be a node and, if `name` is given,
+    /// that node.
+    ///
+    /// # Errors
+    /// As there, and for a client or another node.
+    pub fn verify_node(
+        &self,
+        chain: &[CertificateDer<'_>],
+        name: Option<&str>,
+    ) -> Result<Identity, PeerError> {
+        let peer = self.verify_peer(chain)?;
+        match name {
+            _ if !peer.is_node() => Err(PeerError::NotANode { peer }),
+            Some(name) if name != peer.name() => Err(PeerError::OtherNode {
+                expected: name.to_owned(),
+                peer,
+            }),
+            _ => Ok(peer),
+        }
+    }
+
+    /// Whether a peer with the same CA would accept this chain at `now`, in every part that the
+    /// identity may play.
+    pub(crate) fn verify_own(&self, now: UnixTime) -> Result<(), rustls::Error> {
+        let (leaf, intermediates) = self
+            .chain()
+            .split_first()
+            .ok_or(rustls::Error::NoCertificatesPresented)?;
+        self.client_verifier()?
+            .verify_client_cert(leaf, intermediates, now)?;
+        if self.identity.is_node() {
+            let name = ServerName::try_from(SERVER_NAME)
+                .map_err(|e| rustls::Error::General(e.to_string()))?;
+            self.server_verifier()?
+                .verify_server_cert(leaf, intermediates, &name, &[], now)?;
+        }
+        Ok(())
+    }
+
+    fn presented(&self) -> SingleCertAndKey {
+        Arc::clone(&self.certified).into()
+    }
+
+    fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
+        let (roots, provider) = (Arc::clone(&self.roots), Arc::clone(&self.provider));
+        WebPkiClientVerifier::builder_with_provider(roots, provider)
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))
+    }
+
+    fn server_verifier(&self) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+        let (roots, provider) = (Arc::clone(&self.roots), Arc::clone(&self.provider));
+        WebPkiServerVerifier::builder_with_provider(roots, provider)
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))
+    }
+}
+
+impl fmt::Debug for Credentials {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("identity", &self.identity)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A warning, in one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpiresSoon {
+    /// Whose certificate.
+    pub identity: Identity,
+    /// When it ends.
+    pub not_after: Moment,
+}
+
+impl fmt::Display for ExpiresSoon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            identity,
+            not_after,
+        } = self;
+        write!(
+            f,
+            "the certificate of {identity} expires on {not_after}: make a new one with 'quorate certs'"
+        )
+    }
+}
+
+/// Why a peer that TLS accepted is refused all the same.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerError {
+    /// Its certificate says nothing usable.
+    #[error("the peer's certificate is not of a Quorate cluster: {0}")]
+    Identity(#[from] IdentityError),
+    /// It belongs to another cluster.
+    #[error("the peer is {peer}, but this is cluster '{ours}': check address and certificates")]
+    OtherCluster {
+        /// Who it is.
+        peer: Identity,
+        /// The name of our cluster.
+        ours: String,
+    },
+    /// A client listens where a node should.
+    #[error("the peer is {peer}, which is not a node: check the address")]
+    NotANode {
+        /// Who it is.
+        peer: Identity,
+    },
+    /// Another node listens at this address.
+    #[error("the peer is {peer}, not node '{expected}': check the address")]
+    OtherNode {
+        /// The name of the node that was dialled.
+        expected: String,
+        /// Who it is.
+        peer: Identity,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Every knob of QUIC and of what stands on it, for both sides of a connection.
+//!
+//! Invariant: receive windows derive from one byte budget, so that streams nobody reads can never
+//! use up the window that lanes need; no 0-RTT and no datagrams, since every message needs an
+//! answer and none may be replayed. Used by the client, and by the node for listening and dialling.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::duration;
+
+/// Largest path MTU with which segmentation offload still works: the system sends ten segments at
+/// once, and above 65,535 bytes in all every one is lost.
+const MAX_OFFLOAD_MTU: u16 = 6_500;
+/// Fewest streams each side may have open, whatever the budget says: the lanes and a few more.
+const MIN_STREAMS: u32 = 8;
+
+/// Settings of connections. Both sides may differ in all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransportConfig {
+    /// How long a dial may take, from name resolution to `Welcome`. Default 2 s; shorter than
+    /// `idle_timeout`, so that a dead address is told from a lost connection.
+    #[serde(with = "duration")]
+    pub connect_timeout: Duration,
+    /// A connection is lost if nothing arrives for this long. Default 5 s. Shorter notices dead
+    /// peers sooner when there is nothing to send; longer survives longer network gaps.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+    /// How long a quiet connection waits before it sends a sign of life. Default 300 ms; never
+    /// more than a third of `mute_after`, so that a peer that only works slowly is not mute.
+    #[serde(with = "duration")]
+    pub keep_alive: Duration,
+    /// A peer that owes answers and sends nothing at all for this long is given up as mute.
+    /// Default 1 s. A peer that is merely slow still acknowledges packets and is not mute.
+    #[serde(with = "duration")]
+    pub mute_after: Duration,
+    /// First wait before a lost peer is dialled again. Default 50 ms; doubles per failure.
+    #[serde(with = "duration")]
+    pub backoff_min: Duration,
+    /// Longest wait between dials of a peer that is down. Default 5 s.
+    #[serde(with = "duration")]
+    pub backoff_max: Duration,
+    /// Assumed round trip time until one is measured. Default 50 ms. Lower retransmits lost
+    /// handshakes sooner; much lower than the real one sends some packets twice.
+    #[serde(with = "duration")]
+    pub initial_rtt: Duration,
+    /// Payload bytes that a dialler may have unanswered on one connection, granted by the side
+    /// that listens. Default 16 MiB, at least one largest frame. Bounds a node's memory per peer.
+    pub credit: u32,
+    /// Requests that may be unanswered on one connection. Default 1,024. More are answered `Busy`.
+    pub max_requests: u32,
+    /// Payload bytes of one request or answer over several frames. Default 256 MiB. Only snapshots
+    /// of the metadata are that large, and only nodes may send them.
+    pub max_message: u32,
+    /// Bytes that all streams of a connection together may have received and not yet read. Default
+    /// 64 MiB. It is reached only by streams that are not read; lanes always are.
+    pub receive_budget: u32,
+    /// Bytes that one stream may have received and not yet read. Default 1 MiB. Must exceed
+    /// bandwidth times round trip; larger adds queueing.
+    pub stream_window: u32,
+    /// Bytes sent and not yet acknowledged per connection. Default 8 MiB. The congestion
+    /// controller (CUBIC) has no limit of its own.
+    pub send_window: u32,
+    /// Largest UDP payload that is probed for, in bytes, 1,200 to 65,000. Default 6,000; found out
+    /// by probing, never assumed. Over 6,500 segmentation offload is off, which costs more than
+    /// the larger packets gain unless the network really carries them.
+    pub max_mtu: u16,
+    /// Whether the system may cut large sends into packets. Default true; 3.5 times faster.
+    pub segmentation_offload: bool,
+    /// UDP socket buffers in bytes, as far as the system allows. Default 4 MiB; at least 1 MiB
+    /// keeps bursts from being lost.
+    pub socket_buffer: u32,
+    /// Connections a node keeps open at once. Default 4,096. More are refused.
+    pub max_connections: u32,
+    /// Handshakes a node has in progress at once. Default 256; over half of that new peers must
+    /// prove their address first.
+    pub max_handshakes: u32,
+    /// How long a stopping side lets requests in progress finish. Default 5 s.
+    #[serde(with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for TransportConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(5),
+            keep_alive: Duration::from_millis(300),
+            mute_after: Duration::from_secs(1),
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(5),
+            initial_rtt: Duration::from_millis(50),
+            credit: 16 << 20,
+            max_requests: 1024,
+            max_message: 256 << 20,
+            receive_budget: 64 << 20,
+            stream_window: 1 << 20,
+            send_window: 8 << 20,
+            max_mtu: 6_000,
+            segmentation_offload: true,
+            socket_buffer: 4 << 20,
+            max_connections: 4096,
+            max_handshakes: 256,
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl TransportConfig {
+    /// Streams each side may have open at once: half of what the budget has windows for.
+    #[must_use]
+    pub fn max_streams(&self) -> u32 {
+        (self.receive_budget / self.stream_window.max(1) / 2).max(MIN_STREAMS)
+    }
+
+    /// Payload bytes this side grants to a dialler: never less than one largest frame.
+    #[must_use]
+    pub fn granted_credit(&self) -> u32 {
+        self.credit.max(quorate_protocol::frame::MAX_FRAME)
+    }
+
+    fn mtu(&self) -> u16 {
+        self.max_mtu.clamp(1200, 65_000)
+    }
+
+    /// The settings of a UDP endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> quinn::EndpointConfig {
+        let mut endpoint = quinn::EndpointConfig::default();
+        // `mtu` is within what this accepts (1,200 to 65,527), so nothing is lost here.
+        let _ = endpoint.max_udp_payload_size(self.mtu().max(1472));
+        endpoint
+    }
+
+    /// The settings of a connection, the same for both sides.
+    #[must_use]
+    pub fn quic(&self) -> Arc<quinn::TransportConfig> {
+        let window = self.stream_window.max(64 << 10);
+        let streams = self.max_streams();
+        // Both sides' streams fill this window; see `max_streams`.
+        let connection = u64::from(self.receive_budget)
+            .max(u64::from(window) * u64::from(streams) * 2)
+            .min((1 << 62) - 1);
+        let mut mtu = quinn::MtuDiscoveryConfig::default();
+        mtu.upper_bound(self.mtu());
+        let idle = quinn::IdleTimeout::try_from(self.idle_timeout).ok();
+        let mut quic = quinn::TransportConfig::default();
+        quic.max_idle_timeout(idle)
+            .keep_alive_interval(Some(self.keep_alive.min(self.mute_after / 3)))
+            .initial_rtt(self.initial_rtt)
+            .max_concurrent_bidi_streams(streams.into())
+            .max_concurrent_uni_streams(0u32.into())
+            .stream_receive_window(window.into())
+            .receive_window(quinn::VarInt::from_u64(connection).unwrap_or(quinn::VarInt::MAX))
+            .send_window(self.send_window.into())
+            .mtu_discovery_config(Some(mtu))
+            .enable_segmentation_offload(self.segmentation_offload && self.mtu() <= MAX_OFFLOAD_MTU)
+            .datagram_receive_buffer_size(None)
+            .congestion_controller_factory(Arc::new(quinn::congestion::CubicConfig::default()));
+        Arc::new(quic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_connection_window_covers_every_stream_window() {
+        let config = TransportConfig::default();
+        assert!(config.max_streams() * 2 * config.stream_window <= config.receive_budget);
+        assert!(config.connect_timeout < config.idle_timeout);
+        assert!(config.mute_after < config.idle_timeout);
+        // Nothing to assert on quinn's side: it has no getters; it must not panic at the edges.
+        for (budget, window, mtu) in [(0, 0, 0), (u32::MAX, 1, u16::MAX), (1, u32::MAX, 1200)] {
+            let odd = TransportConfig {
+                receive_budget: budget,
+                stream_window: window,
+                max_mtu: mtu,
+                ..config.clone()
+            };
+            drop((odd.quic(), odd.endpoint()));
+        }
+    }
+}

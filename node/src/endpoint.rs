@@ -1,0 +1,85 @@
+//! The node's UDP endpoint: it listens on it and dials from it.
+//!
+//! Invariant: TLS 1.3 with certificates of the cluster's CA on both sides, no early data, no
+//! migration; a port that cannot be had is told with the address and what to do. Called when the
+//! node starts, and again for its server configuration when certificates are renewed.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quorate_certs::Credentials;
+use quorate_client::{config::TransportConfig, env::Env};
+use quorate_protocol::hello::ALPN;
+
+/// Why the node cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Another process has the port.
+    #[error("{addr} is in use by another process; stop it or choose another --listen address")]
+    InUse {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// The machine does not have the address.
+    #[error("{addr} is not an address of this machine; check --listen")]
+    NotLocal {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// The process may not use the port.
+    #[error("not allowed to listen on {addr}; choose a port over 1023")]
+    Denied {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// Anything else.
+    #[error("cannot listen on {addr}: {source}")]
+    Io {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The certificate cannot be used for QUIC.
+    #[error("cannot use the certificate: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Opens the endpoint at `addr` (port 0: any). Must be called within a tokio runtime.
+///
+/// # Errors
+/// See [`BindError`].
+pub fn bind(
+    env: &Env,
+    addr: SocketAddr,
+    credentials: &Credentials,
+    config: &TransportConfig,
+) -> Result<quinn::Endpoint, BindError> {
+    let server = server_config(credentials, config)?;
+    env.endpoint(addr, Some(server), config)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { addr },
+            io::ErrorKind::AddrNotAvailable => BindError::NotLocal { addr },
+            io::ErrorKind::PermissionDenied => BindError::Denied { addr },
+            _ => BindError::Io { addr, source },
+        })
+}
+
+/// What the endpoint answers handshakes with; for [`quinn::Endpoint::set_server_config`] too.
+///
+/// # Errors
+/// If the TLS library cannot use the credentials.
+pub fn server_config(
+    credentials: &Credentials,
+    config: &TransportConfig,
+) -> Result<quinn::ServerConfig, rustls::Error> {
+    let tls = QuicServerConfig::try_from(credentials.server_config(ALPN)?)
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    server
+        .transport_config(config.quic())
+        .migration(false)
+        .max_incoming(config.max_handshakes.max(1) as usize);
+    Ok(server)
+}

@@ -1,0 +1,152 @@
+//! One peer's connection: greeting, streams, requests, end.
+//!
+//! Invariants: nothing is served before `Hello` was checked; every stream, lane or single request,
+//! is handled alike; requests and their unanswered bytes are bounded per connection; whoever breaks
+//! the protocol is closed with a reason, and only they. Run by [`crate::server`], one task per
+//! session and two per stream.
+
+mod access;
+mod greet;
+mod open;
+mod reply;
+mod stream;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize},
+    },
+    time::Duration,
+};
+
+use quorate_certs::Identity;
+use quorate_client::connection::close_code;
+use quorate_protocol::{code::Close, id::NodeId};
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use access::{Denied, allowed};
+pub(crate) use greet::{Greeted, greet, refusal};
+pub use reply::{Gone, ReplySink, failure};
+
+use crate::server::Shared;
+
+/// How long a closing session waits for its peer to take the last answers.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Who is on the other side of a session.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// What its certificate says.
+    pub identity: Identity,
+    /// What it says it is; 0 for clients and for nodes that have not joined. Only a node's
+    /// certificate can say anything else.
+    pub node: NodeId,
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// The minor version both speak.
+    pub minor: u16,
+    /// Tells sessions of this process apart.
+    pub session: u64,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.identity, self.addr)
+    }
+}
+
+/// What the streams of a session share.
+struct Session {
+    quic: quinn::Connection,
+    peer: Arc<Peer>,
+    shared: Arc<Shared>,
+    /// Open requests.
+    open: AtomicUsize,
+    /// Their payload bytes, those that count against the credit.
+    bytes: AtomicU64,
+    /// The tasks that answer requests.
+    requests: TaskTracker,
+    /// The readers and writers of streams.
+    streams: TaskTracker,
+    /// Set when streams shall end: after the requests.
+    end: CancellationToken,
+}
+
+impl Session {
+    /// Closes the connection because its peer broke the rules.
+    fn violated(&self, code: Close, reason: &str) {
+        if self.quic.close_reason().is_none() {
+            tracing::warn!("closed connection of {}: {reason}", self.peer);
+            self.quic.close(close_code(code), reason.as_bytes());
+        }
+    }
+}
+
+/// Serves a greeted peer until it leaves or the node stops.
+pub(crate) async fn run(quic: quinn::Connection, greeted: Greeted, shared: Arc<Shared>) {
+    let session = Arc::new(Session {
+        quic,
+        peer: Arc::new(greeted.peer),
+        open: AtomicUsize::new(0),
+        bytes: AtomicU64::new(0),
+        requests: TaskTracker::new(),
+        streams: TaskTracker::new(),
+        end: CancellationToken::new(),
+        shared,
+    });
+    tracing::debug!("session with {}", session.peer);
+    stream::spawn(&session, greeted.writer, greeted.reader);
+    let stopping = tokio::select! {
+        biased;
+        () = session.shared.stop.cancelled() => true,
+        error = accept(&session) => {
+            tracing::debug!("session with {} ended: {error}", session.peer);
+            false
+        }
+    };
+    session.requests.close();
+    session.streams.close();
+    if stopping {
+        // New requests are refused meanwhile; see `stream`.
+        let limit = session.shared.config.drain_timeout;
+        if timeout(limit, session.requests.wait()).await.is_err() {
+            tracing::warn!("requests of {} did not finish in {limit:?}", session.peer);
+        }
+        session.end.cancel();
+        // Closing discards what the peer has not acknowledged, so its streams end first.
+        let _ = timeout(FAREWELL, session.streams.wait()).await;
+        let code = close_code(Close::Shutdown);
+        session.quic.close(code, b"the node is shutting down");
+    }
+    session.end.cancel();
+    // Both end by themselves now: requests are cancelled with their streams.
+    let all = async {
+        session.streams.wait().await;
+        session.requests.wait().await;
+    };
+    if timeout(session.shared.config.drain_timeout, all)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "requests of {} cannot be stopped; leaving them",
+            session.peer
+        );
+    }
+}
+
+/// Takes streams until the connection is gone.
+async fn accept(session: &Arc<Session>) -> quinn::ConnectionError {
+    use quorate_client::lane::framed::{FrameReader, FrameWriter};
+    loop {
+        match session.quic.accept_bi().await {
+            Ok((send, recv)) => {
+                stream::spawn(session, FrameWriter::new(send), FrameReader::new(recv));
+            }
+            Err(error) => return error,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Who may ask for what, in one table.
+//!
+//! Invariant: an op that is not in the table is unknown, and so is never served by accident; what
+//! nodes say to each other is never accepted from a client's certificate. Called for every request
+//! before the service sees it.
+
+use quorate_certs::{Identity, Role};
+use quorate_protocol::{
+    change::Change,
+    code::Code,
+    frame::{Frame, FrameError, Message},
+    message::{
+        Deliver, Join, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan, Status,
+        Write,
+    },
+};
+
+/// Why a request is not served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denied {
+    /// The certificate lacks every role that would do.
+    #[error("needs a certificate with role {0}; issue one with `quorate certs client --role {0}`")]
+    Role(Role),
+    /// Only nodes may ask.
+    #[error("only nodes may ask for this")]
+    NodesOnly,
+    /// This version does not know the op.
+    #[error("op {0:#06x} is not known to this version")]
+    Unknown(u16),
+    /// The body cannot be read.
+    #[error(transparent)]
+    Body(#[from] FrameError),
+}
+
+impl Denied {
+    /// The registered code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Role(_) | Self::NodesOnly => Code::Unauthorised,
+            Self::Unknown(_) => Code::Unsupported,
+            Self::Body(_) => Code::Malformed,
+        }
+    }
+}
+
+/// Whether `identity` may make this request.
+///
+/// # Errors
+/// See [`Denied`].
+pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
+    match request.op {
+        Ping::OP => Ok(()),
+        Write::OP => role(identity, Role::Write),
+        Scan::OP => role(identity, Role::Read),
+        MetaGet::OP | Status::OP => {
+            role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
+        }
+        Propose::OP => change(&request.message::<Propose>()?.change, identity),
+        Deliver::OP | Join::OP | RaftAppend::OP | RaftVote::OP | RaftSnapshot::OP => {
+            role(identity, Role::Node)
+        }
+        unknown => Err(Denied::Unknown(unknown)),
+    }
+}
+
+fn change(change: &Change, identity: &Identity) -> Result<(), Denied> {
+    match change {
+        // A write into a new time range or with a new field brings these about.
+        Change::CreateGroups { .. } | Change::RegisterFields { .. } => role(identity, Role::Write),
+        Change::CreateDatabase { .. } | Change::DropDatabase { .. } => role(identity, Role::Admin),
+        // Membership, and whatever later versions add.
+        _ => role(identity, Role::Node),
+    }
+}
+
+fn role(identity: &Identity, role: Role) -> Result<(), Denied> {
+    if identity.permits(role) {
+        Ok(())
+    } else if role == Role::Node {
+        Err(Denied::NodesOnly)
+    } else {
+        Err(Denied::Role(role))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use quorate_certs::Roles;
+    use quorate_protocol::id::{MetaIndex, PolicyId};
+
+    use super::*;
+
+    fn frame(message: &impl Message) -> Frame {
+        Frame::new(1, message, Bytes::new()).unwrap()
+    }
+
+    fn propose(change: Change) -> Frame {
+        frame(&Propose {
+            deadline_ms: 1,
+            forwarded: false,
+            change,
+        })
+    }
+
+    #[test]
+    fn each_role_gets_its_ops_and_no_others() {
+        let client = |role: Role| Identity::client("c", "n", Roles::from_iter([role])).unwrap();
+        let who = [
+            client(Role::Read),
+            client(Role::Write),
+            client(Role::Admin),
+            Identity::node("c", "n").unwrap(),
+        ];
+        let (poll, status) = (
+            frame(&MetaGet {
+                after: MetaIndex(0),
+                wait_ms: 0,
+            }),
+            frame(&Status {}),
+        );
+        let groups = propose(Change::CreateGroups {
+            policy: PolicyId(1),
+            times: vec![],
+        });
+        let drop = propose(Change::DropDatabase { name: "d".into() });
+        let raft = frame(&RaftVote {});
+        for (request, expected) in [
+            (&frame(&Ping {}), [true, true, true, true]),
+            (&poll, [true, true, true, true]),
+            (&status, [true, true, true, true]),
+            (&groups, [false, true, true, true]),
+            (&drop, [false, false, true, true]),
+            (&raft, [false, false, false, true]),
+        ] {
+            let found = who.each_ref().map(|who| allowed(request, who).is_ok());
+            assert_eq!(found, expected, "{request:?}");
+        }
+        let garbage = Frame {
+            body: Bytes::from_static(&[0xff; 3]),
+            ..drop.clone()
+        };
+        assert!(matches!(allowed(&garbage, &who[3]), Err(Denied::Body(_))));
+        let unknown = Frame { op: 0x7777, ..drop };
+        assert!(matches!(
+            allowed(&unknown, &who[3]),
+            Err(Denied::Unknown(0x7777))
+        ));
+    }
+}

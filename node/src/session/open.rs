@@ -1,0 +1,144 @@
+//! One open request of a session: what it holds, and whether it was answered.
+//!
+//! Invariants: its place and its bytes are given back before its final frame is queued, so that a
+//! requester that reacts to the answer finds room; they are given back exactly once. Made by
+//! [`super::stream`], shared with the request's [`super::ReplySink`].
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bytes::Bytes;
+use quorate_client::lane::credited;
+use quorate_protocol::{
+    code::Code,
+    frame::{Frame, FrameError, Message},
+    message::Failure,
+};
+use tokio::sync::mpsc;
+
+use super::{Session, reply::Gone, reply::failure};
+
+/// Why a request finds no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoRoom {
+    /// Too many requests: the peer may come back.
+    Requests,
+    /// More bytes than it was granted: the peer breaks the rules.
+    Credit,
+}
+
+pub(super) struct Open {
+    session: Arc<Session>,
+    id: u64,
+    bytes: u64,
+    answers: mpsc::Sender<Frame>,
+    closed: AtomicBool,
+    answered: AtomicBool,
+}
+
+impl Open {
+    /// Takes room for a request.
+    pub(super) fn admit(
+        session: &Arc<Session>,
+        request: &Frame,
+        answers: mpsc::Sender<Frame>,
+    ) -> Result<Arc<Self>, NoRoom> {
+        let config = &session.shared.config;
+        let bytes = if credited(request.op) {
+            request.payload.len() as u64
+        } else {
+            0
+        };
+        let count = session.open.fetch_add(1, Ordering::Relaxed) + 1;
+        let total = session.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let open = Self {
+            session: Arc::clone(session),
+            id: request.id,
+            bytes,
+            answers,
+            closed: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+        };
+        let refused = if total > u64::from(config.granted_credit()) {
+            NoRoom::Credit
+        } else if count > config.max_requests.max(1) as usize {
+            NoRoom::Requests
+        } else {
+            return Ok(Arc::new(open));
+        };
+        // Nobody knows of it yet, so nobody waits for its answer.
+        open.answered.store(true, Ordering::Relaxed);
+        Err(refused)
+    }
+
+    pub(super) fn frame<M: Message>(
+        &self,
+        message: &M,
+        payload: Bytes,
+    ) -> Result<Frame, FrameError> {
+        let frame = Frame::new(self.id, message, payload)?;
+        // Encoded here so that the writer cannot fail on one request's answer.
+        frame.head()?;
+        Ok(frame)
+    }
+
+    pub(super) async fn send(&self, frame: Frame) -> Result<(), Gone> {
+        self.answers.send(frame).await.map_err(|_| Gone)
+    }
+
+    /// Gives back what the request holds and sends its last frame.
+    pub(super) async fn finish(&self, frame: Frame) {
+        self.close();
+        let sent = self.answers.send(frame).await;
+        self.answered.store(true, Ordering::Relaxed);
+        // An error means that the stream is gone and nobody waits.
+        drop(sent);
+    }
+
+    pub(super) async fn fail(&self, failure: &Failure) {
+        if let Ok(frame) = self.frame(failure, Bytes::new()) {
+            self.finish(frame).await;
+        }
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    fn close(&self) {
+        if !self.closed.swap(true, Ordering::Relaxed) {
+            self.session.open.fetch_sub(1, Ordering::Relaxed);
+            self.session.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.close();
+        if self.is_answered() {
+            return;
+        }
+        // Only a panic in the service leads here.
+        let last = failure(Code::Internal, "the node failed while it worked on this");
+        let sent = self
+            .frame(&last, Bytes::new())
+            .is_ok_and(|frame| self.answers.try_send(frame).is_ok());
+        if !sent && self.session.quic.close_reason().is_none() && !self.answers.is_closed() {
+            // An answer that is never sent would hold the requester's credit for ever.
+            let code =
+                quorate_client::connection::close_code(quorate_protocol::code::Close::Overloaded);
+            self.session.quic.close(code, b"an answer was lost");
+        }
+    }
+}
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Open")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
