@@ -6,4 +6,89 @@
 mod duration;
 mod transport;
 
+use std::time::Duration;
+
+use quorate_protocol::{consistency::Level, hlc::MAX_CLOCK_SKEW_NS, id::Version};
+
 pub use transport::TransportConfig;
+
+/// How a client behaves. `Default` suits a service in the cluster's own network.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Encoded bytes of writes that may be under way, background work included. Default 64 MiB.
+    /// A `write` waits for room until its deadline; more room rides out longer pauses of a node,
+    /// at the price of memory.
+    pub budget_bytes: usize,
+    /// Rows of one encoded part at most; larger ones are split. Default 20,000.
+    pub max_part_rows: usize,
+    /// How far ahead of the wall clock a version seen elsewhere may be, twice over, to be adopted.
+    /// Default 60 s, as on the nodes.
+    pub max_clock_skew: Duration,
+    /// How long a new client waits for its first map, and for each node's first connection.
+    /// Default 5 s.
+    pub connect_timeout: Duration,
+    /// How long a request for newer metadata is held by a node. Default 20 s; shorter only costs.
+    pub poll_wait: Duration,
+    /// Time for changes of metadata: new groups and fields included. Default 10 s.
+    pub meta_timeout: Duration,
+    /// Connections, lanes and windows.
+    pub transport: TransportConfig,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            budget_bytes: 64 << 20,
+            max_part_rows: 20_000,
+            max_clock_skew: Duration::from_nanos(MAX_CLOCK_SKEW_NS),
+            connect_timeout: Duration::from_secs(5),
+            poll_wait: Duration::from_secs(20),
+            meta_timeout: Duration::from_secs(10),
+            transport: TransportConfig::default(),
+        }
+    }
+}
+
+/// How one write is done.
+#[derive(Clone, Debug)]
+pub struct WriteOptions {
+    /// How many durable copies to wait for. Default quorum.
+    pub consistency: Level,
+    /// How long to wait for them. Default 10 s.
+    pub timeout: Duration,
+    /// The retention policy; none for the database's default.
+    pub retention_policy: Option<String>,
+    /// Nodes that keep a hint for an owner that is down; 0 for the default: 1, for `any` 2.
+    pub hint_copies: usize,
+    /// The version of an earlier attempt, from its receipt, when the batch is sent again: then
+    /// nothing written in between is overwritten. None, the default, takes a new one.
+    pub version: Option<Version>,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self {
+            consistency: Level::Quorum,
+            timeout: Duration::from_secs(10),
+            retention_policy: None,
+            hint_copies: 0,
+            version: None,
+        }
+    }
+}
+
+impl WriteOptions {
+    /// The default options at this level.
+    #[must_use]
+    pub fn at(consistency: Level) -> Self {
+        Self { consistency, ..Self::default() }
+    }
+
+    pub(crate) fn hint_copies(&self) -> usize {
+        match (self.hint_copies, self.consistency) {
+            (0, Level::Any) => 2,
+            (0, _) => 1,
+            (copies, _) => copies,
+        }
+    }
+}

@@ -1,8 +1,230 @@
-//! placeholder
+//! Client of a Quorate cluster: maps points to shards, writes them to every owner, and waits for
+//! consistency itself.
+//!
+//! Reading order: [`Client`] here; [`config`]; `topology` follows the map; `route` splits a batch;
+//! `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say what came of
+//! it; `query` and `scan` read back. Under them [`pool`], [`connection`] and `lane` are the one
+//! way in which anybody in this project calls a node; [`env`] is the way to the world.
 
 pub mod backoff;
 pub mod config;
 pub mod connection;
+mod copy;
+mod core;
 pub mod env;
+pub mod error;
+mod health;
 pub mod lane;
+mod part;
 pub mod pool;
+pub mod query;
+pub mod receipt;
+mod route;
+mod scan;
+mod topology;
+mod write;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use quorate_certs::Credentials;
+use quorate_protocol::{
+    batch::Batch,
+    change::{Change, Outcome},
+    hlc::HybridClock,
+    id::NodeId,
+    map::ClusterMap,
+    message::{NodeStatus, Status},
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use crate::{
+    config::{ClientConfig, WriteOptions},
+    env::Env,
+    error::{Error, WriteError},
+    query::{Query, RowStream},
+    receipt::Receipt,
+};
+use crate::{connection::Dialer, core::Core, pool::Pool, topology::Topology, write::Full};
+
+/// A handle to a cluster; clones share connections, budget and background work.
+#[derive(Clone)]
+pub struct Client {
+    core: Arc<Core>,
+    _last: Arc<StopOnDrop>,
+}
+
+/// Ends the background tasks when the last clone of a client is gone, without waiting for them.
+struct StopOnDrop(CancellationToken);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl Client {
+    /// Connects to a cluster through any of its nodes, `HOST:PORT` each.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if no seed has given a map within `config.connect_timeout`; its
+    /// reason is that of the last seed that failed.
+    pub async fn connect(
+        seeds: &[String],
+        credentials: Credentials,
+        config: ClientConfig,
+        env: Env,
+    ) -> Result<Self, Error> {
+        let deadline = Instant::now() + config.connect_timeout;
+        let unreachable = |reason: String| Error::Unreachable { seeds: seeds.join(","), reason };
+        let endpoint = env.client_endpoint(&config.transport);
+        let endpoint = endpoint.map_err(|error| unreachable(error.to_string()))?;
+        let dialer =
+            Dialer::new(env.clone(), endpoint, credentials, config.transport.clone());
+        let pool = Pool::new(Arc::new(dialer.map_err(|error| unreachable(error.to_string()))?));
+        pool.seed(seeds.iter().cloned());
+        let skew = u64::try_from(config.max_clock_skew.as_nanos()).unwrap_or(u64::MAX);
+        let core = Arc::new(Core {
+            budget: Arc::new(Semaphore::new(config.budget_bytes)),
+            env,
+            pool,
+            topology: Topology::new(),
+            clock: Mutex::new(HybridClock::new(skew)),
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+            config,
+        });
+        core.tasks.spawn(topology::follow(Arc::clone(&core)));
+        let _last = Arc::new(StopOnDrop(core.cancel.clone()));
+        let client = Self { core, _last };
+        let mut map = client.watch();
+        let first = map.wait_for(|map| map.index.0 > 0);
+        if timeout_at(deadline, first).await.is_err() {
+            let reason = client.core.last_failure().unwrap_or_else(|| "no answer".to_owned());
+            client.close().await;
+            return Err(unreachable(reason));
+        }
+        Ok(client)
+    }
+
+    /// The newest map this client has.
+    #[must_use]
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.core.topology.map()
+    }
+
+    /// Follows the map.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<ClusterMap>> {
+        self.core.topology.watch()
+    }
+
+    /// Writes a batch and waits until every shard it touches has reached the level. Dropping the
+    /// future only detaches the caller from what has been sent.
+    ///
+    /// # Errors
+    /// [`WriteError`] names the rows that did not reach the level and says whether they can still
+    /// appear. Rows beyond retention are no error: the receipt reports them.
+    pub async fn write(
+        &self,
+        database: &str,
+        batch: &Batch,
+        options: &WriteOptions,
+    ) -> Result<Receipt, WriteError> {
+        write::write(&self.core, database, batch, options, Full::Wait).await
+    }
+
+    /// As [`Client::write`], but fails at once where the client's budget is full.
+    ///
+    /// # Errors
+    /// As [`Client::write`]; rows without room fail with [`Code::Busy`].
+    pub async fn try_write(
+        &self,
+        database: &str,
+        batch: &Batch,
+        options: &WriteOptions,
+    ) -> Result<Receipt, WriteError> {
+        write::write(&self.core, database, batch, options, Full::Refuse).await
+    }
+
+    /// Takes note of a write of another client, so that this client's later writes win over it.
+    pub fn observe(&self, receipt: &Receipt) {
+        self.core.observe(receipt.version, receipt.meta_index);
+    }
+
+    /// Changes metadata, and waits until this client's map has the change.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the code of the refusal, or of the failure if there was no leader
+    /// within `config.meta_timeout`.
+    pub async fn change(&self, change: Change) -> Result<Outcome, Error> {
+        let deadline = Instant::now() + self.core.config.meta_timeout;
+        topology::propose(&self.core, change, deadline).await.map(|proposed| proposed.outcome)
+    }
+
+    /// Reads rows back.
+    ///
+    /// # Errors
+    /// If the database or policy is not there. Failures to read come through the stream.
+    pub async fn query(&self, query: Query) -> Result<RowStream, Error> {
+        let deadline = Instant::now() + self.core.config.connect_timeout;
+        topology::refresh(&self.core, deadline).await;
+        self.core.settled(deadline).await;
+        query::start(&self.core, query)
+    }
+
+    /// Asks one node how it is.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if it is down.
+    pub async fn node_status(&self, node: NodeId, timeout: Duration) -> Result<NodeStatus, Error> {
+        let deadline = Instant::now() + timeout;
+        self.core.settled(deadline).await;
+        let down = |reason: String| Error::Unreachable { seeds: format!("node {node}"), reason };
+        let connection = self.core.connection(node).ok_or_else(|| down("down".to_owned()))?;
+        let reply = connection.request(&Status {}, Bytes::new(), deadline).await;
+        reply.map(|(status, _)| status).map_err(|error| match error {
+            connection::RequestError::Failure(failure) => {
+                Error::refused(failure.code, failure.detail)
+            }
+            other => down(other.to_string()),
+        })
+    }
+
+    /// The nodes this client has a live connection to.
+    #[must_use]
+    pub fn up(&self) -> Vec<NodeId> {
+        self.core.live()
+    }
+
+    /// Waits until the background work of earlier writes has ended, for at most `patience`.
+    pub async fn settle(&self, patience: Duration) -> bool {
+        let all = u32::try_from(self.core.config.budget_bytes).unwrap_or(u32::MAX);
+        let everything = self.core.budget.acquire_many(all);
+        tokio::time::timeout(patience, everything).await.is_ok()
+    }
+
+    /// Waits for background work that is under way, at most a few seconds, then ends everything.
+    /// Other clones of this client are closed with it.
+    pub async fn close(&self) {
+        self.settle(Duration::from_secs(10)).await;
+        self.core.cancel.cancel();
+        self.core.tasks.close();
+        self.core.pool.shutdown_endpoint().await;
+        self.core.tasks.wait().await;
+    }
+
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("up", &self.up()).finish_non_exhaustive()
+    }
+}

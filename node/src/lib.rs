@@ -1,5 +1,35 @@
-//! placeholder
+//! A Quorate node: journal, shards, hinted handoff and metadata; and the `quorate` command.
+//!
+//! Reading order: [`start`] puts a node together; `server` and `session` take requests, `service`
+//! hands them to `write`, `query`, `change` and `status`; [`journal`], [`shard`], [`handoff`] and
+//! [`meta`] keep what must last, over [`segment`] and [`disk`].
 
+mod background;
+mod change;
+pub mod cli;
+pub mod config;
+mod core;
+mod data;
+mod directory;
+pub mod disk;
 pub mod endpoint;
+pub mod handoff;
+pub mod journal;
+pub mod meta;
+pub mod poison;
+mod query;
+mod raft;
+pub mod segment;
 pub mod server;
+mod service;
 pub mod session;
+pub mod shard;
+mod sink;
+pub mod start;
+mod status;
+mod write;
+
+pub use crate::{
+    config::NodeConfig,
+    start::{Node, NodeEnv, StartError, StartMode},
+};

@@ -94,6 +94,11 @@ pub enum Change {
         /// All new fields of a batch.
         fields: Vec<NewField>,
     },
+    /// A member leaves for good. Refused while it owns a live shard.
+    RemoveNode {
+        /// The member.
+        node: NodeId,
+    },
 }
 
 /// What a change came to.
@@ -109,6 +114,13 @@ pub enum Outcome {
     /// It was refused; nothing has changed.
     Refused {
         /// Why.
+        code: Code,
+        /// One line for people.
+        detail: String,
+    },
+    /// A part of it was refused and the rest is done: what the map lacks at this index was refused.
+    Partly {
+        /// Why the part was refused.
         code: Code,
         /// One line for people.
         detail: String,

@@ -111,6 +111,8 @@ codes! {
     NoLeader = 24, Retry, "no metadata leader";
     /// The node has not finished starting or joining.
     NotReady = 25, Retry, "node is not ready";
+    /// Too few of a shard's owners are up for the level that was asked for.
+    Unavailable = 26, RetryElsewhere, "not enough owners are up";
     /// A checksum or an invariant of the batch does not hold.
     Corrupt = 30, Never, "corrupt batch";
     /// A field was written with another type than the registered one.

@@ -44,6 +44,7 @@ ops! {
     0x0002 Ping => Pong;
     0x0010 Write => Written;
     0x0011 Deliver => Delivered;
+    0x0012 Mark => Marked;
     0x0020 MetaGet => MetaState;
     0x0021 Propose => Proposed;
     0x0022 Join => Joined;
@@ -169,6 +170,27 @@ pub struct Delivered {
     pub answers: Vec<Answer>,
 }
 
+/// Asks an owner that has a batch to keep a durable repair mark for an owner whose copy was given
+/// up: it lacks something of this shard in this time range. Op `0x0012`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The shard.
+    pub shard: ShardId,
+    /// Who lacks it.
+    pub owner: NodeId,
+    /// First time, in ns.
+    pub from: i64,
+    /// Last time, in ns, included.
+    pub to: i64,
+}
+
+/// The answer to [`Mark`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marked {
+    /// What became of the mark.
+    pub answer: Answer,
+}
+
 /// Asks for the cluster map once it is newer than `after`; a long poll. Op `0x0020`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetaGet {
@@ -197,7 +219,8 @@ pub struct Propose {
     pub change: Change,
 }
 
-/// The change is committed and applied.
+/// The change is committed and applied. The payload is the map at that index, as in
+/// [`MetaState`], so that the asker need not wait for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Proposed {
     /// The index at which it was applied.

@@ -1,0 +1,305 @@
+//! One owner's copy of one part, brought to an end: stored, hinted, marked or refused.
+//!
+//! Down is not slow: an owner without a live connection gets a hint at once, on whoever is live; an
+//! owner that answers, but says busy or takes its time, is waited for until the deadline and then
+//! gets a repair mark, since hints must not amplify an overload. Called by the part's collector.
+
+use std::{sync::Arc, time::Duration};
+
+use quorate_protocol::{
+    code::{Class, Code},
+    id::{NodeId, Sequence},
+    message::{Answer, HintAnswer, Mark, Write, Written},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
+};
+
+use crate::{
+    connection::{NotSent, RequestError},
+    core::Core,
+    part::{Goal, Part, hopeless},
+};
+
+/// How long after its deadline a part's background work goes on when no node takes a hint.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+/// Pause before asking again after an answer that named no time.
+const RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+/// What became of an owner's copy, or of its hint; `owner` is the index in the part's list.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Stored { owner: usize, sequence: Sequence },
+    /// Not stored by this attempt; `sent` if it may be nevertheless.
+    Failed { owner: usize, sent: bool, code: Code, detail: String },
+    /// No node will ever take it.
+    Refused { owner: usize, code: Code, detail: String },
+    Hinted { owner: usize, holder: NodeId, sequence: Sequence },
+    Marked { owner: usize, holder: NodeId },
+    /// No live node takes a hint at the moment.
+    NoHolder { owner: usize },
+}
+
+/// A hint for `target` that travels in a message to somebody else; `done` hears of success and is
+/// dropped otherwise.
+#[derive(Debug)]
+pub(crate) struct Carry {
+    pub(crate) target: NodeId,
+    pub(crate) done: oneshot::Sender<(NodeId, Sequence)>,
+}
+
+pub(crate) struct CopyTask {
+    pub(crate) core: Arc<Core>,
+    pub(crate) part: Arc<Part>,
+    pub(crate) goal: Goal,
+    pub(crate) index: usize,
+    pub(crate) owner: NodeId,
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+/// How an attempt to store on the owner ended.
+enum Attempt {
+    /// Stored or refused for good.
+    Ended,
+    /// The owner is down, or cannot store now: hint.
+    Down,
+    /// The owner lives but did not store it in time: mark.
+    Slow,
+}
+
+impl CopyTask {
+    /// Runs until the copy has ended. `carry` are hints for others that travel with this copy,
+    /// `waits` the answers of hints for this owner that travel with others' copies.
+    pub(crate) async fn run(
+        self,
+        up: bool,
+        carry: Vec<Carry>,
+        waits: Vec<oneshot::Receiver<(NodeId, Sequence)>>,
+    ) {
+        if up {
+            match self.store(carry).await {
+                Attempt::Ended => return,
+                Attempt::Slow => return self.mark().await,
+                Attempt::Down => {}
+            }
+        } else {
+            let detail = format!("node {} is down", self.owner);
+            self.send(Event::Failed {
+                owner: self.index,
+                sent: false,
+                code: Code::Unavailable,
+                detail,
+            })
+            .await;
+        }
+        let mut holders = Vec::new();
+        for wait in waits {
+            if let Ok((holder, sequence)) = wait.await {
+                holders.push(holder);
+                self.send(Event::Hinted { owner: self.index, holder, sequence }).await;
+            }
+        }
+        self.hint(holders).await;
+    }
+
+    /// Sends the copy, again while the owner answers "not now", until the deadline.
+    async fn store(&self, mut carry: Vec<Carry>) -> Attempt {
+        loop {
+            let error = match write(&self.core, &self.part, self.goal, self.owner, true, &mut carry).await {
+                Ok(Written { copy: Some(Answer { error: None, sequence, .. }), .. }) => {
+                    self.send(Event::Stored { owner: self.index, sequence }).await;
+                    return Attempt::Ended;
+                }
+                Ok(Written { copy: Some(answer), .. }) => Refusal {
+                    code: answer.error.unwrap_or(Code::Internal),
+                    retry_after: Duration::from_millis(answer.retry_after_ms.into()),
+                    // After a failed sync the record may be on the disk all the same.
+                    sent: answer.error == Some(Code::Io),
+                    detail: format!("node {}", self.owner),
+                },
+                Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),
+                Err(refusal) => refusal,
+            };
+            if hopeless(error.code) {
+                self.send(Event::Refused { owner: self.index, code: error.code, detail: error.detail })
+                    .await;
+                return Attempt::Ended;
+            }
+            let again = !error.sent && matches!(error.code.class(), Class::Retry | Class::RefreshMeta);
+            let pause = error.retry_after.max(RETRY_PAUSE);
+            if again && Instant::now() + pause < self.goal.deadline {
+                sleep(pause).await;
+                continue;
+            }
+            let slow = again || error.code == Code::DeadlineExceeded;
+            self.send(Event::Failed {
+                owner: self.index,
+                sent: error.sent,
+                code: error.code,
+                detail: error.detail,
+            })
+            .await;
+            return if slow { Attempt::Slow } else { Attempt::Down };
+        }
+    }
+
+    /// Places hints until enough holders have one; goes back to the owner if it is up again.
+    async fn hint(&self, mut holders: Vec<NodeId>) {
+        let give_up = self.goal.deadline + GIVE_UP_AFTER;
+        let mut pause = RETRY_PAUSE;
+        loop {
+            let mut candidates = self.candidates(&holders);
+            let wanted = self.goal.hint_copies.saturating_sub(holders.len());
+            if wanted == 0 || (candidates.is_empty() && !holders.is_empty()) {
+                return;
+            }
+            candidates.truncate(wanted.max(1));
+            let mut placed = false;
+            for node in candidates {
+                let (done, wait) = oneshot::channel();
+                let mut carry = vec![Carry { target: self.owner, done }];
+                let _ = write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
+                drop(carry);
+                if let Ok((holder, sequence)) = wait.await {
+                    holders.push(holder);
+                    placed = true;
+                    self.send(Event::Hinted { owner: self.index, holder, sequence }).await;
+                }
+            }
+            if placed {
+                continue;
+            }
+            self.send(Event::NoHolder { owner: self.index }).await;
+            if Instant::now() >= give_up || self.core.cancel.is_cancelled() {
+                metrics::counter!("quorate_client_copies_abandoned_total").increment(1);
+                return;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+            if self.core.is_live(self.owner)
+                && matches!(self.store(Vec::new()).await, Attempt::Ended)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Asks a co-owner to remember that this owner lacks the part; a hint if there is none.
+    async fn mark(&self) {
+        let request = Mark {
+            shard: self.part.shard,
+            owner: self.owner,
+            from: self.part.from,
+            to: self.part.to,
+        };
+        for holder in self.part.owners.iter().copied().filter(|node| *node != self.owner) {
+            let Some(connection) = self.core.connection(holder) else { continue };
+            let reply = connection.request(&request, bytes::Bytes::new(), self.late().deadline).await;
+            if let Ok((marked, _)) = reply
+                && marked.answer.error.is_none()
+            {
+                self.send(Event::Marked { owner: self.index, holder }).await;
+                return;
+            }
+        }
+        self.hint(Vec::new()).await;
+    }
+
+    /// Live nodes that may keep a hint, co-owners first.
+    fn candidates(&self, not: &[NodeId]) -> Vec<NodeId> {
+        let mut live = self.core.live();
+        live.retain(|node| *node != self.owner && !not.contains(node));
+        live.sort_by_key(|node| (!self.part.owners.contains(node), *node));
+        live
+    }
+
+    /// The goal of background work: a few seconds from now, whatever the caller's deadline was.
+    fn late(&self) -> Goal {
+        Goal { deadline: self.goal.deadline.max(Instant::now() + Duration::from_secs(5)), ..self.goal }
+    }
+
+    async fn send(&self, event: Event) {
+        // The collector listens until the last sender is gone.
+        let _ = self.events.send(event).await;
+    }
+}
+
+/// Sends hints that travel alone, to a node that is no owner.
+pub(crate) async fn carry(
+    core: Arc<Core>,
+    part: Arc<Part>,
+    goal: Goal,
+    node: NodeId,
+    mut carry: Vec<Carry>,
+) {
+    let _ = write(&core, &part, goal, node, false, &mut carry).await;
+}
+
+/// Why a write message did not come to a reply.
+struct Refusal {
+    code: Code,
+    retry_after: Duration,
+    sent: bool,
+    detail: String,
+}
+
+impl Refusal {
+    fn internal(node: NodeId) -> Self {
+        let detail = format!("node {node} answered without saying what became of the copy");
+        Self { code: Code::Internal, retry_after: Duration::ZERO, sent: true, detail }
+    }
+
+    fn from_request(node: NodeId, error: RequestError) -> Self {
+        let detail = format!("node {node}: {error}");
+        let (code, retry_after_ms) = match &error {
+            RequestError::Failure(failure) => (failure.code, failure.retry_after_ms),
+            // Down, whatever the reason: an error of the owner's disk says so in an answer.
+            RequestError::NotSent(NotSent::Disconnected(_)) | RequestError::Lost(_) => {
+                (Code::Unavailable, 0)
+            }
+            other => (other.code(), 0),
+        };
+        // A node that answers with a failure has appended nothing.
+        let sent = !error.not_sent() && !matches!(error, RequestError::Failure(_));
+        let retry_after = Duration::from_millis(retry_after_ms.into());
+        Self { code, retry_after, sent, detail }
+    }
+}
+
+/// One write message. Answers of hints go to whoever waits for them and leave `carry`.
+async fn write(
+    core: &Core,
+    part: &Part,
+    goal: Goal,
+    node: NodeId,
+    store: bool,
+    carry: &mut Vec<Carry>,
+) -> Result<Written, Refusal> {
+    let Some(connection) = core.connection(node) else {
+        let detail = format!("node {node} is down");
+        let retry_after = Duration::ZERO;
+        return Err(Refusal { code: Code::Unavailable, retry_after, sent: false, detail });
+    };
+    let left = goal.deadline.saturating_duration_since(Instant::now());
+    let request = Write {
+        shard: part.shard,
+        epoch: part.epoch,
+        meta_index: part.meta_index,
+        deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+        store,
+        any: goal.level == quorate_protocol::consistency::Level::Any,
+        hint_for: carry.iter().map(|carry| carry.target).collect(),
+    };
+    let reply = connection.request(&request, part.bytes.clone(), goal.deadline).await;
+    let (written, _) = reply.map_err(|error| Refusal::from_request(node, error))?;
+    core.observe(written.highest_version, written.meta_index);
+    for HintAnswer { target, answer } in &written.hints {
+        if answer.error.is_none()
+            && let Some(at) = carry.iter().position(|carry| carry.target == *target)
+        {
+            let _ = carry.swap_remove(at).done.send((node, answer.sequence));
+        }
+    }
+    Ok(written)
+}

@@ -1,0 +1,44 @@
+//! What all calls of a client share: connections, the map, the clock, the budget, the tasks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quorate_protocol::{
+    hlc::HybridClock,
+    id::{BatchId, MetaIndex, Version},
+};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{config::ClientConfig, env::Env, pool::Pool, topology::Topology};
+
+pub(crate) struct Core {
+    pub(crate) env: Env,
+    pub(crate) config: ClientConfig,
+    pub(crate) pool: Pool,
+    pub(crate) topology: Topology,
+    pub(crate) clock: Mutex<HybridClock>,
+    /// Bytes of encoded parts that may still be under way.
+    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Core {
+    /// The version of a write that starts now, and the wall clock it was taken at.
+    pub(crate) fn next_version(&self) -> Version {
+        let wall = self.env.clock.wall_ns();
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).next(wall)
+    }
+
+    /// Takes note of what a node's reply says about versions and metadata.
+    pub(crate) fn observe(&self, version: Version, index: MetaIndex) {
+        let wall = self.env.clock.wall_ns();
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).observe(version, wall);
+        self.topology.want(index);
+    }
+
+    pub(crate) fn next_batch_id(&self) -> BatchId {
+        let (high, low) = (self.env.entropy.next_u64(), self.env.entropy.next_u64());
+        BatchId(u128::from(high) << 64 | u128::from(low))
+    }
+}

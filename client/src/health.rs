@@ -1,0 +1,60 @@
+//! Which nodes are live, as the write path and the reads see it.
+//!
+//! Invariant: nothing here dials or waits for a dial, apart from the very first one of a node
+//! ([`Core::settled`]), so that a node nobody has tried yet does not pass for one that is down.
+
+use std::sync::Arc;
+
+use quorate_protocol::id::NodeId;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    connection::Connection,
+    core::Core,
+    pool::{PeerHandle, PeerState},
+};
+
+impl Core {
+    /// The nodes with a connection, by id.
+    pub(crate) fn live(&self) -> Vec<NodeId> {
+        let peers = self.pool.peers();
+        peers.iter().filter(|peer| peer.connection().is_some()).map(PeerHandle::node).collect()
+    }
+
+    pub(crate) fn is_live(&self, node: NodeId) -> bool {
+        self.connection(node).is_some()
+    }
+
+    pub(crate) fn connection(&self, node: NodeId) -> Option<Arc<Connection>> {
+        self.pool.peer(node)?.connection()
+    }
+
+    /// Some live connection, another one for each `turn`; a seed's while no node is known.
+    pub(crate) fn any(&self, turn: usize) -> Option<Arc<Connection>> {
+        let up = self.pool.up();
+        let index = turn.checked_rem(up.len())?;
+        up.get(index).cloned()
+    }
+
+    /// Waits until the first dial of every node has come to something.
+    pub(crate) async fn settled(&self, deadline: Instant) {
+        for peer in self.pool.peers() {
+            if matches!(peer.state(), PeerState::Connecting) {
+                let mut watch = peer.watch();
+                let tried = watch.wait_for(|state| !matches!(state, PeerState::Connecting));
+                // At the deadline the node counts as down, which it is for this call.
+                let _ = timeout_at(deadline, tried).await;
+            }
+        }
+    }
+
+    /// Why a seed or node is down, for whoever could not connect at all.
+    pub(crate) fn last_failure(&self) -> Option<String> {
+        let peers = self.pool.seeds().into_iter().chain(self.pool.peers());
+        let mut down = peers.filter_map(|peer| match peer.state() {
+            PeerState::Down { reason, .. } => Some(reason.to_string()),
+            _ => None,
+        });
+        down.next()
+    }
+}

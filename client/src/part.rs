@@ -1,0 +1,293 @@
+//! One part of a write: the same encoded bytes to every owner of one shard.
+//!
+//! A collector task owns the part and a task per owner brings that owner's copy to an end. The
+//! caller hears as soon as the level is reached or lost; the rest goes on behind it. Invariants:
+//! if the level cannot be reached by what is known beforehand, nothing is sent; once something was
+//! sent, every owner's copy ends stored, hinted or marked unless the client gives up on all nodes,
+//! which is counted.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use bytes::Bytes;
+use quorate_protocol::{
+    code::{Class, Code},
+    consistency::{Copy, Level, Tracker, Verdict},
+    id::{BatchId, Epoch, MetaIndex, NodeId, ShardId},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    copy::{Carry, CopyTask, Event},
+    core::Core,
+    error::{Certainty, RowId},
+    receipt::{CopyState, OwnerCopy, PartReceipt},
+};
+
+/// The encoded rows of one shard.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) batch: BatchId,
+    pub(crate) shard: ShardId,
+    pub(crate) epoch: Epoch,
+    pub(crate) meta_index: MetaIndex,
+    pub(crate) owners: Vec<NodeId>,
+    pub(crate) bytes: Bytes,
+    pub(crate) rows: Vec<RowId>,
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+}
+
+/// What the caller of the write asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Goal {
+    pub(crate) level: Level,
+    pub(crate) hint_copies: usize,
+    pub(crate) deadline: Instant,
+}
+
+/// Why a part did not reach its level.
+#[derive(Debug)]
+pub(crate) struct PartFailure {
+    pub(crate) code: Code,
+    pub(crate) certainty: Certainty,
+    pub(crate) detail: String,
+}
+
+/// What the caller hears.
+#[derive(Debug)]
+pub(crate) struct PartResult {
+    pub(crate) receipt: PartReceipt,
+    pub(crate) failure: Option<PartFailure>,
+}
+
+/// Starts a part; the answer comes when the level is reached or lost, or at the deadline. The
+/// permit is the part's share of the client's budget and is held until its last copy has ended.
+pub(crate) fn start(
+    core: &Arc<Core>,
+    part: Arc<Part>,
+    goal: Goal,
+    permit: OwnedSemaphorePermit,
+) -> oneshot::Receiver<PartResult> {
+    let (answer, result) = oneshot::channel();
+    let task = Collector {
+        core: Arc::clone(core),
+        tracker: Tracker::new(goal.level, part.owners.len(), hint_goal(core, goal)),
+        states: vec![CopyState::Outstanding; part.owners.len()],
+        holders: BTreeSet::new(),
+        hopeless: BTreeSet::new(),
+        failure: None,
+        answer: Some(answer),
+        part,
+        goal,
+    };
+    core.tasks.spawn(async move {
+        task.run().await;
+        drop(permit);
+    });
+    result
+}
+
+/// Holders an `any` needs: the configured number, or all live nodes if there are fewer.
+fn hint_goal(core: &Core, goal: Goal) -> usize {
+    goal.hint_copies.min(core.live().len()).max(1)
+}
+
+struct Collector {
+    core: Arc<Core>,
+    part: Arc<Part>,
+    goal: Goal,
+    tracker: Tracker,
+    states: Vec<CopyState>,
+    /// Nodes that keep a hint of this part for anybody.
+    holders: BTreeSet<NodeId>,
+    /// Owners for whom no live node takes a hint at the moment.
+    hopeless: BTreeSet<usize>,
+    failure: Option<(Code, String)>,
+    answer: Option<oneshot::Sender<PartResult>>,
+}
+
+impl Collector {
+    async fn run(mut self) {
+        let live = self.core.live();
+        let up: Vec<bool> = self.part.owners.iter().map(|owner| live.contains(owner)).collect();
+        if !self.possible(&live, &up) {
+            let down = up.iter().filter(|up| !**up).count();
+            let detail = format!(
+                "{down} of {} owners of shard {} are down, consistency {}",
+                up.len(),
+                self.part.shard,
+                self.goal.level
+            );
+            self.failure = Some((Code::Unavailable, detail));
+            self.states.fill(CopyState::Refused);
+            return self.reply(Certainty::Definite);
+        }
+        let mut events = self.spawn_copies(&live, &up);
+        while let Some(event) = self.next(&mut events).await {
+            self.note(event);
+            self.decide();
+        }
+        // Every copy has ended without a verdict: the level is out of reach.
+        if self.answer.is_some() {
+            let certainty = self.certainty();
+            self.reply(certainty);
+        }
+    }
+
+    /// Whether what is known before sending leaves the level in reach.
+    fn possible(&self, live: &[NodeId], up: &[bool]) -> bool {
+        let up = up.iter().filter(|up| **up).count();
+        match self.goal.level {
+            _ if self.part.owners.is_empty() => false,
+            Level::Any => !live.is_empty(),
+            level => up >= level.required(self.part.owners.len()),
+        }
+    }
+
+    /// One task per owner. The hints for owners that are down travel with the copies of live
+    /// owners, or with messages of their own to other live nodes if no owner is up.
+    fn spawn_copies(&self, live: &[NodeId], up: &[bool]) -> mpsc::Receiver<Event> {
+        let owners = &self.part.owners;
+        let (sender, events) = mpsc::channel(owners.len() * 4 + 4);
+        let live_owners: Vec<NodeId> =
+            owners.iter().copied().filter(|owner| live.contains(owner)).collect();
+        let carriers = if live_owners.is_empty() { live } else { &live_owners };
+        let mut carried: Vec<(NodeId, Vec<Carry>)> =
+            carriers.iter().map(|node| (*node, Vec::new())).collect();
+        let copies = self.goal.hint_copies.min(carried.len());
+        let mut waits: Vec<Vec<_>> = owners.iter().map(|_| Vec::new()).collect();
+        for (index, owner) in owners.iter().enumerate().filter(|(index, _)| !up[*index]) {
+            // Start at the owner's own place, so that holders share the load.
+            for turn in 0..copies {
+                let slot = (index + turn) % carried.len();
+                let (done, wait) = oneshot::channel();
+                carried[slot].1.push(Carry { target: *owner, done });
+                waits[index].push(wait);
+            }
+        }
+        for (index, owner) in owners.iter().enumerate() {
+            let position = carried.iter().position(|(node, _)| node == owner);
+            let carry = position.map(|at| std::mem::take(&mut carried[at].1)).unwrap_or_default();
+            let task = CopyTask {
+                core: Arc::clone(&self.core),
+                part: Arc::clone(&self.part),
+                goal: self.goal,
+                index,
+                owner: *owner,
+                events: sender.clone(),
+            };
+            let waits = std::mem::take(&mut waits[index]);
+            self.core.tasks.spawn(task.run(up[index], carry, waits));
+        }
+        for (node, carry) in carried.into_iter().filter(|(_, carry)| !carry.is_empty()) {
+            let (core, part) = (Arc::clone(&self.core), Arc::clone(&self.part));
+            let goal = self.goal;
+            self.core.tasks.spawn(async move { crate::copy::carry(core, part, goal, node, carry).await });
+        }
+        events
+    }
+
+    /// The next event. At the deadline the caller hears what there is, and the work goes on.
+    async fn next(&mut self, events: &mut mpsc::Receiver<Event>) -> Option<Event> {
+        if self.answer.is_some() {
+            match timeout_at(self.goal.deadline, events.recv()).await {
+                Ok(event) => return event,
+                Err(_) => {
+                    if self.failure.is_none() {
+                        let detail = format!(
+                            "{} of {} owners answered in time, consistency {}",
+                            self.tracker.stored(),
+                            self.states.len(),
+                            self.goal.level
+                        );
+                        self.failure = Some((Code::DeadlineExceeded, detail));
+                    }
+                    self.reply(Certainty::Indefinite);
+                }
+            }
+        }
+        events.recv().await
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Stored { owner, sequence } => {
+                self.states[owner] = CopyState::Stored { sequence };
+                self.tracker.copy(owner, Copy::Stored);
+            }
+            Event::Failed { owner, sent, code, detail } => {
+                let copy = if sent { Copy::Lost } else { Copy::Refused };
+                self.tracker.copy(owner, copy);
+                self.failure = Some((code, detail));
+            }
+            Event::Refused { owner, code, detail } => {
+                self.states[owner] = CopyState::Refused;
+                self.tracker.copy(owner, Copy::Refused);
+                self.hopeless.insert(owner);
+                self.failure = Some((code, detail));
+            }
+            Event::Hinted { owner, holder, sequence } => {
+                if !matches!(self.states[owner], CopyState::Stored { .. }) {
+                    self.states[owner] = CopyState::Hinted { holder, sequence };
+                }
+                if self.holders.insert(holder) {
+                    self.tracker.hinted();
+                }
+            }
+            Event::Marked { owner, holder } => self.states[owner] = CopyState::Marked { holder },
+            Event::NoHolder { owner } => {
+                self.hopeless.insert(owner);
+            }
+        }
+        if self.hopeless.len() == self.states.len() {
+            self.tracker.no_more_hints();
+        }
+    }
+
+    fn decide(&mut self) {
+        match self.tracker.verdict() {
+            Verdict::Waiting => {}
+            Verdict::Reached => {
+                self.failure = None;
+                self.reply(Certainty::Definite);
+            }
+            Verdict::Impossible => {
+                let certainty = self.certainty();
+                self.reply(certainty);
+            }
+        }
+    }
+
+    fn certainty(&self) -> Certainty {
+        if self.tracker.definite() { Certainty::Definite } else { Certainty::Indefinite }
+    }
+
+    /// Answers the caller, once.
+    fn reply(&mut self, certainty: Certainty) {
+        let Some(answer) = self.answer.take() else { return };
+        let reached = self.tracker.verdict() == Verdict::Reached;
+        let failure = (!reached).then(|| {
+            let (code, detail) =
+                self.failure.clone().unwrap_or((Code::Unavailable, String::new()));
+            PartFailure { code, certainty, detail }
+        });
+        let copies = self.part.owners.iter().zip(&self.states);
+        let receipt = PartReceipt {
+            batch: self.part.batch,
+            shard: self.part.shard,
+            rows: self.part.rows.len(),
+            reached,
+            copies: copies.map(|(owner, state)| OwnerCopy { owner: *owner, state: *state }).collect(),
+        };
+        // The caller may have dropped the write; the work goes on without it.
+        let _ = answer.send(PartResult { receipt, failure });
+    }
+}
+
+/// Whether a refusal is about the request itself, so that no node will ever take it.
+pub(crate) fn hopeless(code: Code) -> bool {
+    code.class() == Class::Never
+}

@@ -1,0 +1,224 @@
+//! Reading back: rows of many shards in one stream, in order of (series key, time).
+//!
+//! Every shard is read from as many owners as the read level needs and merged by version; shards
+//! are merged by series key. Invariants: a stream that ends without an error is whole; an owner
+//! that fails on the way is replaced by another, from the series it failed in. Memory is bounded by
+//! the largest series of a shard, times the owners read.
+
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+
+use bytes::Bytes;
+use quorate_protocol::{
+    code::Code,
+    consistency::Level,
+    id::{NodeId, ShardId},
+    map::ClusterMap,
+    message::TagMatch,
+    rows::Rows,
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    core::Core,
+    error::Error,
+    scan::{Source, scan_request},
+};
+
+/// Series that may wait for their reader.
+const READ_AHEAD: usize = 16;
+
+/// What to read.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Name of the database.
+    pub database: String,
+    /// Name of the retention policy; none for the default one.
+    pub policy: Option<String>,
+    /// Unescaped name of the measurement; none for all.
+    pub measurement: Option<Bytes>,
+    /// Conditions on tags, all of which must hold.
+    pub tags: Vec<TagMatch>,
+    /// Unescaped names of fields; empty for all.
+    pub fields: Vec<Bytes>,
+    /// First time, in ns.
+    pub from: i64,
+    /// The time behind the last, in ns; `i64::MAX` for no end.
+    pub to: i64,
+    /// How many owners must agree to be read; `any` is `one`.
+    pub level: Level,
+    /// Read from this node's disk alone, and only the shards it owns.
+    pub node: Option<NodeId>,
+}
+
+impl Query {
+    /// Everything in a database's default policy, at level quorum.
+    #[must_use]
+    pub fn all(database: impl Into<String>) -> Self {
+        Self {
+            database: database.into(),
+            policy: None,
+            measurement: None,
+            tags: Vec::new(),
+            fields: Vec::new(),
+            from: i64::MIN,
+            to: i64::MAX,
+            level: Level::Quorum,
+            node: None,
+        }
+    }
+}
+
+/// Series as they come: each with its rows of one shard group, one row per time.
+#[derive(Debug)]
+pub struct RowStream {
+    receiver: mpsc::Receiver<Result<(Bytes, Rows), Error>>,
+}
+
+impl RowStream {
+    /// The next series key with rows; none at the end. A series that spans several groups comes
+    /// once per group, in order of time. After an error nothing follows.
+    pub async fn next(&mut self) -> Option<Result<(Bytes, Rows), Error>> {
+        self.receiver.recv().await
+    }
+}
+
+/// Starts a query.
+pub(crate) fn start(core: &Arc<Core>, query: Query) -> Result<RowStream, Error> {
+    let map = core.topology.map();
+    let readers = readers(core, &map, &query)?;
+    let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    let cancel = core.cancel.clone();
+    core.tasks.spawn(async move {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            // The reader has gone: nobody is left to be told of anything.
+            () = sender.closed() => {}
+            result = merge_shards(readers, &sender) => {
+                if let Err(error) = result {
+                    let _ = sender.send(Err(error)).await;
+                }
+            }
+        }
+    });
+    Ok(RowStream { receiver })
+}
+
+/// One reader per shard that can hold rows of the query, in order of time.
+fn readers(core: &Arc<Core>, map: &ClusterMap, query: &Query) -> Result<Vec<ShardReader>, Error> {
+    let database = map.database_named(&query.database).ok_or_else(|| {
+        let detail = format!("{:?}; 'quorate db ls' lists what there is", query.database);
+        Error::refused(Code::DatabaseNotFound, detail)
+    })?;
+    let policy = database.policy_named(query.policy.as_deref()).ok_or_else(|| {
+        let detail = format!("{:?} in database {:?}", query.policy, query.database);
+        Error::refused(Code::PolicyNotFound, detail)
+    })?;
+    let groups = policy.groups.iter().filter(|g| g.start < query.to && query.from < g.end);
+    let mut readers = Vec::new();
+    for shard in groups.flat_map(|group| &group.shards) {
+        let (owners, required) = match query.node {
+            Some(node) if !shard.owners.contains(&node) => continue,
+            Some(node) => (vec![node], 1),
+            None => (shard.owners.clone(), query.level.required(shard.owners.len())),
+        };
+        readers.push(ShardReader {
+            core: Arc::clone(core),
+            shard: shard.id,
+            request: scan_request(query, shard.id, map.index),
+            unused: owners,
+            required,
+            sources: Vec::new(),
+            last_key: None,
+        });
+    }
+    Ok(readers)
+}
+
+/// Merges shards by series key; groups of one series follow each other in order of time, because
+/// the readers do.
+async fn merge_shards(
+    mut readers: Vec<ShardReader>,
+    sender: &mpsc::Sender<Result<(Bytes, Rows), Error>>,
+) -> Result<(), Error> {
+    let mut heap = BinaryHeap::with_capacity(readers.len());
+    let mut heads: Vec<Rows> = Vec::with_capacity(readers.len());
+    for (index, reader) in readers.iter_mut().enumerate() {
+        let head = reader.next().await?;
+        if let Some((key, _)) = &head {
+            heap.push(Reverse((key.clone(), index)));
+        }
+        heads.push(head.map(|(_, rows)| rows).unwrap_or_default());
+    }
+    while let Some(Reverse((key, index))) = heap.pop() {
+        let rows = std::mem::take(&mut heads[index]);
+        if !rows.is_empty() && sender.send(Ok((key, rows))).await.is_err() {
+            return Ok(());
+        }
+        if let Some((key, rows)) = readers[index].next().await? {
+            heap.push(Reverse((key, index)));
+            heads[index] = rows;
+        }
+    }
+    Ok(())
+}
+
+/// One shard, from as many owners as the level needs.
+struct ShardReader {
+    core: Arc<Core>,
+    shard: ShardId,
+    request: quorate_protocol::message::Scan,
+    /// Owners that were not tried yet.
+    unused: Vec<NodeId>,
+    required: usize,
+    sources: Vec<Source>,
+    last_key: Option<Bytes>,
+}
+
+impl ShardReader {
+    /// The next series, merged over the owners that are read.
+    async fn next(&mut self) -> Result<Option<(Bytes, Rows)>, Error> {
+        let mut reason = String::from("no owner is up");
+        loop {
+            // Owners that are up first, so that a node that is down costs nothing.
+            while self.sources.len() < self.required {
+                self.unused.sort_by_key(|node| !self.core.is_live(*node));
+                if self.unused.is_empty() {
+                    return Err(Error::ReadLevel {
+                        shard: self.shard,
+                        answered: self.sources.len(),
+                        required: self.required,
+                        reason,
+                    });
+                }
+                let node = self.unused.remove(0);
+                match Source::open(&self.core, node, &self.request).await {
+                    Ok(source) => self.sources.push(source),
+                    Err(why) => reason = why,
+                }
+            }
+            match self.advance().await {
+                Ok(series) => return Ok(series),
+                // That owner's stream broke: another one reads from the series after the last.
+                Err(why) => reason = why,
+            }
+        }
+    }
+
+    /// The lowest series key of all sources, with all their rows of it.
+    async fn advance(&mut self) -> Result<Option<(Bytes, Rows)>, String> {
+        for index in 0..self.sources.len() {
+            if let Err(why) = self.sources[index].fill(self.last_key.as_ref()).await {
+                self.sources.swap_remove(index);
+                return Err(why);
+            }
+        }
+        let Some(key) = self.sources.iter().filter_map(Source::key).min().cloned() else {
+            return Ok(None);
+        };
+        let taken = self.sources.iter_mut().filter_map(|source| source.take(&key));
+        let rows = Rows::merge(taken.collect()).collapse();
+        self.last_key = Some(key.clone());
+        Ok(Some((key, rows)))
+    }
+}

@@ -1,0 +1,120 @@
+//! One owner's stream of one shard, cut into whole series.
+//!
+//! Called by [`crate::query`], which merges owners and shards.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+use quorate_protocol::{
+    id::{MetaIndex, NodeId, ShardId},
+    message::Scan,
+    rows::Rows,
+};
+
+use tokio::time::Instant;
+
+use crate::{connection::ReplyStream, core::Core, query::Query};
+
+pub(crate) fn scan_request(query: &Query, shard: ShardId, meta_index: MetaIndex) -> Scan {
+    Scan {
+        shard,
+        meta_index,
+        measurement: query.measurement.clone(),
+        tags: query.tags.clone(),
+        fields: query.fields.clone(),
+        from: query.from,
+        to: query.to,
+    }
+}
+
+/// A running scan. Its errors are texts: the caller only goes on to another owner with them.
+pub(crate) struct Source {
+    node: NodeId,
+    stream: ReplyStream<Scan>,
+    entries: VecDeque<(Bytes, Bytes)>,
+    ended: bool,
+    /// The next series, whole.
+    series: Option<(Bytes, Rows)>,
+}
+
+impl Source {
+    pub(crate) async fn open(core: &Core, node: NodeId, request: &Scan) -> Result<Self, String> {
+        let connection =
+            core.connection(node).ok_or_else(|| format!("node {node} is down"))?;
+        let deadline = Instant::now() + core.config.connect_timeout;
+        let stream = connection.open_stream(request, Bytes::new(), deadline).await;
+        let stream = stream.map_err(|error| format!("node {node}: {error}"))?;
+        Ok(Self { node, stream, entries: VecDeque::new(), ended: false, series: None })
+    }
+
+    /// The key of the next series.
+    pub(crate) fn key(&self) -> Option<&Bytes> {
+        self.series.as_ref().map(|(key, _)| key)
+    }
+
+    /// The rows of the next series, if it is this one.
+    pub(crate) fn take(&mut self, key: &Bytes) -> Option<Rows> {
+        let (_, rows) = self.series.take_if(|(own, _)| own == key)?;
+        Some(rows)
+    }
+
+    /// Makes the next series behind `after` available; none is if the scan has ended.
+    pub(crate) async fn fill(&mut self, after: Option<&Bytes>) -> Result<(), String> {
+        while self.series.is_none() {
+            let Some((key, block)) = self.entry().await? else { return Ok(()) };
+            let mut parts = vec![self.decode(&block)?];
+            // A series goes on as long as its key does, perhaps in the next frame.
+            while let Some((_, block)) = self.entry_if(&key).await? {
+                parts.push(self.decode(&block)?);
+            }
+            if after.is_none_or(|after| key > *after) {
+                self.series = Some((key, Rows::merge(parts)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn entry(&mut self) -> Result<Option<(Bytes, Bytes)>, String> {
+        self.load().await?;
+        Ok(self.entries.pop_front())
+    }
+
+    async fn entry_if(&mut self, key: &Bytes) -> Result<Option<(Bytes, Bytes)>, String> {
+        self.load().await?;
+        let same = self.entries.front().is_some_and(|(next, _)| next == key);
+        Ok(if same { self.entries.pop_front() } else { None })
+    }
+
+    async fn load(&mut self) -> Result<(), String> {
+        while self.entries.is_empty() && !self.ended {
+            match self.stream.next().await {
+                Ok(Some((_, payload))) => self.split(payload)?,
+                Ok(None) => self.ended = true,
+                Err(error) => return Err(format!("node {}: {error}", self.node)),
+            }
+        }
+        Ok(())
+    }
+
+    fn split(&mut self, mut payload: Bytes) -> Result<(), String> {
+        while payload.has_remaining() {
+            let key = self.piece(&mut payload)?;
+            let block = self.piece(&mut payload)?;
+            self.entries.push_back((key, block));
+        }
+        Ok(())
+    }
+
+    fn piece(&self, payload: &mut Bytes) -> Result<Bytes, String> {
+        let broken = || format!("node {} sent rows that cannot be read", self.node);
+        let length = payload.try_get_u32_le().map_err(|_| broken())? as usize;
+        if length > payload.len() {
+            return Err(broken());
+        }
+        Ok(payload.split_to(length))
+    }
+
+    fn decode(&self, block: &[u8]) -> Result<Rows, String> {
+        Rows::decode(block).map_err(|error| format!("node {}: {error}", self.node))
+    }
+}

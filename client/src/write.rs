@@ -1,0 +1,362 @@
+//! `write`: resolve, split, encode once, send, and wait for the level of every shard.
+//!
+//! Invariants: every part is awaited, so the answer says what is durable where; rows that need
+//! metadata wait for it while the others are on their way; rows whose fate was decided before
+//! anything was sent are definite. The level itself is [`crate::part`]'s.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_protocol::{
+    batch::{self, Batch, EncodeError, EncodedBatch, PartHeader, encode_part},
+    change::{Change, Outcome},
+    code::Code,
+    frame::MAX_PAYLOAD,
+    id::{DatabaseId, MetaIndex, PolicyId, Version},
+    map::{ClusterMap, Database, Policy},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    config::WriteOptions,
+    core::Core,
+    error::{Certainty, Error, FailedRows, RowId, WriteError},
+    part::{self, Goal, Part, PartResult},
+    receipt::{Dropped, Receipt},
+    route::{Routed, Selection, ShardRows, route},
+    topology,
+};
+
+/// What a write does when the budget is full.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// Waits for room until the deadline.
+    Wait,
+    /// Fails at once.
+    Refuse,
+}
+
+/// Writes a batch. The version is given here and kept by everything that carries the batch.
+pub(crate) async fn write(
+    core: &Arc<Core>,
+    database: &str,
+    batch: &Batch,
+    options: &WriteOptions,
+    full: Full,
+) -> Result<Receipt, WriteError> {
+    let started = Instant::now();
+    let goal = Goal {
+        level: options.consistency,
+        hint_copies: options.hint_copies(),
+        deadline: Instant::now() + options.timeout,
+    };
+    let mut call = Call {
+        core,
+        batch,
+        goal,
+        full,
+        version: options.version.unwrap_or_else(|| core.next_version()),
+        started: Vec::new(),
+        failed: Vec::new(),
+        dropped: None,
+    };
+    let map = match call.resolve(database, options.retention_policy.as_deref()).await {
+        Ok((map, database, policy)) => {
+            call.send_all(&map, database, policy).await;
+            map
+        }
+        Err(error) => {
+            let rows = all_rows(batch);
+            call.fail(rows, error.code(), error.to_string());
+            core.topology.map()
+        }
+    };
+    let result = call.finish(map.index).await;
+    let outcome = if result.is_ok() { "ok" } else { "error" };
+    let level = options.consistency.name();
+    metrics::counter!("quorate_client_writes_total", "level" => level, "outcome" => outcome)
+        .increment(1);
+    metrics::histogram!("quorate_client_write_seconds", "level" => level)
+        .record(started.elapsed());
+    result
+}
+
+struct Call<'a> {
+    core: &'a Arc<Core>,
+    batch: &'a Batch,
+    goal: Goal,
+    full: Full,
+    version: Version,
+    started: Vec<(Arc<Part>, oneshot::Receiver<PartResult>)>,
+    failed: Vec<FailedRows>,
+    dropped: Option<Dropped>,
+}
+
+impl Call<'_> {
+    /// The newest map that has the database and the policy; asks once if the cached one has not.
+    async fn resolve(
+        &self,
+        database: &str,
+        policy: Option<&str>,
+    ) -> Result<(Arc<ClusterMap>, DatabaseId, PolicyId), Error> {
+        let map = self.core.topology.map();
+        if let Ok((database, policy)) = find(&map, database, policy) {
+            return Ok((map, database, policy));
+        }
+        topology::refresh(self.core, self.goal.deadline).await;
+        let map = self.core.topology.map();
+        let (database, policy) = find(&map, database, policy)?;
+        Ok((map, database, policy))
+    }
+
+    /// Sends what can go; then asks metadata for what the rest needs, and sends the rest.
+    async fn send_all(&mut self, map: &ClusterMap, database: DatabaseId, policy: PolicyId) {
+        self.core.settled(self.goal.deadline).await;
+        let routed = self.route(map, database, policy, None);
+        let Routed { shards, waiting, new_fields, new_times, refused, dropped } = routed;
+        self.failed.extend(refused);
+        self.dropped = dropped;
+        self.send(map, database, policy, shards).await;
+        if waiting.iter().all(Vec::is_empty) {
+            return;
+        }
+        let mut changes = Vec::new();
+        if !new_fields.is_empty() {
+            changes.push(Change::RegisterFields { database, fields: new_fields });
+        }
+        if !new_times.is_empty() {
+            changes.push(Change::CreateGroups { policy, times: new_times });
+        }
+        let deadline = self.goal.deadline.min(Instant::now() + self.core.config.meta_timeout);
+        let mut left_out =
+            (Code::StaleMeta, "the database or policy changed during the write".to_owned());
+        for change in changes {
+            match topology::propose(self.core, change, deadline).await {
+                Ok(proposed) => {
+                    if let Outcome::Partly { code, detail } = proposed.outcome {
+                        left_out = (code, detail);
+                    }
+                }
+                Err(error) => {
+                    return self.fail(row_ids(&waiting), error.code(), error.to_string());
+                }
+            }
+        }
+        let map = self.core.topology.map();
+        self.core.settled(self.goal.deadline).await;
+        let routed = self.route(&map, database, policy, Some(&waiting));
+        self.failed.extend(routed.refused);
+        self.send(&map, database, policy, routed.shards).await;
+        self.fail(row_ids(&routed.waiting), left_out.0, left_out.1);
+    }
+
+    fn route(
+        &self,
+        map: &ClusterMap,
+        database: DatabaseId,
+        policy: PolicyId,
+        only: Option<&Selection>,
+    ) -> Routed {
+        let found = map.database(database).and_then(|db| Some((db, db.policy(policy)?)));
+        match found {
+            Some((database, policy)) => route(database, policy, self.batch, self.version, only),
+            None => Routed { waiting: only.cloned().unwrap_or_default(), ..Routed::default() },
+        }
+    }
+
+    /// Encodes and starts the parts of these shards.
+    async fn send(
+        &mut self,
+        map: &ClusterMap,
+        database: DatabaseId,
+        policy: PolicyId,
+        shards: Vec<ShardRows>,
+    ) {
+        let Some(schema) = map.database(database) else { return };
+        for shard in shards {
+            let mut todo = split(self.batch, shard.selection, self.core.config.max_part_rows);
+            while let Some(selection) = todo.pop() {
+                let header = PartHeader {
+                    batch: self.core.next_batch_id(),
+                    version: self.version,
+                    meta_index: map.index,
+                    database,
+                    policy,
+                    shard: shard.shard,
+                    epoch: shard.epoch,
+                };
+                let rows = row_ids(&selection);
+                let bytes = match encode(self.batch, &header, &selection, schema) {
+                    Ok(bytes) if bytes.len() <= MAX_PAYLOAD => bytes,
+                    Ok(_) | Err(EncodeError::TooLarge { .. }) if rows.len() > 1 => {
+                        todo.extend(split(self.batch, selection, rows.len() / 2));
+                        continue;
+                    }
+                    Ok(bytes) => {
+                        let detail = format!("one row takes {} bytes encoded", bytes.len());
+                        self.fail(rows, Code::TooLarge, detail);
+                        continue;
+                    }
+                    Err(error) => {
+                        self.fail(rows, Code::TooLarge, error.to_string());
+                        continue;
+                    }
+                };
+                let Some(permit) = self.room(bytes.len()).await else {
+                    let detail = "the client's budget is full; wait or raise budget_bytes";
+                    self.fail(rows, Code::Busy, detail.to_owned());
+                    continue;
+                };
+                let (from, to) = time_range(&bytes);
+                let part = Arc::new(Part {
+                    batch: header.batch,
+                    shard: shard.shard,
+                    epoch: shard.epoch,
+                    meta_index: map.index,
+                    owners: shard.owners.clone(),
+                    bytes,
+                    rows,
+                    from,
+                    to,
+                });
+                let result = part::start(self.core, Arc::clone(&part), self.goal, permit);
+                self.started.push((part, result));
+            }
+        }
+    }
+
+    /// A share of the budget, or none if there is no room in time.
+    async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let budget = &self.core.budget;
+        let share = u32::try_from(bytes.min(self.core.config.budget_bytes)).unwrap_or(u32::MAX);
+        if self.full == Full::Refuse {
+            return Arc::clone(budget).try_acquire_many_owned(share).ok();
+        }
+        timeout_at(self.goal.deadline, Arc::clone(budget).acquire_many_owned(share)).await.ok()?.ok()
+    }
+
+    fn fail(&mut self, rows: Vec<RowId>, code: Code, detail: String) {
+        if !rows.is_empty() {
+            let certainty = Certainty::Definite;
+            self.failed.push(FailedRows { rows, shard: None, code, certainty, detail });
+        }
+    }
+
+    /// Waits for every part that was started.
+    async fn finish(mut self, meta_index: MetaIndex) -> Result<Receipt, WriteError> {
+        let mut parts = Vec::with_capacity(self.started.len());
+        for (part, result) in self.started {
+            // A collector that vanished without an answer was stopped by `close`.
+            let Ok(PartResult { receipt, failure }) = result.await else {
+                self.failed.push(FailedRows {
+                    rows: part.rows.clone(),
+                    shard: Some(part.shard),
+                    code: Code::ShuttingDown,
+                    certainty: Certainty::Indefinite,
+                    detail: "the client was closed".to_owned(),
+                });
+                continue;
+            };
+            parts.push(receipt);
+            if let Some(failure) = failure {
+                self.failed.push(FailedRows {
+                    rows: part.rows.clone(),
+                    shard: Some(part.shard),
+                    code: failure.code,
+                    certainty: failure.certainty,
+                    detail: failure.detail,
+                });
+            }
+        }
+        let receipt = Receipt {
+            version: self.version,
+            meta_index,
+            level: self.goal.level,
+            parts,
+            dropped: self.dropped,
+        };
+        if self.failed.is_empty() {
+            Ok(receipt)
+        } else {
+            Err(WriteError { receipt: Box::new(receipt), failed: self.failed })
+        }
+    }
+}
+
+fn find(
+    map: &ClusterMap,
+    database: &str,
+    policy: Option<&str>,
+) -> Result<(DatabaseId, PolicyId), Error> {
+    let found: &Database = map.database_named(database).ok_or_else(|| {
+        let detail = format!("{database:?}; create it with 'quorate db create {database}'");
+        Error::refused(Code::DatabaseNotFound, detail)
+    })?;
+    let policy: &Policy = found.policy_named(policy).ok_or_else(|| {
+        let name = policy.unwrap_or("the default one");
+        Error::refused(Code::PolicyNotFound, format!("{name:?} in database {database:?}"))
+    })?;
+    Ok((found.id, policy.id))
+}
+
+fn encode(
+    batch: &Batch,
+    header: &PartHeader,
+    selection: &Selection,
+    schema: &Database,
+) -> Result<Bytes, EncodeError> {
+    encode_part(batch, header, batch::Selection::Rows(selection), &|measurement, field, kind| {
+        schema.field(measurement, field).filter(|known| known.kind == kind).map(|known| known.id)
+    })
+}
+
+fn time_range(bytes: &Bytes) -> (i64, i64) {
+    EncodedBatch::parse(bytes.clone())
+        .map_or((i64::MIN, i64::MAX), |batch| (batch.header().min_time, batch.header().max_time))
+}
+
+/// Cuts a selection into pieces of at most `limit` rows, but never between two rows of the same
+/// series and time, since the later of those must win within one part.
+fn split(batch: &Batch, selection: Selection, limit: usize) -> Vec<Selection> {
+    let total: usize = selection.iter().map(Vec::len).sum();
+    if total <= limit {
+        return vec![selection];
+    }
+    let empty = || vec![Vec::new(); selection.len()];
+    let (mut pieces, mut piece, mut count) = (Vec::new(), empty(), 0);
+    for (index, rows) in selection.iter().enumerate() {
+        let places: Vec<_> =
+            batch.measurements()[index].rows().map(|(_, series, time)| (series, time)).collect();
+        let mut rows = rows.clone();
+        rows.sort_by_key(|row| (places[*row as usize], *row));
+        for equal in rows.chunk_by(|a, b| places[*a as usize] == places[*b as usize]) {
+            if count > 0 && count + equal.len() > limit {
+                pieces.push(std::mem::replace(&mut piece, empty()));
+                count = 0;
+            }
+            piece[index].extend_from_slice(equal);
+            count += equal.len();
+        }
+    }
+    pieces.push(piece);
+    for piece in &mut pieces {
+        piece.iter_mut().for_each(|rows| rows.sort_unstable());
+    }
+    pieces
+}
+
+fn row_ids(selection: &Selection) -> Vec<RowId> {
+    let of = |(measurement, rows): (u32, &Vec<u32>)| {
+        let rows = rows.clone();
+        rows.into_iter().map(move |row| RowId { measurement, row })
+    };
+    (0u32..).zip(selection).flat_map(of).collect()
+}
+
+fn all_rows(batch: &Batch) -> Vec<RowId> {
+    let rows = batch.rows_iter();
+    rows.map(|(measurement, row, _, _)| RowId { measurement: measurement as u32, row }).collect()
+}

@@ -1,0 +1,158 @@
+//! What a node does on its own: follow the map, give the journal back, say where it is.
+//!
+//! Every task belongs to the core's tracker and ends with its token; none of them can starve
+//! another, since each has its own timer.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use quorate_protocol::{
+    batch::EncodedBatch,
+    change::Change,
+    id::{NodeId, ShardId},
+    map::ClusterMap,
+    message::Propose,
+};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::{
+    core::Core,
+    handoff::drain,
+    shard::retention::{self, LiveShards},
+};
+
+/// How often hints are looked at for their age.
+const EXPIRY: Duration = Duration::from_secs(60);
+/// Pause between attempts to tell the cluster this node's address.
+const ANNOUNCE_PAUSE: Duration = Duration::from_millis(500);
+/// Time given to one such attempt, in milliseconds.
+const ANNOUNCE_TIMEOUT_MS: u32 = 5_000;
+
+/// Starts everything that runs for as long as the node does.
+pub(crate) fn start(core: &Arc<Core>) {
+    spawn(core, follow_map(Arc::clone(core)));
+    spawn(core, housekeeping(Arc::clone(core)));
+    spawn(core, expiry(Arc::clone(core)));
+    spawn(core, drain::run(Arc::clone(core)));
+    core.shards.start();
+}
+
+fn spawn(core: &Arc<Core>, work: impl Future<Output = ()> + Send + 'static) {
+    let cancel = core.cancel.clone();
+    core.tasks.spawn(async move {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = work => {}
+        }
+    });
+}
+
+/// Takes every new map: for requests, for connections, and for shards that are gone.
+async fn follow_map(core: Arc<Core>) {
+    let mut watch = core.meta.watch();
+    loop {
+        let map = Arc::clone(&watch.borrow_and_update());
+        install(&core, map);
+        if watch.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn install(core: &Core, map: Arc<ClusterMap>) {
+    if map.index.0 == 0 {
+        return;
+    }
+    let others = map.active_nodes().filter(|node| node.id != core.node);
+    core.pool.update(others.map(|node| (node.id, node.addr.clone())));
+    core.directory.install(map);
+}
+
+/// Gives folded journal segments back, and drops the shards that the map no longer has.
+async fn housekeeping(core: Arc<Core>) {
+    let mut timer = interval(core.config.housekeeping());
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        drop_dead_shards(&core).await;
+        let folded = core.shards.applied_through();
+        // The versions of what is given up must outlive it.
+        if let Err(error) = core.data.save_highest_version(core.highest_version()) {
+            tracing::warn!(%error, "the highest version could not be saved");
+            continue;
+        }
+        if let Err(error) = core.journal.release(folded).await {
+            tracing::warn!(%error, "journal segments could not be released");
+        }
+    }
+}
+
+/// Gives up hints that are too old, by a timer of its own: no drain can hold it back.
+async fn expiry(core: Arc<Core>) {
+    let mut timer = interval(EXPIRY);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let range_of = |bytes: &[u8]| {
+        let batch = EncodedBatch::parse(Bytes::copy_from_slice(bytes)).ok()?;
+        Some((batch.header().min_time, batch.header().max_time))
+    };
+    loop {
+        timer.tick().await;
+        match core.handoff.expire(core.env.clock.wall_ns(), &core.marks, range_of).await {
+            Ok(given_up) if given_up.expired + given_up.quarantined > 0 => {
+                tracing::warn!(given_up.expired, given_up.quarantined, "hints were too old");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "old hints could not be given up"),
+        }
+    }
+}
+
+/// Drops the shards that the map has known and no longer has.
+async fn drop_dead_shards(core: &Core) {
+    let snapshot = core.directory.current();
+    if snapshot.map.index.0 == 0 {
+        return;
+    }
+    let live = LiveShards {
+        live: snapshot.live_shards().collect(),
+        next: ShardId(snapshot.map.next.shard),
+    };
+    for (shard, result) in retention::sweep(&core.shards, &live).await {
+        if result.is_ok() {
+            tracing::info!(%shard, "removed a dropped shard");
+        }
+    }
+}
+
+/// Tells the cluster where this node is, if the map says something else.
+pub(crate) fn announce(core: &Arc<Core>, addr: String) {
+    let task = Arc::clone(core);
+    spawn(core, async move {
+        let core = task;
+        let mut watch = core.meta.watch();
+        let known = |map: &Arc<ClusterMap>| map.node(core.node).is_some();
+        if watch.wait_for(known).await.is_err() {
+            return;
+        }
+        while !says(&core, core.node, &addr) {
+            let change = Change::UpdateNode {
+                node: core.node,
+                addr: addr.clone(),
+                zone: core.config.zone.clone(),
+            };
+            let deadline_ms = ANNOUNCE_TIMEOUT_MS;
+            if let Err(failure) =
+                core.propose(Propose { deadline_ms, forwarded: false, change }).await
+            {
+                tracing::debug!(code = %failure.code, detail = failure.detail, "address not announced yet");
+            }
+            sleep(ANNOUNCE_PAUSE).await;
+        }
+    });
+}
+
+fn says(core: &Core, node: NodeId, addr: &str) -> bool {
+    let map = core.meta.map();
+    map.node(node).is_some_and(|known| known.addr == addr && known.zone == core.config.zone)
+}

@@ -1,0 +1,140 @@
+//! Changes and snapshots of metadata on behalf of clients and joining nodes.
+//!
+//! Any node answers: the leader proposes, others pass the request on to it, once. Invariants: a
+//! request that was passed on is never passed on again; a `Proposed` goes out with the map it made.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use quorate_protocol::{
+    change::{Change, Outcome},
+    code::Code,
+    id::NodeId,
+    map::ClusterMap,
+    message::{Failure, Join, Joined, MetaGet, MetaState, Propose, Proposed, Request},
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{core::Core, meta::MetaError};
+
+/// Longest a client may have its question for a newer map held back.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Largest map passed on from the leader, in bytes.
+const MAX_MAP: usize = 256 << 20;
+
+impl Core {
+    /// The map once it is newer than what the asker has, or nothing after its patience.
+    pub(crate) async fn meta_get(&self, request: MetaGet) -> (MetaState, Bytes) {
+        let wait = Duration::from_millis(request.wait_ms.into()).min(MAX_WAIT);
+        let mut watch = self.meta.watch();
+        let newer = watch.wait_for(|map| map.index > request.after);
+        let map = match timeout_at(Instant::now() + wait, newer).await {
+            Ok(Ok(map)) => Some(Arc::clone(&map)),
+            _ => None,
+        };
+        match map {
+            Some(map) => (MetaState { index: map.index }, encode(&map)),
+            None => (MetaState { index: self.meta.map().index }, Bytes::new()),
+        }
+    }
+
+    /// Proposes a change, or has the leader propose it.
+    pub(crate) async fn propose(&self, request: Propose) -> Result<(Proposed, Bytes), Failure> {
+        self.check(&request.change)?;
+        let deadline = deadline(request.deadline_ms);
+        match self.meta.propose(request.change.clone(), deadline).await {
+            Ok(proposed) => {
+                let map = self.meta.wait_for(proposed.index, deadline).await;
+                let map = map.map_err(|error| self.meta_failure(&error))?;
+                Ok((proposed, encode(&map)))
+            }
+            Err(MetaError::Forward { leader }) if !request.forwarded => {
+                let request = Propose { forwarded: true, ..request };
+                self.ask_leader(leader.id, &request, deadline).await
+            }
+            Err(error) => Err(self.meta_failure(&error)),
+        }
+    }
+
+    /// Adds the node with this name to the map; the leader makes it a member afterwards.
+    pub(crate) async fn join(&self, name: String, request: Join) -> Result<Joined, Failure> {
+        let deadline = deadline(request.deadline_ms);
+        let change = Change::AddNode {
+            name: request.forwarded_for.clone().unwrap_or(name.clone()),
+            addr: request.addr.clone(),
+            zone: request.zone.clone(),
+            instance: request.instance,
+        };
+        match self.meta.propose(change, deadline).await {
+            Ok(Proposed { index, outcome: Outcome::Node(node) }) => {
+                Ok(Joined { cluster: self.cluster, node, index })
+            }
+            Ok(Proposed { outcome: Outcome::Refused { code, detail }, .. }) => {
+                Err(self.failure(code, detail))
+            }
+            Ok(_) => Err(self.failure(Code::Internal, "joining came to an unexpected outcome")),
+            Err(MetaError::Forward { leader }) if request.forwarded_for.is_none() => {
+                let request = Join { forwarded_for: Some(name), ..request };
+                self.ask_leader(leader.id, &request, deadline).await.map(|(joined, _)| joined)
+            }
+            Err(error) => Err(self.meta_failure(&error)),
+        }
+    }
+
+    /// What clients may not ask for, however they are made.
+    fn check(&self, change: &Change) -> Result<(), Failure> {
+        match change {
+            Change::CreateGroups { times, .. } => {
+                let now = self.env.clock.wall_ns();
+                let limit = now.saturating_add(self.config.future_limit_ns());
+                let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+                match times.iter().find(|time| **time > limit) {
+                    Some(time) => Err(self.failure(
+                        Code::FutureTime,
+                        format!("{time} ns; check the precision of the timestamps"),
+                    )),
+                    None => Ok(()),
+                }
+            }
+            Change::Bootstrap { .. } | Change::AddNode { .. } => {
+                Err(self.failure(Code::Unauthorised, "nodes join by themselves"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Passes a request on to the leader.
+    async fn ask_leader<R: Request>(
+        &self,
+        leader: NodeId,
+        request: &R,
+        deadline: Instant,
+    ) -> Result<(R::Reply, Bytes), Failure> {
+        use quorate_client::connection::RequestError;
+        let connection = self.pool.peer(leader).and_then(|peer| peer.connection());
+        let Some(connection) = connection else {
+            return Err(self.failure(Code::NoLeader, format!("leader {leader} is unreachable")));
+        };
+        match connection.exchange(request, Bytes::new(), deadline, MAX_MAP).await {
+            Ok(reply) => Ok(reply),
+            Err(RequestError::Failure(failure)) => Err(failure),
+            Err(error) => {
+                let detail = format!("leader {leader}, op {:#06x}: {error}", R::OP);
+                Err(self.failure(Code::NoLeader, detail))
+            }
+        }
+    }
+
+    fn meta_failure(&self, error: &MetaError) -> Failure {
+        self.failure(error.code(), error.to_string())
+    }
+}
+
+fn deadline(ms: u32) -> Instant {
+    Instant::now() + Duration::from_millis(ms.into())
+}
+
+fn encode(map: &ClusterMap) -> Bytes {
+    // A map is plain data: encoding fails only where memory does.
+    postcard::to_allocvec(map).map(Bytes::from).unwrap_or_default()
+}

@@ -1,0 +1,68 @@
+//! `quorate node-ctl ls`: the members.
+
+use clap::Subcommand;
+use quorate_client::Env;
+use quorate_protocol::map::NodeState;
+use serde_json::json;
+
+use super::{
+    connect::Connect,
+    fail::Fail,
+    output::Output,
+    survey::{Survey, role_name},
+    table::Table,
+};
+
+/// Members of the cluster
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCtl {
+    /// List members, and former ones
+    Ls(Connect),
+}
+
+pub(crate) async fn run(command: NodeCtl, env: Env) -> Result<(), Fail> {
+    let NodeCtl::Ls(connect) = command;
+    let client = connect.open(&env).await?;
+    let survey = Survey::take(&client).await;
+    client.close().await;
+    let mut out = Output::new();
+    let mut table = Table::new(&[">id", "name", "address", "zone", "member", "state", "role"]);
+    for node in &survey.map.nodes {
+        let answer = survey.answer(node.id);
+        let member = match node.state {
+            NodeState::Active => "active",
+            NodeState::Removed => "removed",
+        };
+        let state = match (node.state, answer) {
+            (NodeState::Removed, _) => "",
+            (NodeState::Active, Some(_)) => "alive",
+            (NodeState::Active, None) => "down",
+        };
+        let role = answer.map(|answer| role_name(answer.role));
+        if connect.json {
+            out.json(&json!({
+                "id": node.id,
+                "name": node.name,
+                "addr": node.addr,
+                "zone": node.zone,
+                "member": member,
+                "state": state,
+                "role": role,
+            }))?;
+            continue;
+        }
+        table.row([
+            &node.id.to_string(),
+            &node.name,
+            &node.addr,
+            node.zone.as_deref().unwrap_or(""),
+            member,
+            state,
+            role.unwrap_or(""),
+        ]);
+    }
+    if !connect.json {
+        out.bytes(table.render().as_bytes())?;
+    }
+    out.flush()
+}

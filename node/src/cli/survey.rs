@@ -1,0 +1,140 @@
+//! The cluster as it is now: every member asked at the same time.
+//!
+//! Invariant: a node counts as alive only if it has answered just now. Used by `status`, `hints`,
+//! `node-ctl` and the demo.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use quorate_client::Client;
+use quorate_protocol::{
+    id::NodeId,
+    map::ClusterMap,
+    message::{NodeStatus, QueueStatus, RaftRole},
+};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+/// How long a node may take to say how it is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What every member said, or that it said nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Survey {
+    pub(crate) map: Arc<ClusterMap>,
+    pub(crate) nodes: BTreeMap<NodeId, Option<NodeStatus>>,
+}
+
+impl Survey {
+    /// Asks all active members.
+    pub(crate) async fn take(client: &Client) -> Self {
+        let map = client.map();
+        let mut asked = JoinSet::new();
+        for node in map.active_nodes() {
+            let (client, id) = (client.clone(), node.id);
+            asked.spawn(async move { (id, client.node_status(id, PATIENCE).await.ok()) });
+        }
+        let nodes = asked.join_all().await.into_iter().collect();
+        Self { map, nodes }
+    }
+
+    /// What the nodes that answered said.
+    pub(crate) fn answers(&self) -> impl Iterator<Item = &NodeStatus> {
+        self.nodes.values().flatten()
+    }
+
+    /// What this node said.
+    pub(crate) fn answer(&self, id: NodeId) -> Option<&NodeStatus> {
+        self.nodes.get(&id)?.as_ref()
+    }
+
+    /// Whether every member answered.
+    pub(crate) fn complete(&self) -> bool {
+        self.nodes.values().all(Option::is_some)
+    }
+
+    /// The node that leads: it says so itself and is not behind another that says so.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        let leading = self.answers().filter(|node| node.role == RaftRole::Leader);
+        leading.max_by_key(|node| node.meta_index).map(|node| node.node)
+    }
+
+    /// All queues, with their holders.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (NodeId, &QueueStatus)> {
+        self.answers().flat_map(|node| node.queues.iter().map(move |queue| (node.node, queue)))
+    }
+
+    /// The sum over all queues.
+    pub(crate) fn hints(&self) -> QueueStatus {
+        let mut sum = QueueStatus::default();
+        for (_, queue) in self.queues() {
+            sum.accepted += queue.accepted;
+            sum.delivered += queue.delivered;
+            sum.pending += queue.pending;
+            sum.quarantined += queue.quarantined;
+            sum.expired += queue.expired;
+            sum.discarded += queue.discarded;
+            sum.bytes += queue.bytes;
+        }
+        sum
+    }
+
+    /// The name of a node, or its number.
+    pub(crate) fn name(&self, id: NodeId) -> String {
+        self.map.node(id).map_or_else(|| id.to_string(), |node| node.name.clone())
+    }
+
+    /// What keeps the cluster from being healthy: all members up, writable and voting or learning
+    /// under one leader.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        if self.nodes.is_empty() {
+            return Some("there are no nodes".to_owned());
+        }
+        for (id, answer) in &self.nodes {
+            let name = self.name(*id);
+            match answer {
+                None => return Some(format!("node {name} is down")),
+                Some(node) if node.poisoned => {
+                    return Some(format!("node {name} stopped writing after a failed sync"));
+                }
+                Some(node) if node.role == RaftRole::Candidate => {
+                    return Some(format!("node {name} sees no leader"));
+                }
+                Some(_) => {}
+            }
+        }
+        self.leader().is_none().then(|| "there is no leader".to_owned())
+    }
+
+    /// What keeps hints from being drained.
+    pub(crate) fn undrained(&self) -> Option<String> {
+        if let Some((id, _)) = self.nodes.iter().find(|(_, answer)| answer.is_none()) {
+            return Some(format!("node {} is down", self.name(*id)));
+        }
+        match self.hints().pending {
+            0 => None,
+            pending => Some(format!("{pending} hints are pending")),
+        }
+    }
+}
+
+/// A queue's accounting as `--json` shows it.
+pub(crate) fn accounting(queue: &QueueStatus) -> Value {
+    json!({
+        "accepted": queue.accepted,
+        "delivered": queue.delivered,
+        "pending": queue.pending,
+        "quarantined": queue.quarantined,
+        "expired": queue.expired,
+        "discarded": queue.discarded,
+    })
+}
+
+/// A role's name in reports.
+pub(crate) const fn role_name(role: RaftRole) -> &'static str {
+    match role {
+        RaftRole::Leader => "leader",
+        RaftRole::Follower => "follower",
+        RaftRole::Candidate => "candidate",
+        RaftRole::Learner => "learner",
+    }
+}

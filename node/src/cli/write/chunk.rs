@@ -1,0 +1,215 @@
+//! Cuts a stream of line protocol into pieces that end where lines end.
+//!
+//! Invariants: the pieces put together are the stream; a piece ends behind a newline that no string
+//! contains, except at the end of the stream or when a line is longer than any line may be; memory
+//! is bounded by that limit. Called by the reading thread of `write`.
+
+/// The longest line that is waited for, in bytes; a longer one is cut at its first newline, since
+/// more likely a closing quote is missing.
+const MAX_LINE: usize = 8 << 20;
+
+/// Whole lines of the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    /// The lines, each with its newline.
+    pub(crate) text: Vec<u8>,
+    /// The number of the first line in the stream, from 1.
+    pub(crate) first_line: usize,
+}
+
+/// Where the scanner is within a line. Quotes count only in field values: behind the first space,
+/// and behind more equals signs than commas.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scan {
+    escaped: bool,
+    quoted: bool,
+    fields: bool,
+    equals: usize,
+    commas: usize,
+    comment: bool,
+    begun: bool,
+}
+
+impl Scan {
+    /// Takes the next byte; true if a line ends behind it.
+    fn ends(&mut self, byte: u8) -> bool {
+        if byte == b'\n' && !self.quoted {
+            *self = Self::default();
+            return true;
+        }
+        if std::mem::take(&mut self.escaped) || self.comment {
+            return false;
+        }
+        if !self.begun && !matches!(byte, b' ' | b'\t' | 0 | b'\r') {
+            self.begun = true;
+            self.comment = byte == b'#';
+        }
+        match byte {
+            b'\\' => self.escaped = true,
+            b' ' if self.begun => self.fields = true,
+            b'=' if self.fields && !self.quoted => self.equals += 1,
+            b',' if self.fields && !self.quoted => self.commas += 1,
+            b'"' if self.fields && self.equals > self.commas => self.quoted = !self.quoted,
+            _ => {}
+        }
+        false
+    }
+}
+
+/// Collects bytes and gives whole lines.
+#[derive(Debug)]
+pub(crate) struct Cutter {
+    buffer: Vec<u8>,
+    scanned: usize,
+    scan: Scan,
+    /// Positions behind the newlines that end lines.
+    ends: Vec<usize>,
+    line: usize,
+}
+
+impl Default for Cutter {
+    fn default() -> Self {
+        Self { buffer: Vec::new(), scanned: 0, scan: Scan::default(), ends: Vec::new(), line: 1 }
+    }
+}
+
+impl Cutter {
+    /// Takes the next bytes of the stream.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+        self.scan();
+    }
+
+    fn scan(&mut self) {
+        while let Some(byte) = self.buffer.get(self.scanned) {
+            self.scanned += 1;
+            if self.scan.ends(*byte) {
+                self.ends.push(self.scanned);
+            }
+            let begin = self.ends.last().copied().unwrap_or(0);
+            if self.scanned - begin > MAX_LINE {
+                self.give_up_line(begin);
+            }
+        }
+    }
+
+    /// Ends the line that began at `begin` at its first newline, or here.
+    fn give_up_line(&mut self, begin: usize) {
+        let line = self.buffer.get(begin..self.scanned).unwrap_or_default();
+        let end = line.iter().position(|byte| *byte == b'\n').map_or(line.len(), |at| at + 1);
+        self.scanned = begin + end;
+        self.ends.push(self.scanned);
+        self.scan = Scan::default();
+    }
+
+    /// Whole lines that wait to be taken.
+    pub(crate) fn lines(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The next lines, at most this many; none if there is no whole line.
+    pub(crate) fn take(&mut self, lines: usize) -> Option<Chunk> {
+        let count = lines.min(self.ends.len());
+        let end = *self.ends.get(count.checked_sub(1)?)?;
+        self.ends.drain(..count);
+        self.ends.iter_mut().for_each(|position| *position -= end);
+        self.scanned -= end;
+        Some(self.cut(end))
+    }
+
+    /// What is left at the end of the stream: a line without its newline.
+    pub(crate) fn rest(&mut self) -> Option<Chunk> {
+        let end = self.buffer.len();
+        self.ends.clear();
+        self.scanned = 0;
+        self.scan = Scan::default();
+        (end > 0).then(|| self.cut(end))
+    }
+
+    fn cut(&mut self, end: usize) -> Chunk {
+        let rest = self.buffer.split_off(end);
+        let text = std::mem::replace(&mut self.buffer, rest);
+        let first_line = self.line;
+        self.line += text.iter().filter(|byte| **byte == b'\n').count();
+        Chunk { text, first_line }
+    }
+}
+
+impl Chunk {
+    /// The lines one by one, each as a chunk of its own.
+    pub(crate) fn into_lines(self) -> impl Iterator<Item = Self> {
+        let mut cutter = Cutter { line: self.first_line, ..Cutter::default() };
+        cutter.push(&self.text);
+        std::iter::from_fn(move || cutter.take(1).or_else(|| cutter.rest()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lines(text: &str) -> Vec<(String, usize)> {
+        let chunk = Chunk { text: text.as_bytes().to_vec(), first_line: 1 };
+        let line = |chunk: Chunk| (String::from_utf8(chunk.text).unwrap(), chunk.first_line);
+        chunk.into_lines().map(line).collect()
+    }
+
+    #[test]
+    fn a_newline_in_a_string_ends_no_line() {
+        let text = "a v=1\nb s=\"x\ny\",t=\"\\\"\n\" 1\nc,q=\" v=2\n# it's \"\nd v=1";
+        let expected = [
+            ("a v=1\n", 1),
+            ("b s=\"x\ny\",t=\"\\\"\n\" 1\n", 2),
+            ("c,q=\" v=2\n", 5),
+            ("# it's \"\n", 6),
+            ("d v=1", 7),
+        ];
+        let expected: Vec<_> = expected.iter().map(|(line, at)| ((*line).to_owned(), *at)).collect();
+        assert_eq!(lines(text), expected);
+    }
+
+    #[test]
+    fn a_missing_quote_does_not_swallow_the_stream() {
+        let mut cutter = Cutter::default();
+        cutter.push(b"a s=\"x\nb v=1\n");
+        assert_eq!(cutter.lines(), 0);
+        let filler = "c v=1\n".repeat(MAX_LINE / 6 + 1);
+        cutter.push(filler.as_bytes());
+        let first = cutter.take(1).unwrap();
+        assert_eq!(first, Chunk { text: b"a s=\"x\n".to_vec(), first_line: 1 });
+        assert_eq!(cutter.take(1).unwrap().text, b"b v=1\n");
+        assert!(cutter.lines() > MAX_LINE / 6);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_however_it_comes(
+            text in "([a#][ ,=\\\\\"a1\n]{0,8}\n?){0,8}",
+            cuts in prop::collection::vec(1usize..9, 1..9),
+            take in 1usize..4,
+        ) {
+            let whole = Chunk { text: text.clone().into_bytes(), first_line: 1 };
+            let expected: Vec<Chunk> = whole.into_lines().collect();
+            let (mut cutter, mut rest, mut out) = (Cutter::default(), text.as_bytes(), Vec::new());
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (now, later) = rest.split_at((*cut).min(rest.len()));
+                cutter.push(now);
+                rest = later;
+                if cutter.lines() >= take {
+                    out.extend(cutter.take(take).into_iter().flat_map(Chunk::into_lines));
+                }
+            }
+            while let Some(chunk) = cutter.take(take) {
+                out.extend(chunk.into_lines());
+            }
+            out.extend(cutter.rest());
+            prop_assert_eq!(out.iter().flat_map(|c| c.text.clone()).collect::<Vec<_>>(), text.into_bytes());
+            prop_assert_eq!(out, expected);
+        }
+    }
+}

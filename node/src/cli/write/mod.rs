@@ -1,0 +1,242 @@
+//! `quorate write`: line protocol from a file or standard input into a database.
+//!
+//! Invariants: memory is flat whatever the size of the input; a bad line or a failed batch never
+//! costs the others; every line read is counted as written, rejected, dropped or failed.
+
+mod chunk;
+mod dry;
+mod read;
+mod rejects;
+mod tally;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use quorate_client::{Client, Env, Receipt, WriteError, WriteOptions};
+use quorate_protocol::{
+    consistency::Level,
+    line::{Options, Precision},
+};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    connect::{Connect, map_with},
+    fail::Fail,
+    output::Output,
+    table::grouped,
+    time::parse_positive,
+};
+use chunk::Chunk;
+use read::{Input, Parsed};
+use rejects::Rejects;
+use tally::Tally;
+pub(crate) use tally::round;
+
+/// Batches under way at the same time.
+const IN_FLIGHT: usize = 4;
+
+const EXAMPLES: &str = "\
+  quorate write metrics data.lp
+  generate | quorate write metrics --precision s --rejects bad.lp
+  echo 'room,floor=2 temperature=21.5,open=false' | quorate write metrics
+  quorate write metrics data.lp --dry-run | head
+
+A line is MEASUREMENT[,TAG=VALUE...] FIELD=VALUE[,FIELD=VALUE...] [TIME]. Values are 1.5 (float),
+1i (integer), 1u (unsigned), true, or \"text\". Writing a line twice is harmless.";
+
+/// Write line protocol
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Write {
+    /// The database
+    #[arg(value_name = "DB")]
+    database: String,
+    /// File to read; '-' or nothing for standard input
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The retention policy [default: the database's default one]
+    #[arg(long, value_name = "POLICY")]
+    rp: Option<String>,
+    /// Unit of the times: ns, n, us, u, ms, s, m or h
+    #[arg(long, value_name = "P", default_value = "ns")]
+    precision: Precision,
+    /// Time of lines without one, in ns [default: now]
+    #[arg(long, value_name = "NS", allow_hyphen_values = true)]
+    default_time: Option<i64>,
+    /// Durable copies to wait for: any, one, quorum or all
+    #[arg(long, value_name = "L", default_value = "quorum")]
+    consistency: Level,
+    /// Lines per batch
+    #[arg(long, value_name = "N", default_value_t = 5000,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    batch: u32,
+    /// How long a batch may take to reach its level
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = parse_positive)]
+    timeout: u64,
+    /// File for lines that were not written, with reasons
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+    /// Contact nobody; print the canonical lines that would be written
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+impl Write {
+    fn options(&self, env: &Env) -> Options {
+        let now = i64::try_from(env.clock.wall_ns()).unwrap_or(i64::MAX);
+        Options { precision: self.precision, default_time: self.default_time.unwrap_or(now) }
+    }
+
+    fn write_options(&self) -> WriteOptions {
+        WriteOptions {
+            timeout: Duration::from_nanos(self.timeout),
+            retention_policy: self.rp.clone(),
+            ..WriteOptions::at(self.consistency)
+        }
+    }
+}
+
+pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
+    let input = Input::open(args.file.as_deref())?;
+    if args.dry_run {
+        return dry::run(&args, input, &env).await;
+    }
+    let rejects = Rejects::open(args.rejects.as_deref())?;
+    let client = args.connect.open(&env).await?;
+    map_with(&client, &args.database).await?;
+    let started = Instant::now();
+    let mut run = Run::new(&args, &env, client.clone(), rejects, input.size);
+    let ended = run.all(input).await;
+    let ended = ended.and(run.rejects.finish());
+    run.bar.finish_and_clear();
+    client.close().await;
+    let seconds = started.elapsed().as_secs_f64();
+    let mut out = Output::new();
+    if args.connect.json {
+        out.json(&run.tally.describe(seconds))?;
+    } else {
+        out.line(&run.tally.sentence(seconds))?;
+    }
+    out.flush()?;
+    ended?;
+    verdict(&run.tally, &run.rejects)
+}
+
+/// The end of a run that read everything.
+fn verdict(tally: &Tally, rejects: &Rejects) -> Result<(), Fail> {
+    if tally.complete() {
+        return Ok(());
+    }
+    let lost = tally.rejected + tally.dropped + tally.errors;
+    let place = match rejects.path() {
+        Some(path) => format!("lines and reasons are in {}", path.display()),
+        None => "--rejects FILE keeps lines and reasons".to_owned(),
+    };
+    Err(Fail::failed(format!("{} points were not written; {place}", grouped(lost as u64))))
+}
+
+/// A batch that has been answered.
+struct Answered {
+    chunk: Chunk,
+    points: usize,
+    result: Result<Receipt, WriteError>,
+}
+
+struct Run<'a> {
+    args: &'a Write,
+    client: Client,
+    options: Options,
+    write_options: Arc<WriteOptions>,
+    rejects: Rejects,
+    tally: Tally,
+    tasks: JoinSet<Answered>,
+    bar: ProgressBar,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        args: &'a Write,
+        env: &Env,
+        client: Client,
+        rejects: Rejects,
+        size: Option<u64>,
+    ) -> Self {
+        let (bar, style) = match size {
+            Some(size) => (
+                ProgressBar::new(size),
+                "{bar:30} {bytes}/{total_bytes} {msg} {elapsed} left {eta}",
+            ),
+            None => (ProgressBar::new_spinner(), "{spinner} {bytes} {msg} {elapsed}"),
+        };
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        Self {
+            args,
+            client,
+            options: args.options(env),
+            write_options: Arc::new(args.write_options()),
+            rejects,
+            tally: Tally::default(),
+            tasks: JoinSet::new(),
+            bar,
+        }
+    }
+
+    /// Reads to the end, with some batches under way.
+    async fn all(&mut self, input: Input) -> Result<(), Fail> {
+        let batches = read::start(input, self.args.batch as usize, self.options);
+        let mut batches =
+            batches.map_err(|error| Fail::failed(format!("cannot start a thread: {error}")))?;
+        let mut ended = Ok(());
+        while let Some(parsed) = batches.recv().await {
+            let parsed = match parsed {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    ended = Err(Fail::failed(format!("cannot read the input: {error}")));
+                    break;
+                }
+            };
+            self.rejects.unreadable(&parsed)?;
+            self.tally.rejected += parsed.outcome.errors.len();
+            self.bar.inc(parsed.chunk.text.len() as u64);
+            while self.tasks.len() >= IN_FLIGHT {
+                self.answer().await?;
+            }
+            if !parsed.batch.is_empty() {
+                self.send(parsed);
+            }
+        }
+        while !self.tasks.is_empty() {
+            self.answer().await?;
+        }
+        ended
+    }
+
+    fn send(&mut self, parsed: Parsed) {
+        let (client, options) = (self.client.clone(), Arc::clone(&self.write_options));
+        let database = self.args.database.clone();
+        self.tasks.spawn(async move {
+            let result = client.write(&database, &parsed.batch, &options).await;
+            Answered { chunk: parsed.chunk, points: parsed.outcome.points, result }
+        });
+    }
+
+    /// Takes note of the next batch that has been answered.
+    async fn answer(&mut self) -> Result<(), Fail> {
+        let Some(answered) = self.tasks.join_next().await else { return Ok(()) };
+        let Answered { chunk, points, result } = answered.map_err(Fail::failed)?;
+        match result {
+            Ok(receipt) => self.tally.written(points, &receipt),
+            Err(error) => {
+                self.tally.failed(points, &error);
+                self.rejects.failed(chunk, self.options, &error.failed)?;
+            }
+        }
+        self.bar.set_message(format!("{} points", grouped(self.tally.points as u64)));
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! Lines that were not written, and why.
+//!
+//! Invariant: every line that was rejected or failed is in the rejects file once, behind a comment
+//! that names its place and the reason; so the file, mended, can be written again.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use quorate_client::error::{FailedRows, RowId};
+use quorate_protocol::{
+    batch::Batch,
+    line::{Options, parse_into},
+};
+
+use super::{chunk::Chunk, read::Parsed};
+use crate::cli::{fail::Fail, tell};
+
+/// Reasons told on standard error where there is no rejects file.
+const TOLD: usize = 10;
+
+/// Takes the lines that were not written.
+pub(crate) struct Rejects {
+    file: Option<(PathBuf, BufWriter<File>)>,
+    told: usize,
+}
+
+impl Rejects {
+    /// With a file, which is replaced if it is there, or without.
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self, Fail> {
+        let file = match path {
+            None => None,
+            Some(path) => {
+                let file = File::create(path).map_err(|error| {
+                    Fail::failed(format!("cannot write {}: {error}", path.display()))
+                })?;
+                Some((path.to_owned(), BufWriter::new(file)))
+            }
+        };
+        Ok(Self { file, told: 0 })
+    }
+
+    /// Where rejected lines went, for the report.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    /// One line, without its newline.
+    fn add(&mut self, at: usize, column: usize, reason: &str, raw: &[u8]) -> Result<(), Fail> {
+        let reason = reason.replace(['\n', '\r'], " ");
+        if let Some((path, file)) = &mut self.file {
+            let mut entry = format!("# line {at} column {column}: {reason}\n").into_bytes();
+            entry.extend_from_slice(raw);
+            entry.push(b'\n');
+            return file.write_all(&entry).map_err(|error| {
+                Fail::failed(format!("cannot write {}: {error}", path.display()))
+            });
+        }
+        self.told += 1;
+        match self.told {
+            1..=TOLD => tell(&format!("line {at} column {column}: {reason}")),
+            count if count == TOLD + 1 => {
+                tell("more lines were not written; --rejects FILE keeps them all, with reasons");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The lines that could not be read.
+    pub(crate) fn unreadable(&mut self, parsed: &Parsed) -> Result<(), Fail> {
+        let Parsed { chunk, outcome, .. } = parsed;
+        for error in &outcome.errors {
+            let raw = chunk.text.get(error.range.clone()).unwrap_or_default();
+            let line = chunk.first_line + error.line - 1;
+            self.add(line, error.column, &error.reason.to_string(), raw)?;
+        }
+        Ok(())
+    }
+
+    /// The lines whose points were refused or failed.
+    pub(crate) fn failed(
+        &mut self,
+        chunk: Chunk,
+        options: Options,
+        failed: &[FailedRows],
+    ) -> Result<(), Fail> {
+        let mut reasons: BTreeMap<RowId, String> = BTreeMap::new();
+        for group in failed {
+            let detail = if group.detail.is_empty() { "" } else { ": " };
+            let reason = format!("{}{detail}{}", group.code, group.detail);
+            reasons.extend(group.rows.iter().map(|row| (*row, reason.clone())));
+        }
+        for (line, row) in rows_of_lines(chunk, options) {
+            if let Some(reason) = reasons.get(&row) {
+                let raw = line.text.strip_suffix(b"\n").unwrap_or(&line.text);
+                self.add(line.first_line, 1, reason, raw)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is on its way to the disk.
+    pub(crate) fn finish(&mut self) -> Result<(), Fail> {
+        if let Some((path, file)) = &mut self.file {
+            file.flush().map_err(|error| {
+                Fail::failed(format!("cannot write {}: {error}", path.display()))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Each line that gave a point, with the row that the point is in the batch of the whole chunk.
+fn rows_of_lines(chunk: Chunk, options: Options) -> impl Iterator<Item = (Chunk, RowId)> {
+    let mut batch = Batch::new();
+    let mut rows: Vec<usize> = Vec::new();
+    chunk.into_lines().filter_map(move |line| {
+        parse_into(&mut batch, &line.text, options);
+        let grown = batch.measurements().iter().enumerate().find_map(|(at, measurement)| {
+            let before = rows.get(at).copied().unwrap_or(0);
+            (measurement.len() > before).then_some((at, before))
+        });
+        let (at, row) = grown?;
+        rows.resize(rows.len().max(at + 1), 0);
+        if let Some(count) = rows.get_mut(at) {
+            *count += 1;
+        }
+        let (measurement, row) = (u32::try_from(at).ok()?, u32::try_from(row).ok()?);
+        Some((line, RowId { measurement, row }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_again() {
+        let text = b"a v=1 1\nb v=1 1\nbroken\n\n# no\na v=2 2\nc s=\"x\ny\" 3\nb v=2 2".to_vec();
+        let chunk = Chunk { text, first_line: 11 };
+        let found: Vec<(usize, u32, u32)> = rows_of_lines(chunk, Options::default())
+            .map(|(line, row)| (line.first_line, row.measurement, row.row))
+            .collect();
+        assert_eq!(found, [(11, 0, 0), (12, 1, 0), (16, 0, 1), (17, 2, 0), (19, 1, 1)]);
+    }
+}

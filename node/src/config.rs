@@ -1,0 +1,96 @@
+//! Everything a node can be told: the content of `--config FILE` and what the flags overwrite.
+//!
+//! Invariant: every limit has a unit, a default and its trade-off beside it; unknown keys are
+//! refused, so that a misspelt limit is never silently the default.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use quorate_client::config::TransportConfig;
+use quorate_protocol::hlc::MAX_CLOCK_SKEW_NS;
+use serde::{Deserialize, Serialize};
+
+pub use crate::{
+    handoff::{DrainConfig, HandoffConfig},
+    journal::JournalConfig,
+    meta::MetaConfig,
+    shard::Config as ShardConfig,
+};
+
+const YEAR: u64 = 365 * 24 * 3600;
+
+/// One node's settings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The data directory; made if it is missing.
+    pub data: PathBuf,
+    /// The UDP address to serve on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where others dial this node, `HOST:PORT`; the listen address if not given, which must not be
+    /// a wildcard then.
+    pub advertise: Option<String>,
+    /// The failure domain this node is in; replicas are spread over zones.
+    pub zone: Option<String>,
+    /// How far ahead of this node's clock a live write's version may be, in seconds. Default 60.
+    /// More tolerates worse clocks; less keeps a broken one from winning for long.
+    pub max_clock_skew_s: u64,
+    /// How far in the future a point's time may be, in seconds. Default 10 years. Catches times in
+    /// the wrong unit before they make groups.
+    pub future_limit_s: u64,
+    /// How long `--join` tries to reach a member, in seconds. Default 60.
+    pub join_timeout_s: u64,
+    /// How often folded journal segments are released and dropped shards removed, in seconds.
+    /// Default 5.
+    pub housekeeping_s: u64,
+    /// Connections, lanes, credit and windows.
+    pub transport: TransportConfig,
+    /// The journal.
+    pub journal: JournalConfig,
+    /// The shard store.
+    pub shard: ShardConfig,
+    /// The hint queues.
+    pub handoff: HandoffConfig,
+    /// Delivering hints.
+    pub drain: DrainConfig,
+    /// The Raft group of the metadata.
+    pub meta: MetaConfig,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("quorate-data"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7100)),
+            advertise: None,
+            zone: None,
+            max_clock_skew_s: MAX_CLOCK_SKEW_NS / 1_000_000_000,
+            future_limit_s: 10 * YEAR,
+            join_timeout_s: 60,
+            housekeeping_s: 5,
+            transport: TransportConfig::default(),
+            journal: JournalConfig::default(),
+            shard: ShardConfig::default(),
+            handoff: HandoffConfig::default(),
+            drain: DrainConfig::default(),
+            meta: MetaConfig::default(),
+        }
+    }
+}
+
+impl NodeConfig {
+    pub(crate) const fn max_clock_skew_ns(&self) -> u64 {
+        self.max_clock_skew_s.saturating_mul(1_000_000_000)
+    }
+
+    pub(crate) const fn future_limit_ns(&self) -> u64 {
+        self.future_limit_s.saturating_mul(1_000_000_000)
+    }
+
+    pub(crate) const fn join_timeout(&self) -> Duration {
+        Duration::from_secs(self.join_timeout_s)
+    }
+
+    pub(crate) fn housekeeping(&self) -> Duration {
+        Duration::from_secs(self.housekeeping_s.max(1))
+    }
+}

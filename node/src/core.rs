@@ -1,0 +1,93 @@
+//! What all of a node's work shares.
+//!
+//! Made by `Node::start` once everything is open; the service answers from it, the background tasks
+//! keep it going.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use quorate_client::{env::Env, pool::Pool};
+use quorate_protocol::{
+    code::Code,
+    id::{ClusterId, NodeId, Version},
+    message::Failure,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::NodeConfig, data::DataDir, directory::Directory, handoff::{Handoff, Marks}, journal::Journal,
+    meta::Meta, shard::ShardStore,
+};
+
+pub(crate) struct Core {
+    pub(crate) config: NodeConfig,
+    pub(crate) env: Env,
+    pub(crate) node: NodeId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) data: DataDir,
+    pub(crate) directory: Directory,
+    pub(crate) shards: ShardStore,
+    pub(crate) journal: Journal,
+    pub(crate) handoff: Handoff,
+    pub(crate) marks: Marks,
+    pub(crate) meta: Meta,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) cancel: CancellationToken,
+    highest_version: AtomicU64,
+}
+
+/// What `Core` is made of.
+pub(crate) struct Parts {
+    pub(crate) config: NodeConfig,
+    pub(crate) env: Env,
+    pub(crate) node: NodeId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) data: DataDir,
+    pub(crate) shards: ShardStore,
+    pub(crate) journal: Journal,
+    pub(crate) handoff: Handoff,
+    pub(crate) marks: Marks,
+    pub(crate) meta: Meta,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) highest_version: Version,
+}
+
+impl Core {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            config: parts.config,
+            env: parts.env,
+            node: parts.node,
+            cluster: parts.cluster,
+            data: parts.data,
+            directory: Directory::new(),
+            shards: parts.shards,
+            journal: parts.journal,
+            handoff: parts.handoff,
+            marks: parts.marks,
+            meta: parts.meta,
+            pool: parts.pool,
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+            highest_version: AtomicU64::new(parts.highest_version.0),
+        }
+    }
+
+    /// The highest version of a batch this node has accepted.
+    pub(crate) fn highest_version(&self) -> Version {
+        Version(self.highest_version.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn accepted(&self, version: Version) {
+        self.highest_version.fetch_max(version.0, Ordering::Relaxed);
+    }
+
+    /// A failure reply that carries this node's metadata index.
+    pub(crate) fn failure(&self, code: Code, detail: impl Into<String>) -> Failure {
+        let meta_index = self.directory.index();
+        Failure { code, retry_after_ms: 0, meta_index, detail: detail.into() }
+    }
+}

@@ -1,0 +1,93 @@
+//! The map, indexed by shard: what a node must know to accept or refuse a batch.
+//!
+//! Rebuilt from each new map and swapped in whole, so that a request sees one index throughout.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use quorate_protocol::{
+    id::{DatabaseId, Epoch, MetaIndex, NodeId, PolicyId, ShardId},
+    map::ClusterMap,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+/// What the map says of one live shard.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) database: DatabaseId,
+    pub(crate) policy: PolicyId,
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    pub(crate) epoch: Epoch,
+    pub(crate) owners: Vec<NodeId>,
+}
+
+/// One map and its shards by id.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) map: Arc<ClusterMap>,
+    shards: HashMap<ShardId, Place>,
+}
+
+impl Snapshot {
+    fn new(map: Arc<ClusterMap>) -> Self {
+        let shards = map.shards().map(|place| {
+            let entry = Place {
+                database: place.database.id,
+                policy: place.policy.id,
+                start: place.group.start,
+                end: place.group.end,
+                epoch: place.shard.epoch,
+                owners: place.shard.owners.clone(),
+            };
+            (place.shard.id, entry)
+        });
+        Self { shards: shards.collect(), map: Arc::clone(&map) }
+    }
+
+    pub(crate) fn shard(&self, id: ShardId) -> Option<&Place> {
+        self.shards.get(&id)
+    }
+
+    pub(crate) fn live_shards(&self) -> impl Iterator<Item = ShardId> + '_ {
+        self.shards.keys().copied()
+    }
+}
+
+/// The newest snapshot.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    current: ArcSwap<Snapshot>,
+    index: watch::Sender<MetaIndex>,
+}
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        Self { current: ArcSwap::default(), index: watch::Sender::new(MetaIndex(0)) }
+    }
+
+    pub(crate) fn install(&self, map: Arc<ClusterMap>) {
+        let index = map.index;
+        self.current.store(Arc::new(Snapshot::new(map)));
+        self.index.send_replace(index);
+    }
+
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    pub(crate) fn index(&self) -> MetaIndex {
+        *self.index.borrow()
+    }
+
+    /// The first snapshot at or beyond `index`; none if it does not come within `patience`.
+    pub(crate) async fn reach(&self, index: MetaIndex, patience: Duration) -> Option<Arc<Snapshot>> {
+        let mut watch = self.index.subscribe();
+        let reached = watch.wait_for(|current| *current >= index);
+        timeout_at(Instant::now() + patience, reached).await.ok()?.ok()?;
+        Some(self.current())
+    }
+}

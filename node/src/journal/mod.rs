@@ -1,0 +1,222 @@
+//! The node's journal: what makes an accepted write durable.
+//!
+//! Invariant: [`Journal::append`] answers only after the record was written, checksummed and
+//! synced, and after the [`Sink`] has seen it; records reach the sink in sequence order without
+//! gaps. Sessions append, the shard store is the sink and releases what it has folded into LMDB.
+
+mod config;
+mod error;
+mod log;
+mod recovery;
+mod spare;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use quorate_protocol::id::{Sequence, ShardId};
+use serde::Serialize;
+
+use crate::disk::Disk;
+use crate::poison::Poison;
+use crate::segment::Executor;
+use crate::segment::commit::{Committer, Limits, SubmitError};
+use log::{Item, JournalLog};
+use spare::Spares;
+
+pub use config::{JournalConfig, JournalHome};
+pub use error::{JournalError, JournalOpenError};
+
+/// A durable record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The shard the batch belongs to.
+    pub shard: ShardId,
+    /// Its place in the journal.
+    pub sequence: Sequence,
+    /// The batch as it arrived.
+    pub payload: Bytes,
+}
+
+/// Who makes durable records visible to reads.
+pub trait Sink: Send + Sync + 'static {
+    /// Takes records in sequence order, after their sync and before their writers are answered.
+    /// Runs on the journal's thread: must be quick and must not call the journal.
+    fn committed(&self, records: &[Committed]);
+}
+
+/// What [`Journal::open`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Recovery {
+    /// Segment files read.
+    pub segments: u64,
+    /// Intact records handed to the callback.
+    pub records: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// The highest sequence known to have been given; the next one is higher.
+    pub highest: Sequence,
+    /// Records that were lost to damage; their bytes are in `quarantine/`.
+    pub damaged_records: u64,
+    /// The damaged ranges, the first 1,000 of them.
+    pub damage: Vec<JournalDamage>,
+    /// Segment files whose header is unreadable; moved to `quarantine/`.
+    pub unreadable_segments: u64,
+    /// Whether the last segment ended in a record that was never finished (nor acknowledged).
+    pub torn: bool,
+    /// Files that are not the journal's; left alone.
+    pub unknown_files: Vec<String>,
+}
+
+/// A range of the journal that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct JournalDamage {
+    /// The segment number.
+    pub segment: u64,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub length: u64,
+    /// The shard, where the record's header is intact.
+    pub shard: Option<ShardId>,
+    /// The last intact sequence before it, so that what is missing can be told.
+    pub after: Sequence,
+    /// How many records it held.
+    pub records: u64,
+}
+
+/// Live figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct JournalStats {
+    /// Bytes of all segment files, spares included.
+    pub bytes: u64,
+    /// Segments with records that are not released.
+    pub segments: u64,
+    /// Released segments kept for reuse.
+    pub spare_segments: u64,
+    /// The last sequence given.
+    pub last_sequence: Sequence,
+    /// Syncs since the start.
+    pub syncs: u64,
+    /// Records since the start.
+    pub records: u64,
+}
+
+/// The journal of a node.
+#[derive(Debug)]
+pub struct Journal {
+    committer: Committer<JournalLog>,
+    poison: Poison,
+    stats: Arc<Mutex<JournalStats>>,
+    max_record_bytes: usize,
+}
+
+impl Journal {
+    /// Recovers what is there, handing every intact record to `recovered` in order, and starts
+    /// committing. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`JournalOpenError`]; damage inside the files is not an error but in the [`Recovery`].
+    pub fn open(
+        config: JournalConfig,
+        home: JournalHome,
+        disk: Arc<dyn Disk>,
+        executor: Executor,
+        sink: Arc<dyn Sink>,
+        recovered: &mut dyn FnMut(Committed),
+    ) -> Result<(Self, Recovery), JournalOpenError> {
+        let poison = Poison::new("the journal");
+        let stats = Arc::new(Mutex::new(JournalStats::default()));
+        let limits = Limits {
+            group_bytes: config.group_bytes,
+            queue_bytes: config.queue_bytes,
+        };
+        let max_record_bytes = config
+            .max_record_bytes
+            .min(crate::segment::record::MAX_PAYLOAD);
+        let path = home.directory.clone();
+        let mut log = JournalLog {
+            spares: Spares::new(config.spare_segments),
+            config,
+            home,
+            disk,
+            sink,
+            poison: poison.clone(),
+            stats: Arc::clone(&stats),
+            active: None,
+            sealed: VecDeque::new(),
+            next_sequence: 1,
+            next_number: 1,
+        };
+        let recovery = log.recover(recovered)?;
+        log.publish();
+        let committer = Committer::start(log, executor, "journal", limits)
+            .map_err(|source| JournalOpenError::Io { path, source })?;
+        Ok((
+            Self {
+                committer,
+                poison,
+                stats,
+                max_record_bytes,
+            },
+            recovery,
+        ))
+    }
+
+    /// Stores a batch; answers when it is durable and the sink has seen it. Dropping the future
+    /// does not take the batch back.
+    ///
+    /// # Errors
+    /// [`JournalError`], each definite or not: see [`JournalError::definite`].
+    pub async fn append(&self, shard: ShardId, batch: Bytes) -> Result<Sequence, JournalError> {
+        let (bytes, limit) = (batch.len(), self.max_record_bytes);
+        if bytes > limit {
+            return Err(JournalError::TooLarge { bytes, limit });
+        }
+        self.poison.check()?;
+        self.submit(Item::Append { shard, batch }, bytes).await
+    }
+
+    /// Says that everything up to `upto` is stored elsewhere: segments that hold nothing newer are
+    /// reused or removed.
+    ///
+    /// # Errors
+    /// [`JournalError::Closed`] after [`close`](Self::close).
+    pub async fn release(&self, upto: Sequence) -> Result<(), JournalError> {
+        self.submit(Item::Release(upto), 0).await.map(drop)
+    }
+
+    async fn submit(&self, item: Item, bytes: usize) -> Result<Sequence, JournalError> {
+        match self.committer.submit(item, bytes).await {
+            Ok(output) => output,
+            Err(SubmitError::Closed) => Err(JournalError::Closed),
+            Err(SubmitError::Died) => {
+                self.poison.set(SubmitError::Died);
+                Err(JournalError::Io(Arc::new(io::Error::other(
+                    SubmitError::Died,
+                ))))
+            }
+        }
+    }
+
+    /// Set when a write or sync has failed: no write is accepted until a restart.
+    #[must_use]
+    pub fn poison(&self) -> &Poison {
+        &self.poison
+    }
+
+    /// Live figures.
+    #[must_use]
+    pub fn stats(&self) -> JournalStats {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commits what was submitted and stops; later appends fail with [`JournalError::Closed`].
+    pub async fn close(&self) {
+        self.committer.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

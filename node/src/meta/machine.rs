@@ -1,0 +1,198 @@
+//! The replicated state machine: the cluster map, kept on disk and published to the node.
+//!
+//! Invariants: map, applied index and membership are committed together, synced, before anybody
+//! sees the map; what was published is never taken back, also not by a restart. A snapshot is the
+//! state itself, so none is kept beside it. openraft calls it, one entry list after the other.
+
+use std::sync::Arc;
+
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOError,
+    storage::RaftStateMachine,
+};
+use quorate_protocol::{change::Outcome, map::ClusterMap};
+use tokio::sync::watch;
+
+use super::{
+    command::{Applied, Entry, LogId, Membership, SnapshotMeta, StorageError, Types},
+    error::StoreError,
+    rows, state,
+    store::{Store, seal, unseal},
+};
+
+const APPLIED: &str = "applied";
+const MEMBERSHIP: &str = "membership";
+
+/// What has been applied.
+#[derive(Clone)]
+pub(super) struct View {
+    map: Arc<ClusterMap>,
+    applied: Option<LogId>,
+    membership: Membership,
+}
+
+/// The machine.
+pub(super) struct Machine {
+    store: Store,
+    view: View,
+    published: watch::Sender<Arc<ClusterMap>>,
+}
+
+impl View {
+    fn load(store: &Store) -> Result<Self, StoreError> {
+        let txn = store.env.read_txn()?;
+        Ok(Self {
+            map: Arc::new(rows::load(store, &txn)?),
+            applied: store.get_in::<Option<LogId>>(&txn, APPLIED)?.flatten(),
+            membership: store.get_in(&txn, MEMBERSHIP)?.unwrap_or_default(),
+        })
+    }
+
+    /// What the snapshot of this view is called: the same view always the same.
+    fn meta(&self) -> SnapshotMeta {
+        let id = self.applied.map(|id| {
+            let leader = id.leader_id;
+            format!("{}-{}-{}", leader.term, leader.node_id, id.index)
+        });
+        SnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+            snapshot_id: id.unwrap_or_default(),
+        }
+    }
+
+    fn snapshot(&self) -> Result<Snapshot<Types>, StoreError> {
+        Ok(Snapshot {
+            meta: self.meta(),
+            snapshot: Box::new(encode_snapshot(&self.map)?),
+        })
+    }
+}
+
+/// The content of a snapshot: crc32 and postcard of the whole map.
+pub(super) fn encode_snapshot(map: &ClusterMap) -> Result<Vec<u8>, StoreError> {
+    seal("snapshot", map)
+}
+
+/// Reads the content of a snapshot.
+pub(super) fn decode_snapshot(data: &[u8]) -> Result<ClusterMap, StoreError> {
+    unseal("snapshot", data)
+}
+
+impl Machine {
+    /// Loads the stored state and publishes its map.
+    pub(super) fn open(
+        store: Store,
+        published: watch::Sender<Arc<ClusterMap>>,
+    ) -> Result<Self, StoreError> {
+        let view = View::load(&store)?;
+        published.send_replace(Arc::clone(&view.map));
+        Ok(Self {
+            store,
+            view,
+            published,
+        })
+    }
+
+    /// Commits `next` and then publishes it.
+    async fn install(&mut self, next: View, from_scratch: bool) -> Result<(), StoreError> {
+        let (old, new) = (self.view.clone(), next.clone());
+        let written = self.store.run(move |store| {
+            store.write(|store, txn| {
+                if from_scratch {
+                    rows::replace(store, txn, &new.map)?;
+                } else if !Arc::ptr_eq(&old.map, &new.map) {
+                    rows::save(store, txn, &old.map, &new.map)?;
+                }
+                store.put(txn, APPLIED, &new.applied)?;
+                store.put(txn, MEMBERSHIP, &new.membership)
+            })
+        });
+        written.await?;
+        let changed = !Arc::ptr_eq(&self.view.map, &next.map);
+        self.view = next;
+        if changed {
+            self.published.send_replace(Arc::clone(&self.view.map));
+        }
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotBuilder = View;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), StorageError> {
+        Ok((self.view.applied, self.view.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Applied>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut next = self.view.clone();
+        let mut applied = Vec::new();
+        for entry in entries {
+            let index = entry.log_id.index;
+            next.applied = Some(entry.log_id);
+            let outcome = match entry.payload {
+                EntryPayload::Blank => Outcome::Done,
+                // The first command of the list copies the map, the others change that copy.
+                EntryPayload::Normal(command) => {
+                    state::apply(Arc::make_mut(&mut next.map), index, &command)
+                }
+                EntryPayload::Membership(membership) => {
+                    next.membership = Membership::new(Some(entry.log_id), membership);
+                    Outcome::Done
+                }
+            };
+            applied.push(Applied { index, outcome });
+        }
+        let installed = self.install(next, false).await;
+        installed.map_err(|error| StorageIOError::write_state_machine(&error))?;
+        Ok(applied)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> View {
+        self.view.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Vec<u8>>, StorageError> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Box<Vec<u8>>,
+    ) -> Result<(), StorageError> {
+        let map = decode_snapshot(&snapshot)
+            .map_err(|error| StorageIOError::read_snapshot(Some(meta.signature()), &error))?;
+        let next = View {
+            map: Arc::new(map),
+            applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+        };
+        let installed = self.install(next, true).await;
+        installed
+            .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error).into())
+    }
+
+    /// The state as it is now; newer than the last one built, which only ever helps.
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
+        if self.view.applied.is_none() {
+            return Ok(None);
+        }
+        let snapshot = self.view.snapshot();
+        snapshot
+            .map(Some)
+            .map_err(|error| StorageIOError::read_snapshot(None, &error).into())
+    }
+}
+
+impl RaftSnapshotBuilder<Types> for View {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
+        self.snapshot()
+            .map_err(|error| StorageIOError::read_snapshot(None, &error).into())
+    }
+}

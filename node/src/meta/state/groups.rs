@@ -1,0 +1,132 @@
+//! Shard groups, decided where they are applied.
+//!
+//! Invariant: the live groups of a policy never overlap, whatever the order of creators and however
+//! the policy's group duration changes in between: a time inside a live group gets that group, any
+//! other gets a new one clipped to the gap it falls into. Bounds never change afterwards.
+
+use quorate_protocol::{
+    change::Outcome,
+    code::Code,
+    id::{Epoch, GroupId, NodeId, PolicyId, ShardId},
+    map::{ClusterMap, Group, NextIds, Node, NodeState, Policy, Shard},
+    placement,
+};
+
+use super::{Refusal, refuse, take_id};
+
+/// New groups that one command may make.
+const MAX_NEW_GROUPS: usize = 32;
+
+/// Epoch of a shard whose owners have never changed.
+const FIRST_EPOCH: Epoch = Epoch(1);
+
+pub(super) fn create(
+    map: &mut ClusterMap,
+    index: u64,
+    policy: PolicyId,
+    times: &[i64],
+) -> Result<Outcome, Refusal> {
+    let ClusterMap {
+        nodes,
+        databases,
+        next,
+        ..
+    } = map;
+    let policy = databases
+        .iter_mut()
+        .flat_map(|database| &mut database.policies)
+        .find(|candidate| candidate.id == policy)
+        .ok_or_else(|| refuse(Code::PolicyNotFound, "no such retention policy"))?;
+    let missing = missing(policy, times)?;
+    if missing.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    let placed = placed_owners(nodes, policy.replication, index);
+    if placed.is_empty() {
+        return Err(refuse(
+            Code::NoNodes,
+            "no data node can own a shard: add a node",
+        ));
+    }
+    // Ids are taken from a copy, so that a refusal half-way changes nothing.
+    let mut ids = *next;
+    let groups = missing
+        .into_iter()
+        .map(|(start, end)| group(&mut ids, start, end, &placed))
+        .collect::<Result<Vec<Group>, Refusal>>()?;
+    *next = ids;
+    policy.groups.extend(groups);
+    policy.groups.sort_by_key(|group| group.start);
+    Ok(Outcome::Done)
+}
+
+/// Bounds of the groups that are needed so that each time has one, in the order of `times`.
+fn missing(policy: &Policy, times: &[i64]) -> Result<Vec<(i64, i64)>, Refusal> {
+    let mut wanted: Vec<(i64, i64)> = Vec::new();
+    for time in times {
+        let inside = |(start, end): &(i64, i64)| start <= time && time < end;
+        if policy.group_at(*time).is_some() || wanted.iter().any(inside) {
+            continue;
+        }
+        let bounds = clip(policy, &wanted, *time);
+        if !inside(&bounds) {
+            return Err(refuse(
+                Code::Invalid,
+                format!("time {time} is outside the range of times"),
+            ));
+        }
+        if wanted.len() == MAX_NEW_GROUPS {
+            return Err(refuse(
+                Code::LimitExceeded,
+                format!("more than {MAX_NEW_GROUPS} new shard groups at once: split the write"),
+            ));
+        }
+        wanted.push(bounds);
+    }
+    Ok(wanted)
+}
+
+/// The policy's bounds around `time`, clipped to the gap between existing and wanted groups.
+fn clip(policy: &Policy, wanted: &[(i64, i64)], time: i64) -> (i64, i64) {
+    let bounds = placement::group_bounds(time, policy.group_duration);
+    let live = policy.groups.iter().map(|group| (group.start, group.end));
+    live.chain(wanted.iter().copied())
+        .fold(bounds, |(start, end), (other_start, other_end)| {
+            if other_start > time {
+                (start, end.min(other_start))
+            } else {
+                (start.max(other_end), end)
+            }
+        })
+}
+
+fn placed_owners(nodes: &[Node], replication: u32, index: u64) -> Vec<Vec<NodeId>> {
+    let active: Vec<(NodeId, Option<&str>)> = nodes
+        .iter()
+        .filter(|node| node.state == NodeState::Active)
+        .map(|node| (node.id, node.zone.as_deref()))
+        .collect();
+    placement::owners(&active, replication, index)
+}
+
+fn group(
+    next: &mut NextIds,
+    start: i64,
+    end: i64,
+    placed: &[Vec<NodeId>],
+) -> Result<Group, Refusal> {
+    let id = GroupId(take_id!(next.group)?);
+    let shards = placed.iter().map(|owners| {
+        Ok(Shard {
+            id: ShardId(take_id!(next.shard)?),
+            epoch: FIRST_EPOCH,
+            owners: owners.clone(),
+        })
+    });
+    Ok(Group {
+        id,
+        start,
+        end,
+        shards: shards.collect::<Result<_, Refusal>>()?,
+    })
+}

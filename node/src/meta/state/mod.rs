@@ -1,0 +1,124 @@
+//! What a command does to the cluster map.
+//!
+//! Invariant: [`apply`] is a pure, total function of the map, the index and the command: the same on
+//! every node, never a panic, and a refusal changes nothing but the index. The state machine calls
+//! it; nothing else changes a map. The limits here are part of the state machine, not settings: all
+//! nodes must agree on them.
+
+mod databases;
+mod fields;
+mod groups;
+mod nodes;
+
+#[cfg(test)]
+mod tests;
+
+use quorate_protocol::{
+    change::{Change, Outcome},
+    code::Code,
+    id::{ClusterId, MetaIndex},
+    map::ClusterMap,
+};
+
+use super::command::Command;
+
+/// Applies the command at `index`. The map's index becomes `index` whatever the outcome, so that
+/// whoever proposed it can wait for it.
+pub(super) fn apply(map: &mut ClusterMap, index: u64, command: &Command) -> Outcome {
+    let outcome = change(map, index, &command.change).unwrap_or_else(Refusal::into_outcome);
+    map.index = MetaIndex(index);
+    outcome
+}
+
+fn change(map: &mut ClusterMap, index: u64, change: &Change) -> Result<Outcome, Refusal> {
+    if let Change::Bootstrap { cluster, name } = change {
+        return bootstrap(map, *cluster, name);
+    }
+    if map.cluster == ClusterId(0) {
+        return Err(refuse(Code::NotReady, "the cluster is not bootstrapped"));
+    }
+    match change {
+        Change::AddNode {
+            name,
+            addr,
+            zone,
+            instance,
+        } => nodes::add(map, name, addr, zone.as_deref(), *instance),
+        Change::UpdateNode { node, addr, zone } => nodes::update(map, *node, addr, zone.as_deref()),
+        Change::RemoveNode { node } => nodes::remove(map, *node),
+        Change::CreateDatabase { name, policy } => databases::create(map, name, policy),
+        Change::DropDatabase { name } => databases::drop(map, name),
+        Change::CreateGroups { policy, times } => groups::create(map, index, *policy, times),
+        Change::RegisterFields { database, fields } => fields::register(map, *database, fields),
+        // The log's decoder stops at variants it does not know, so this is a variant that was
+        // added to the protocol and forgotten here.
+        _ => Err(refuse(Code::Unsupported, "change is not implemented")),
+    }
+}
+
+fn bootstrap(map: &mut ClusterMap, cluster: ClusterId, name: &str) -> Result<Outcome, Refusal> {
+    if map.cluster == cluster && map.name == name && cluster != ClusterId(0) {
+        return Ok(Outcome::Done);
+    }
+    if map.cluster != ClusterId(0) {
+        return Err(refuse(Code::AlreadyExists, "bootstrapped already"));
+    }
+    if cluster == ClusterId(0) {
+        return Err(refuse(Code::Invalid, "cluster id 0"));
+    }
+    map.cluster = cluster;
+    name.clone_into(&mut map.name);
+    Ok(Outcome::Done)
+}
+
+/// Why a change was refused.
+struct Refusal {
+    code: Code,
+    detail: String,
+}
+
+impl Refusal {
+    fn into_outcome(self) -> Outcome {
+        Outcome::Refused {
+            code: self.code,
+            detail: self.detail,
+        }
+    }
+}
+
+fn refuse(code: Code, detail: impl Into<String>) -> Refusal {
+    Refusal {
+        code,
+        detail: detail.into(),
+    }
+}
+
+/// Refuses names other than 1 to 64 of `A-Z a-z 0-9 . _ -`.
+fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&name.len()) && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(refuse(
+        Code::Invalid,
+        format!("{what} name must be 1 to 64 of A-Z a-z 0-9 . _ -"),
+    ))
+}
+
+/// Takes the next id of a kind, or refuses when there is none left.
+macro_rules! take_id {
+    ($next:expr) => {{
+        let id = $next;
+        match id.checked_add(1) {
+            Some(after) => {
+                $next = after;
+                Ok(id)
+            }
+            None => Err($crate::meta::state::refuse(
+                quorate_protocol::code::Code::LimitExceeded,
+                "no ids left",
+            )),
+        }
+    }};
+}
+use take_id;

@@ -1,0 +1,143 @@
+//! What logs and snapshots on disks hold, against the vectors of the specification.
+//!
+//! Invariant: a vector never changes; a new variant of [`Change`] adds one there and a line here.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use quorate_protocol::{
+    change::{Change, NewField, PolicySpec},
+    id::{ClusterId, DatabaseId, NodeId, PolicyId},
+    map::ClusterMap,
+    schema::FieldType,
+};
+
+use super::{
+    command::Command,
+    machine::{decode_snapshot, encode_snapshot},
+};
+
+fn changes() -> Vec<(&'static str, Change)> {
+    vec![
+        (
+            "change-bootstrap",
+            Change::Bootstrap {
+                cluster: ClusterId(7),
+                name: "fetch".to_owned(),
+            },
+        ),
+        (
+            "change-add-node",
+            Change::AddNode {
+                name: "n1".to_owned(),
+                addr: "10.0.0.1:7070".to_owned(),
+                zone: Some("a".to_owned()),
+                instance: 300,
+            },
+        ),
+        (
+            "change-update-node",
+            Change::UpdateNode {
+                node: NodeId(2),
+                addr: "[::1]:7070".to_owned(),
+                zone: None,
+            },
+        ),
+        (
+            "change-create-database",
+            Change::CreateDatabase {
+                name: "db".to_owned(),
+                policy: PolicySpec {
+                    name: "default".to_owned(),
+                    duration: 0,
+                    group_duration: 604_800_000_000_000,
+                    replication: 3,
+                },
+            },
+        ),
+        (
+            "change-drop-database",
+            Change::DropDatabase {
+                name: "db".to_owned(),
+            },
+        ),
+        (
+            "change-create-groups",
+            Change::CreateGroups {
+                policy: PolicyId(1),
+                times: vec![0, -1, 1_434_055_562_000_000_000],
+            },
+        ),
+        (
+            "change-register-fields",
+            Change::RegisterFields {
+                database: DatabaseId(1),
+                fields: vec![
+                    NewField {
+                        measurement: Bytes::from_static(b"cpu"),
+                        field: Bytes::from_static(b"load"),
+                        kind: FieldType::Float,
+                    },
+                    NewField {
+                        measurement: Bytes::from_static(b"cpu"),
+                        field: Bytes::from_static(b"host"),
+                        kind: FieldType::String,
+                    },
+                ],
+            },
+        ),
+        (
+            "change-remove-node",
+            Change::RemoveNode { node: NodeId(300) },
+        ),
+    ]
+}
+
+/// The `hex` line of the vector `name` in the specification.
+fn specified(name: &str) -> Vec<u8> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let texts = ["SPEC.md", "spec/meta.md"].map(|file| std::fs::read_to_string(root.join(file)));
+    let opening = format!("```vector name={name} ");
+    let block = texts
+        .iter()
+        .flatten()
+        .find_map(|text| text.split_once(&opening))
+        .and_then(|(_, rest)| rest.split_once("\n```"))
+        .map(|(block, _)| block)
+        .unwrap_or_else(|| panic!("the specification lacks the vector {name}"));
+    let hex = block.lines().find_map(|line| line.strip_prefix("hex: "));
+    let digits: Vec<char> = hex.unwrap().chars().filter(|c| *c != ' ').collect();
+    let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+#[test]
+fn changes_are_encoded_as_specified() {
+    for (name, change) in changes() {
+        let bytes = specified(name);
+        assert_eq!(postcard::to_allocvec(&change).unwrap(), bytes, "{name}");
+        let (read, rest) = postcard::take_from_bytes::<Change>(&bytes).unwrap();
+        assert_eq!((read, rest), (change, &[][..]), "{name}");
+    }
+}
+
+#[test]
+fn commands_and_snapshots_are_encoded_as_specified() {
+    let command = Command {
+        at_ns: 1_700_000_000_000_000_000,
+        change: Change::RemoveNode { node: NodeId(300) },
+    };
+    let bytes = specified("command");
+    assert_eq!(postcard::to_allocvec(&command).unwrap(), bytes);
+    assert_eq!(postcard::from_bytes::<Command>(&bytes).unwrap(), command);
+
+    let bytes = specified("snapshot-empty");
+    assert_eq!(encode_snapshot(&ClusterMap::default()).unwrap(), bytes);
+    assert_eq!(decode_snapshot(&bytes).unwrap(), ClusterMap::default());
+    assert!(decode_snapshot(&specified("snapshot-bad-crc")).is_err());
+}
+
+#[test]
+fn a_change_of_a_later_version_is_an_error_not_something_else() {
+    assert!(postcard::from_bytes::<Change>(&specified("change-unknown")).is_err());
+}

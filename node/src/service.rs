@@ -1,0 +1,154 @@
+//! From an op to the part of the node that answers it.
+//!
+//! Invariant: work that has begun to change anything is not cancelled with its request: it runs as
+//! a task of the node, so that a client that gives up leaves nothing half done.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_client::env::BoxFuture;
+use quorate_protocol::{
+    code::Code,
+    frame::{Frame, FrameError, Message},
+    message::{
+        Deliver, Failure, Join, Mark, MetaGet, Ping, Pong, Propose, RaftAppend, RaftAppended,
+        RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan, Status, Write,
+    },
+};
+
+use crate::{
+    core::Core,
+    meta::RaftOp,
+    server::{Greeting, Service},
+    session::{Peer, ReplySink},
+};
+
+/// The node's answers.
+pub(crate) struct NodeService {
+    core: Arc<Core>,
+}
+
+impl NodeService {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+}
+
+impl Service for NodeService {
+    fn greeting(&self) -> Greeting {
+        Greeting {
+            cluster: self.core.cluster,
+            node: self.core.node,
+            meta_index: self.core.directory.index(),
+            highest_version: self.core.highest_version(),
+        }
+    }
+
+    fn call(&self, peer: Arc<Peer>, request: Frame, reply: ReplySink) -> BoxFuture<'static, ()> {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            if request.op == Scan::OP {
+                return match request.message::<Scan>() {
+                    Ok(scan) => core.scan(scan, reply).await,
+                    Err(error) => reply.fail(malformed(&core, &error)).await,
+                };
+            }
+            if let Err(unsent) = dispatch(core, &peer, request, reply).await {
+                let (reply, failure) = *unsent;
+                reply.fail(failure).await;
+            }
+        })
+    }
+}
+
+/// A failure that is still to be sent.
+type Unsent = Box<(ReplySink, Failure)>;
+
+/// Answers ops with one reply.
+async fn dispatch(
+    core: Arc<Core>,
+    peer: &Peer,
+    frame: Frame,
+    reply: ReplySink,
+) -> Result<(), Unsent> {
+    macro_rules! answer {
+        ($request:ty, |$body:ident| $work:expr) => {
+            match frame.message::<$request>() {
+                Ok($body) => answer::<$request>(reply, $work).await,
+                Err(error) => Err(Box::new((reply, malformed(&core, &error)))),
+            }
+        };
+    }
+    let work = Arc::clone(&core);
+    let payload = frame.payload.clone();
+    match frame.op {
+        Ping::OP => answer!(Ping, |_ping| async move { Ok((Pong {}, Bytes::new())) }),
+        Write::OP => answer!(Write, |body| async move {
+            let task = Arc::clone(&work);
+            finish(&work, work.tasks.spawn(async move { task.write(body, payload).await })).await
+        }),
+        Deliver::OP => answer!(Deliver, |body| async move {
+            let task = Arc::clone(&work);
+            finish(&work, work.tasks.spawn(async move { task.deliver(body, payload).await })).await
+        }),
+        Mark::OP => answer!(Mark, |body| async move {
+            let task = Arc::clone(&work);
+            finish(&work, work.tasks.spawn(async move { Ok(task.mark(body).await) })).await
+        }),
+        MetaGet::OP => answer!(MetaGet, |body| async move { Ok(work.meta_get(body).await) }),
+        Propose::OP => answer!(Propose, |body| async move { work.propose(body).await }),
+        Join::OP => {
+            let name = peer.identity.name().to_owned();
+            answer!(Join, |body| async move { Ok((work.join(name, body).await?, Bytes::new())) })
+        }
+        Status::OP => answer!(Status, |_body| async move { Ok((work.status(), Bytes::new())) }),
+        RaftAppend::OP => answer!(RaftAppend, |_body| async move {
+            Ok((RaftAppended {}, raft(&work, RaftOp::Append, &payload).await?))
+        }),
+        RaftVote::OP => answer!(RaftVote, |_body| async move {
+            Ok((RaftVoted {}, raft(&work, RaftOp::Vote, &payload).await?))
+        }),
+        RaftSnapshot::OP => answer!(RaftSnapshot, |_body| async move {
+            Ok((RaftInstalled {}, raft(&work, RaftOp::Snapshot, &payload).await?))
+        }),
+        op => {
+            let failure = core.failure(Code::Unsupported, format!("op {op:#06x}"));
+            Err(Box::new((reply, failure)))
+        }
+    }
+}
+
+/// Sends what a request came to.
+async fn answer<R: Request>(
+    reply: ReplySink,
+    work: impl Future<Output = Result<(R::Reply, Bytes), Failure>>,
+) -> Result<(), Unsent> {
+    match work.await {
+        Ok((message, payload)) => {
+            reply.send(&message, payload).await;
+            Ok(())
+        }
+        Err(failure) => Err(Box::new((reply, failure))),
+    }
+}
+
+/// Waits for a task that changes something; dropping this leaves the task running.
+async fn finish<T>(
+    core: &Core,
+    task: tokio::task::JoinHandle<Result<T, Code>>,
+) -> Result<(T, Bytes), Failure> {
+    match task.await {
+        Ok(Ok(reply)) => Ok((reply, Bytes::new())),
+        Ok(Err(code)) => Err(core.failure(code, "")),
+        Err(_) => Err(core.failure(Code::Internal, "the request's task failed")),
+    }
+}
+
+async fn raft(core: &Core, op: RaftOp, payload: &[u8]) -> Result<Bytes, Failure> {
+    let answered = core.meta.serve(op, payload).await;
+    answered.map_err(|error| core.failure(error.code(), error.to_string()))
+}
+
+fn malformed(core: &Core, error: &FrameError) -> Failure {
+    core.failure(Code::Malformed, error.to_string())
+}

@@ -1,0 +1,67 @@
+//! Limits and targets of the shard store.
+//!
+//! Read by every part of [`super`]; the `[shard]` table of the node's configuration.
+
+use serde::{Deserialize, Serialize};
+
+/// Limits and targets of the shard store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Environments open at once; default 64. Each takes three file descriptors; opening one takes
+    /// well under a millisecond.
+    pub max_open_shards: usize,
+    /// Map size of a new environment in bytes; default 64 MiB. Address space only.
+    pub map_bytes: u64,
+    /// Map size at most, in bytes; default 64 GiB. Maps double when they are full.
+    pub max_map_bytes: u64,
+    /// Read transactions alive at once in one environment; default 512. 64 bytes each.
+    pub readers: u32,
+    /// Fresh batches of all shards in memory, in bytes as encoded; default 192 MiB. When they are
+    /// this many, writes are answered with "busy".
+    pub fresh_bytes: u64,
+    /// Fresh bytes of one shard that make it worth folding; default 16 MiB. More makes larger runs
+    /// and less merging, and a longer replay after a crash.
+    pub fold_bytes: u64,
+    /// Fresh bytes taken by one fold; default 32 MiB. Decoded, they take several times that.
+    pub fold_limit_bytes: u64,
+    /// How long a batch may wait for being folded, in milliseconds; default 10,000.
+    pub fold_age_ms: u64,
+    /// Rows of a block; default 8,192. More compresses better; a read decodes whole blocks.
+    pub block_rows: usize,
+    /// Bytes of a block before encoding, roughly; default 512 KiB.
+    pub block_bytes: usize,
+    /// Bytes written by one transaction; default 4 MiB.
+    pub txn_bytes: usize,
+    /// Runs of one size tier that are merged into one; default 4.
+    pub merge_runs: usize,
+    /// Runs larger than this, in bytes, are not merged any more; default 512 MiB. While a shard's
+    /// runs are merged, its fresh data waits.
+    pub merge_limit_bytes: u64,
+    /// Stored bytes a scan copies out in one read transaction; default 1 MiB.
+    pub scan_bytes: usize,
+    /// What "busy" tells the sender to wait, in milliseconds; default 50.
+    pub busy_retry_ms: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_open_shards: 64,
+            map_bytes: 64 << 20,
+            max_map_bytes: 64 << 30,
+            readers: 512,
+            fresh_bytes: 192 << 20,
+            fold_bytes: 16 << 20,
+            fold_limit_bytes: 32 << 20,
+            fold_age_ms: 10_000,
+            block_rows: 8192,
+            block_bytes: 512 << 10,
+            txn_bytes: 4 << 20,
+            merge_runs: 4,
+            merge_limit_bytes: 512 << 20,
+            scan_bytes: 1 << 20,
+            busy_retry_ms: 50,
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! The shard store: fresh batches in memory, folded into LMDB runs, read back merged.
+//!
+//! Reading order: [`fresh`] and [`slot`] are a shard in memory; [`directory`], [`env`], [`open`],
+//! [`state`], [`series`] and [`run`] are a shard on disk; [`fold`] and [`merge`] turn one into the
+//! other, [`background`] says when; [`read`] and [`filter`] answer scans; [`retention`] drops.
+//! Formats: `spec/shard.md`.
+//!
+//! Invariants: a batch that was accepted is visible to every scan that begins later, until its
+//! shard is dropped; [`ShardStore::applied_through`] never passes a record that is not in a
+//! committed run (or in quarantine), so the journal may forget what is below; nothing here is on
+//! the way of an acknowledgement but one push. Owned by the node, which connects journal, sessions
+//! and metadata to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use quorate_protocol::{
+    batch::EncodedBatch,
+    id::{Sequence, ShardId, Version},
+};
+use tokio::sync::{Notify, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+mod background;
+mod config;
+mod counters;
+mod directory;
+pub(crate) mod env;
+mod error;
+mod executor;
+pub mod fault;
+mod filter;
+mod fold;
+mod fresh;
+mod merge;
+mod open;
+mod quarantine;
+mod read;
+pub mod retention;
+mod run;
+mod series;
+mod slot;
+mod state;
+
+pub use self::{
+    config::Config,
+    counters::Stats,
+    directory::FORMAT,
+    error::{AdmitError, EnvError, Misfit, ScanError, ShardError, ShardGone},
+    executor::Executor,
+    filter::{ScanFilter, TagFilter, TagTest},
+    fresh::Admission,
+    read::{Scan, ScanItem, SeriesRows},
+};
+use self::{
+    counters::Counters,
+    fault::{NoProbe, Probe},
+    fresh::Budget,
+    open::OpenShards,
+    slot::Slot,
+};
+
+/// The shards of a node. Clones are the same store.
+#[derive(Clone)]
+pub struct ShardStore {
+    inner: Arc<Inner>,
+}
+
+/// What all parts of the store share.
+struct Inner {
+    config: Config,
+    executor: Executor,
+    probe: Arc<dyn Probe>,
+    open: OpenShards,
+    slots: RwLock<Slots>,
+    budget: Arc<Budget>,
+    counters: Counters,
+    /// The last record of the journal that was offered to a shard.
+    accepted: AtomicU64,
+    highest_version: AtomicU64,
+    /// The last record any shard had folded when the store was opened.
+    found_applied: Sequence,
+    released: watch::Sender<Sequence>,
+    fold_wanted: Notify,
+    merge_wanted: Notify,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+#[derive(Default)]
+struct Slots {
+    known: BTreeMap<ShardId, Arc<Slot>>,
+    /// Dropped since the store was opened: late records for them are refused.
+    dropped: BTreeSet<ShardId>,
+}
+
+impl ShardStore {
+    /// Opens the store in `dir`, which is created if it is missing. Looks into every shard once,
+    /// which takes well under a millisecond each.
+    ///
+    /// # Errors
+    /// A shard of a newer format, or a directory that cannot be read or is damaged.
+    pub fn open(config: Config, dir: &Path, executor: Executor) -> Result<Self, ShardError> {
+        Self::open_probed(config, dir, executor, Arc::new(NoProbe))
+    }
+
+    /// As [`Self::open`]; `probe` watches every step, for tests.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_probed(
+        config: Config,
+        dir: &Path,
+        executor: Executor,
+        probe: Arc<dyn Probe>,
+    ) -> Result<Self, ShardError> {
+        let ids = directory::list(dir)?;
+        // All markers first: with a newer format anywhere, nothing is touched anywhere.
+        for id in &ids {
+            directory::check(&directory::path(dir, *id))?;
+        }
+        let open = OpenShards::new(dir, config);
+        let budget = Budget::new(config.fresh_bytes);
+        let mut slots = Slots::default();
+        let mut highest = Version(0);
+        let mut found_applied = Sequence(0);
+        for id in ids {
+            let Some(shard) = open.pin(id)? else { continue };
+            let state = shard.state()?;
+            highest = highest.max(state.highest_version);
+            found_applied = found_applied.max(state.applied);
+            let slot = Slot::new(id, Arc::clone(&budget), state.applied);
+            slots.known.insert(id, Arc::new(slot));
+        }
+        let inner = Inner {
+            config,
+            executor,
+            probe,
+            open,
+            slots: RwLock::new(slots),
+            budget,
+            counters: Counters::default(),
+            accepted: AtomicU64::new(0),
+            highest_version: AtomicU64::new(highest.0),
+            found_applied,
+            released: watch::Sender::new(Sequence(0)),
+            fold_wanted: Notify::new(),
+            merge_wanted: Notify::new(),
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Starts folding and merging on the current runtime, until [`Self::close`].
+    pub fn start(&self) {
+        let inner = &self.inner;
+        inner.tasks.spawn(background::fold(Arc::clone(inner)));
+        inner.tasks.spawn(background::merge(Arc::clone(inner)));
+    }
+
+    /// Stops the tasks and closes all environments. What is fresh stays in the journal. Scans that
+    /// are still alive fail with [`ShardError::Closed`].
+    pub async fn close(&self) {
+        self.inner.cancel.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        let inner = Arc::clone(&self.inner);
+        // Closing waits for reads that are running, each of which takes some milliseconds.
+        if self
+            .inner
+            .executor
+            .run(move || inner.open.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the runtime ended before all shards were closed");
+        }
+    }
+
+    /// Room for a batch of `bytes` before it is journaled; keep it until the batch is accepted.
+    ///
+    /// # Errors
+    /// There is no room now, or the shard takes no writes any more.
+    pub fn admit(&self, shard: ShardId, bytes: u64) -> Result<Admission, AdmitError> {
+        let slots = self.inner.slots();
+        if slots.dropped.contains(&shard) {
+            return Err(AdmitError::Gone(shard));
+        }
+        if slots
+            .known
+            .get(&shard)
+            .is_some_and(|slot| slot.poisoned().is_some())
+        {
+            return Err(AdmitError::Poisoned(shard));
+        }
+        drop(slots);
+        self.inner.budget.admit(bytes).ok_or_else(|| {
+            self.inner.fold_wanted.notify_one();
+            AdmitError::Busy {
+                retry_after_ms: self.inner.config.busy_retry_ms,
+            }
+        })
+    }
+
+    /// Takes in a batch that is durable in the journal: the sink of the journal calls this in order
+    /// of sequence, after the sync and before the acknowledgement; so does recovery, for every
+    /// record there is. Records that are folded already are skipped.
+    ///
+    /// # Errors
+    /// The shard was dropped; the record may be forgotten.
+    pub fn accept(
+        &self,
+        shard: ShardId,
+        sequence: Sequence,
+        batch: EncodedBatch,
+    ) -> Result<(), ShardGone> {
+        let inner = &self.inner;
+        let version = batch.header().part.version;
+        let slot = inner.slot_or_new(shard);
+        let pushed = slot.as_ref().and_then(|slot| {
+            let mut fresh = slot.fresh();
+            fresh.push(sequence, batch).then(|| fresh.bytes())
+        });
+        // Only now: `applied_through` takes everything up to here for pushed.
+        inner.accepted.fetch_max(sequence.0, Ordering::Release);
+        let Some(bytes) = pushed else {
+            return Err(ShardGone(shard));
+        };
+        inner
+            .highest_version
+            .fetch_max(version.0, Ordering::Relaxed);
+        if bytes >= inner.config.fold_bytes || inner.budget.used() > inner.budget.limit() / 2 {
+            inner.fold_wanted.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The highest sequence such that every accepted record up to it is folded, quarantined, or of
+    /// a dropped shard: the journal may release what is not above it.
+    #[must_use]
+    pub fn applied_through(&self) -> Sequence {
+        self.inner.applied_through()
+    }
+
+    /// Follows [`Self::applied_through`].
+    #[must_use]
+    pub fn released(&self) -> watch::Receiver<Sequence> {
+        self.inner.released.subscribe()
+    }
+
+    /// The last record any shard had folded when the store was opened: a journal that lost its
+    /// files must not give such a sequence again, since the shard would skip it.
+    #[must_use]
+    pub fn found_applied(&self) -> Sequence {
+        self.inner.found_applied
+    }
+
+    /// The highest version of any row that was ever accepted here, restarts included (once the
+    /// journal was replayed).
+    #[must_use]
+    pub fn highest_version(&self) -> Version {
+        Version(self.inner.highest_version.load(Ordering::Relaxed))
+    }
+
+    /// Folds everything the shard has fresh.
+    ///
+    /// # Errors
+    /// A batch could not be made durable in a run; it stays fresh.
+    pub async fn flush(&self, shard: ShardId) -> Result<(), ShardError> {
+        let inner = Arc::clone(&self.inner);
+        let Some(slot) = inner.slot(shard) else {
+            return Ok(());
+        };
+        self.inner
+            .executor
+            .run(move || {
+                while inner.fold(&slot)? {}
+                Ok(())
+            })
+            .await?
+    }
+
+    /// Merges runs of the shard as long as a tier has enough of them.
+    ///
+    /// # Errors
+    /// A merge failed; the old runs are still live.
+    pub async fn settle(&self, shard: ShardId) -> Result<(), ShardError> {
+        let inner = Arc::clone(&self.inner);
+        let Some(slot) = inner.slot(shard) else {
+            return Ok(());
+        };
+        self.inner
+            .executor
+            .run(move || {
+                while inner.merge(&slot)? {}
+                Ok(())
+            })
+            .await?
+    }
+
+    /// Forgets a shard and deletes its directory. Records and reads that come later are refused.
+    ///
+    /// # Errors
+    /// The directory could not be removed; it is tried again when the store is opened.
+    pub async fn drop_shard(&self, shard: ShardId) -> Result<(), ShardError> {
+        let inner = Arc::clone(&self.inner);
+        self.inner
+            .executor
+            .run(move || inner.drop_shard(shard))
+            .await?
+    }
+
+    /// Begins a scan that sees everything accepted until now, and perhaps some of what comes later.
+    /// A shard without data has no rows. Blocks, while it iterates too.
+    ///
+    /// # Errors
+    /// The shard was dropped.
+    pub fn scan(&self, shard: ShardId, filter: ScanFilter) -> Result<Scan, ShardError> {
+        if self.inner.slots().dropped.contains(&shard) {
+            return Err(ShardError::Gone(shard));
+        }
+        Scan::begin(Arc::clone(&self.inner), self.inner.slot(shard), filter)
+    }
+
+    /// [`Self::scan`] for tasks.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub async fn scan_begin(&self, shard: ShardId, filter: ScanFilter) -> Result<Scan, ShardError> {
+        let store = self.clone();
+        self.inner
+            .executor
+            .run(move || store.scan(shard, filter))
+            .await?
+    }
+
+    /// The next items of a scan, about a page of them, for tasks. None: the scan is over.
+    ///
+    /// # Errors
+    /// The runtime is stopping.
+    pub async fn scan_page(&self, mut scan: Scan) -> Result<(Scan, Vec<ScanItem>), ShardError> {
+        self.inner
+            .executor
+            .run(move || {
+                let page = scan.next_page();
+                (scan, page)
+            })
+            .await
+    }
+
+    /// The shards that have data here, ascending.
+    #[must_use]
+    pub fn shards(&self) -> Vec<ShardId> {
+        self.inner.slots().known.keys().copied().collect()
+    }
+
+    /// How the store is.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let slots = self.inner.slots_snapshot();
+        Stats {
+            shards: slots.len(),
+            open: self.inner.open.len(),
+            poisoned: slots
+                .iter()
+                .filter(|slot| slot.poisoned().is_some())
+                .count(),
+            fresh_bytes: self.inner.budget.used(),
+            quarantined_batches: self.inner.counters.quarantined_batches(),
+            bad_blocks: self.inner.counters.bad_blocks(),
+        }
+    }
+}
+
+impl Inner {
+    fn slots(&self) -> RwLockReadGuard<'_, Slots> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, shard: ShardId) -> Option<Arc<Slot>> {
+        self.slots().known.get(&shard).map(Arc::clone)
+    }
+
+    /// The shard's slot; `None` if it was dropped.
+    fn slot_or_new(&self, shard: ShardId) -> Option<Arc<Slot>> {
+        if let Some(slot) = self.slot(shard) {
+            return Some(slot);
+        }
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        if slots.dropped.contains(&shard) {
+            return None;
+        }
+        let new = || Arc::new(Slot::new(shard, Arc::clone(&self.budget), Sequence(0)));
+        Some(Arc::clone(slots.known.entry(shard).or_insert_with(new)))
+    }
+
+    fn slots_snapshot(&self) -> Vec<Arc<Slot>> {
+        self.slots().known.values().map(Arc::clone).collect()
+    }
+
+    fn accepted(&self) -> Sequence {
+        Sequence(self.accepted.load(Ordering::Acquire))
+    }
+
+    fn applied_through(&self) -> Sequence {
+        // First this, then the shards: a record accepted in between must not count as folded.
+        let accepted = self.accepted();
+        let slots = self.slots_snapshot();
+        let waiting = slots.iter().filter_map(|slot| slot.fresh().first()).min();
+        match waiting {
+            Some(first) => accepted.min(Sequence(first.0.saturating_sub(1))),
+            None => accepted,
+        }
+    }
+
+    fn publish_released(&self) {
+        let through = self.applied_through();
+        self.released.send_if_modified(|released| {
+            let grown = through > *released;
+            *released = through.max(*released);
+            grown
+        });
+        #[expect(clippy::cast_precision_loss, reason = "a gauge of bytes")]
+        metrics::gauge!("quorate_shard_fresh_bytes").set(self.budget.used() as f64);
+    }
+
+    fn fold(&self, slot: &Slot) -> Result<bool, ShardError> {
+        let folded = fold::fold(self, slot)?;
+        if folded {
+            slot.set_unmerged();
+            self.publish_released();
+        }
+        Ok(folded)
+    }
+
+    fn merge(&self, slot: &Slot) -> Result<bool, ShardError> {
+        merge::merge(self, slot)
+    }
+
+    fn drop_shard(&self, shard: ShardId) -> Result<(), ShardError> {
+        let slot = {
+            let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+            slots.dropped.insert(shard);
+            slots.known.remove(&shard)
+        };
+        if let Some(slot) = slot {
+            slot.fresh().drop_all();
+            let _writer = slot.last_writer();
+            self.open.remove(shard)?;
+        } else {
+            self.open.remove(shard)?;
+        }
+        self.publish_released();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

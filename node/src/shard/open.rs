@@ -1,0 +1,265 @@
+//! Open shards: at most so many environments at once, each opened once.
+//!
+//! Invariants: a shard is pinned while it is used and closed only when nobody has it pinned; an
+//! environment that is open has a readable state record and no blocks of dead runs that a crash has
+//! left. A thread that has a shard pinned must not ask for another one: with few environments
+//! allowed, it might wait for itself.
+
+use std::{
+    collections::BTreeMap,
+    ops::Deref,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use heed::RoTxn;
+use quorate_protocol::id::ShardId;
+
+use super::{
+    config::Config,
+    directory,
+    env::{EnvLimits, Environment, Table},
+    error::ShardError,
+    run,
+    state::{self, State},
+};
+
+/// The tables of a shard, in the order of [`Tables`].
+const NAMES: [&str; 4] = ["runs", "series", "keys", "state"];
+
+/// An open shard.
+pub(super) struct OpenShard {
+    pub(super) env: Environment<4>,
+    pub(super) path: PathBuf,
+    pub(super) config: Config,
+    /// The id of the next run; grows also over runs that were never finished.
+    next_run: AtomicU32,
+}
+
+impl OpenShard {
+    /// Opens the environment of a directory that has its marker.
+    fn open(path: PathBuf, config: Config) -> Result<Self, ShardError> {
+        let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let limits = EnvLimits {
+            map_bytes: bytes(config.map_bytes),
+            max_map_bytes: bytes(config.max_map_bytes),
+            readers: config.readers,
+        };
+        let new = !path.join("data.mdb").exists();
+        let env = Environment::open(&path, limits, NAMES)?;
+        if new {
+            directory::sync(&path)?;
+        }
+        let shard = Self {
+            env,
+            path,
+            config,
+            next_run: AtomicU32::new(1),
+        };
+        let state = shard.state()?;
+        if run::has_dead(&shard, &state)? {
+            while !shard.delete_dead()? {}
+        }
+        let last = state.runs.last().map_or(0, |run| run.id);
+        shard
+            .next_run
+            .store(last.saturating_add(1), Ordering::Relaxed);
+        Ok(shard)
+    }
+
+    pub(super) fn next_run(&self) -> u32 {
+        self.next_run.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The state record.
+    pub(super) fn state(&self) -> Result<State, ShardError> {
+        self.env.read(|txn, tables| self.state_in(txn, tables))
+    }
+
+    /// The state record as a transaction sees it.
+    pub(super) fn state_in(
+        &self,
+        txn: &RoTxn<'_>,
+        [.., table]: &[Table; 4],
+    ) -> Result<State, ShardError> {
+        match table.get(txn, state::KEY).map_err(|e| self.env.wrap(e))? {
+            None => Ok(State::default()),
+            Some(record) => State::decode(record).ok_or_else(|| {
+                let why = "its state record is damaged";
+                ShardError::BadDirectory {
+                    path: self.path.clone(),
+                    why,
+                }
+            }),
+        }
+    }
+
+    /// Deletes blocks of dead runs, one transaction full; whether it is done.
+    pub(super) fn delete_dead(&self) -> Result<bool, ShardError> {
+        let state = self.state()?;
+        let max = self.config.txn_bytes;
+        Ok(self
+            .env
+            .write(|txn, [runs, ..]| run::delete_dead(txn, runs, &state, max))?)
+    }
+}
+
+#[derive(Default)]
+struct Opened {
+    shards: BTreeMap<ShardId, (Arc<OpenShard>, u64)>,
+    /// Grows with every use; the least recently used shard is closed first.
+    clock: u64,
+    closed: bool,
+}
+
+/// All open shards below one directory.
+pub(super) struct OpenShards {
+    root: PathBuf,
+    config: Config,
+    opened: Mutex<Opened>,
+    unpinned: Condvar,
+}
+
+impl OpenShards {
+    pub(super) fn new(root: &Path, config: Config) -> Self {
+        Self {
+            root: root.to_owned(),
+            config,
+            opened: Mutex::default(),
+            unpinned: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shard, created if it does not exist.
+    pub(super) fn pin_or_create(&self, id: ShardId) -> Result<Pin<'_>, ShardError> {
+        match self.pin(id)? {
+            Some(pin) => Ok(pin),
+            None => {
+                directory::create(&self.root, &directory::path(&self.root, id))?;
+                // Only [`Self::remove`] makes a marker go away, and then the shard is gone.
+                self.pin(id)?.ok_or(ShardError::Gone(id))
+            }
+        }
+    }
+
+    /// The shard, or `None` if nothing of it is stored. Waits while too many are in use.
+    pub(super) fn pin(&self, id: ShardId) -> Result<Option<Pin<'_>>, ShardError> {
+        let mut opened = self.lock();
+        loop {
+            if opened.closed {
+                return Err(ShardError::Closed);
+            }
+            opened.clock += 1;
+            let clock = opened.clock;
+            if let Some((shard, used)) = opened.shards.get_mut(&id) {
+                *used = clock;
+                return Ok(Some(Pin {
+                    shard: Some(Arc::clone(shard)),
+                    of: self,
+                }));
+            }
+            if opened.shards.len() < self.config.max_open_shards.max(1) {
+                let path = directory::path(&self.root, id);
+                if !directory::check(&path)? {
+                    return Ok(None);
+                }
+                let shard = Arc::new(OpenShard::open(path, self.config)?);
+                opened.shards.insert(id, (Arc::clone(&shard), clock));
+                return Ok(Some(Pin {
+                    shard: Some(shard),
+                    of: self,
+                }));
+            }
+            let idle = opened
+                .shards
+                .iter()
+                .filter(|(_, (shard, _))| Arc::strong_count(shard) == 1);
+            match idle.min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id) {
+                // Nobody else has it, and nobody can get it while the lock is held: this closes it.
+                Some(idle) => drop(opened.shards.remove(&idle)),
+                None => {
+                    opened = self
+                        .unpinned
+                        .wait(opened)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// Closes a shard as soon as nobody has it pinned, and removes its directory.
+    pub(super) fn remove(&self, id: ShardId) -> Result<(), ShardError> {
+        let mut opened = self.lock();
+        while opened
+            .shards
+            .get(&id)
+            .is_some_and(|(shard, _)| Arc::strong_count(shard) > 1)
+        {
+            opened = self
+                .unpinned
+                .wait(opened)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(opened.shards.remove(&id));
+        let condemned = directory::condemn(&self.root, &directory::path(&self.root, id))?;
+        // Nobody finds it any more; deleting it may take its time.
+        drop(opened);
+        condemned.map_or(Ok(()), |path| directory::delete(&path))
+    }
+
+    /// Closes everything; nothing can be pinned any more.
+    pub(super) fn close(&self) {
+        let mut opened = self.lock();
+        opened.closed = true;
+        while opened
+            .shards
+            .values()
+            .any(|(shard, _)| Arc::strong_count(shard) > 1)
+        {
+            opened = self
+                .unpinned
+                .wait(opened)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        opened.shards.clear();
+    }
+
+    /// How many environments are open.
+    pub(super) fn len(&self) -> usize {
+        self.lock().shards.len()
+    }
+}
+
+/// A shard that stays open while this is alive.
+pub(super) struct Pin<'a> {
+    /// `Some` until dropped.
+    shard: Option<Arc<OpenShard>>,
+    of: &'a OpenShards,
+}
+
+impl Deref for Pin<'_> {
+    type Target = OpenShard;
+
+    #[expect(clippy::expect_used, reason = "only `drop` takes it")]
+    fn deref(&self) -> &OpenShard {
+        self.shard
+            .as_ref()
+            .expect("a pin has its shard until it is dropped")
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        drop(self.shard.take());
+        // With the lock, so that nobody misses this between counting and waiting.
+        drop(self.of.lock());
+        self.of.unpinned.notify_all();
+    }
+}

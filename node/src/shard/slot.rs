@@ -1,0 +1,101 @@
+//! A shard as the store knows it, open or not.
+//!
+//! Invariants: `folding` is held by whoever writes to the environment (fold, merge, drop), one at a
+//! time; the lock of `fresh` is held for pushes and copies of references only, never over I/O. A
+//! shard is poisoned once and for good. Held by [`super::ShardStore`], one per shard.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use quorate_protocol::id::{Sequence, ShardId};
+
+use super::{
+    env::EnvError,
+    error::ShardError,
+    fresh::{Budget, Fresh},
+};
+
+/// A shard's state in memory.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) id: ShardId,
+    fresh: Mutex<Fresh>,
+    folding: Mutex<()>,
+    poison: OnceLock<Arc<str>>,
+    /// A run has come since the last look for something to merge.
+    unmerged: AtomicBool,
+}
+
+impl Slot {
+    pub(super) fn new(id: ShardId, budget: Arc<Budget>, applied: Sequence) -> Self {
+        Self {
+            id,
+            fresh: Mutex::new(Fresh::new(budget, applied)),
+            folding: Mutex::default(),
+            poison: OnceLock::new(),
+            unmerged: AtomicBool::new(true),
+        }
+    }
+
+    pub(super) fn fresh(&self) -> MutexGuard<'_, Fresh> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to write to the environment.
+    ///
+    /// # Errors
+    /// The shard was dropped or is poisoned.
+    pub(super) fn folding(&self) -> Result<MutexGuard<'_, ()>, ShardError> {
+        let guard = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.fresh().is_gone() {
+            return Err(ShardError::Gone(self.id));
+        }
+        match self.poisoned() {
+            Some(error) => Err(error),
+            None => Ok(guard),
+        }
+    }
+
+    /// The right to remove the directory, when the shard is gone already.
+    pub(super) fn last_writer(&self) -> MutexGuard<'_, ()> {
+        self.folding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No write to the environment is believed any more.
+    pub(super) fn set_poison(&self, cause: &str) -> ShardError {
+        let cause = Arc::clone(self.poison.get_or_init(|| cause.into()));
+        tracing::error!(shard = %self.id, %cause, "a sync failed; the shard is folded no more");
+        metrics::counter!("quorate_shard_poisoned_total").increment(1);
+        ShardError::Poisoned {
+            shard: self.id,
+            cause,
+        }
+    }
+
+    pub(super) fn poisoned(&self) -> Option<ShardError> {
+        let cause = Arc::clone(self.poison.get()?);
+        Some(ShardError::Poisoned {
+            shard: self.id,
+            cause,
+        })
+    }
+
+    pub(super) fn set_unmerged(&self) {
+        self.unmerged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a look for something to merge is due; it is taken as done.
+    pub(super) fn take_unmerged(&self) -> bool {
+        self.unmerged.swap(false, Ordering::Relaxed)
+    }
+
+    /// What a failed write means for the shard.
+    pub(super) fn judge(&self, error: EnvError) -> ShardError {
+        match error {
+            EnvError::Sync { .. } => self.set_poison(&error.to_string()),
+            other => other.into(),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! From the journal into the shard store: what is durable becomes visible.
+//!
+//! Invariant: the store sees records in order of sequence, at recovery and while running, each
+//! before its writer is answered.
+
+use quorate_protocol::{batch::EncodedBatch, id::Version};
+
+use crate::{
+    journal::{Committed, Sink},
+    shard::ShardStore,
+};
+
+pub(crate) struct ShardSink {
+    shards: ShardStore,
+}
+
+impl ShardSink {
+    pub(crate) const fn new(shards: ShardStore) -> Self {
+        Self { shards }
+    }
+
+    /// Takes one record; the version of its batch, if it is one.
+    pub(crate) fn take(&self, record: &Committed) -> Option<Version> {
+        let batch = match EncodedBatch::parse(record.payload.clone()) {
+            Ok(batch) => batch,
+            Err(error) => {
+                // The record's own checksum held, so it was accepted like this: a defect.
+                tracing::error!(sequence = %record.sequence, %error, "unreadable batch in the journal");
+                metrics::counter!("quorate_journal_unreadable_batches_total").increment(1);
+                return None;
+            }
+        };
+        let version = batch.header().part.version;
+        // A record of a dropped shard has nowhere to go.
+        let _ = self.shards.accept(record.shard, record.sequence, batch);
+        Some(version)
+    }
+}
+
+impl Sink for ShardSink {
+    fn committed(&self, records: &[Committed]) {
+        for record in records {
+            self.take(record);
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Starting and stopping a node.
+//!
+//! Order of a start: the data directory is locked and its owner checked; the port is bound; the
+//! node becomes a member if it is not one; the shards open, the journal is replayed into them, the
+//! hint queues open; metadata starts; requests are answered. Invariant: nothing is answered before
+//! everything the journal holds is visible. Stopping runs the other way, and flushes nothing: what
+//! was acknowledged is durable already.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use quorate_certs::Credentials;
+use quorate_client::{
+    connection::{ConnectError, Dialer, Local, RequestError},
+    env::Env,
+    pool::Pool,
+};
+use quorate_protocol::{
+    code::{Class, Code},
+    id::{ClusterId, NodeId},
+    message::{Join, Joined},
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    background,
+    config::NodeConfig,
+    core::{Core, Parts},
+    data::{DataDir, DataError, Identity},
+    disk::Disk,
+    endpoint::{self, BindError},
+    handoff::{self, Handoff, HandoffError, Marks},
+    journal::{Journal, JournalHome, JournalOpenError},
+    meta::{Meta, MetaError, NewNode},
+    raft::Lanes,
+    segment::commit::Executor,
+    server::Server,
+    service::NodeService,
+    sink::ShardSink,
+    shard::{self, ShardError, ShardStore},
+};
+
+/// Pause between attempts to join.
+const JOIN_PAUSE: Duration = Duration::from_millis(300);
+/// How long the first election and the first commands of a cluster may take.
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How a node that is not a member yet becomes one; ignored once it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartMode {
+    /// It is a member already.
+    Restart,
+    /// It makes a new cluster.
+    Bootstrap,
+    /// It asks one of these members, `HOST:PORT` each.
+    Join(Vec<String>),
+}
+
+/// The world around a node.
+#[derive(Clone)]
+pub struct NodeEnv {
+    /// Clock, randomness and sockets.
+    pub env: Env,
+    /// Files, apart from LMDB's.
+    pub disk: Arc<dyn Disk>,
+    /// Whether disk work runs in the calling task. Only for simulations under a paused clock,
+    /// whose time must not run on while a thread works.
+    pub inline: bool,
+}
+
+impl NodeEnv {
+    /// The real world.
+    #[must_use]
+    pub fn system() -> Self {
+        Self { env: Env::system(), disk: Arc::new(crate::disk::SystemDisk), inline: false }
+    }
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The certificate is a client's.
+    #[error("the certificate is for {0}, not for a node; make one with 'quorate certs node'")]
+    NotANode(String),
+    /// There is no address that others could dial.
+    #[error("--listen {0} is a wildcard address; say with --advertise HOST:PORT where others dial")]
+    NoAdvertise(SocketAddr),
+    /// The port cannot be served on.
+    #[error(transparent)]
+    Endpoint(#[from] BindError),
+    /// An empty directory and nothing that says what to do with it.
+    #[error("this node is in no cluster yet; start it with --bootstrap or --join HOST:PORT")]
+    NoCluster,
+    /// No member has let the node in.
+    #[error("could not join through {addresses}: {reason}")]
+    Join {
+        /// Who was asked.
+        addresses: String,
+        /// The last reason.
+        reason: String,
+    },
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] JournalOpenError),
+    /// The shard store cannot be opened.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The hint queues cannot be opened.
+    #[error(transparent)]
+    Handoff(#[from] HandoffError),
+    /// Metadata did not start.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
+/// A running node.
+pub struct Node {
+    core: Arc<Core>,
+    server: Server,
+    name: String,
+    addr: SocketAddr,
+}
+
+impl Node {
+    /// Starts a node and returns when it answers requests.
+    ///
+    /// # Errors
+    /// See [`StartError`]; each says what to do.
+    pub async fn start(
+        config: NodeConfig,
+        credentials: Credentials,
+        world: NodeEnv,
+        mode: StartMode,
+    ) -> Result<Self, StartError> {
+        let owner = credentials.identity();
+        if !owner.is_node() {
+            return Err(StartError::NotANode(owner.to_string()));
+        }
+        let (cluster_name, name) = (owner.cluster.clone(), owner.name().to_owned());
+        let data = DataDir::open(&config.data, Arc::clone(&world.disk))?;
+        let known = data.identity(&cluster_name, &name)?;
+        let mut identity = known.unwrap_or_else(|| {
+            Identity::new(cluster_name.clone(), name.clone(), world.env.next_u128())
+        });
+
+        let endpoint = endpoint::bind(&world.env, config.listen, &credentials, &config.transport)?;
+        let addr = endpoint.local_addr()
+            .map_err(|source| BindError::Io { addr: config.listen, source })?;
+        let advertise = match &config.advertise {
+            Some(advertise) => advertise.clone(),
+            None if addr.ip().is_unspecified() => return Err(StartError::NoAdvertise(addr)),
+            None => addr.to_string(),
+        };
+        let dialer = Dialer::new(
+            world.env.clone(),
+            endpoint.clone(),
+            credentials.clone(),
+            config.transport.clone(),
+        );
+        let dialer = Arc::new(dialer.map_err(BindError::from)?);
+
+        if identity.node == NodeId(0) {
+            // Before anybody hears of this node, so that a second attempt is the same node.
+            data.save_identity(&identity)?;
+            let (cluster, node) = match mode {
+                StartMode::Bootstrap => {
+                    identity.founder = true;
+                    (ClusterId(world.env.next_u128()), NodeId(1))
+                }
+                StartMode::Join(addresses) => {
+                    let joined = join(&config, &dialer, &identity, &advertise, &addresses).await?;
+                    (joined.cluster, joined.node)
+                }
+                StartMode::Restart => return Err(StartError::NoCluster),
+            };
+            identity.set_member(cluster, node);
+            data.save_identity(&identity)?;
+        }
+        dialer.set_local(Local { cluster: identity.cluster(), node: identity.node });
+
+        let pool = Arc::new(Pool::new(Arc::clone(&dialer)));
+        let core = open(config, world, data, &identity, pool).await?;
+        let service = Arc::new(NodeService::new(Arc::clone(&core)));
+        let transport = core.config.transport.clone();
+        let server = Server::start(endpoint, credentials, transport, service);
+        background::start(&core);
+        become_member(&core, &identity, &advertise).await?;
+        Ok(Self { core, server, name, addr })
+    }
+
+    /// The node's id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.core.node
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The address it serves on.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Folds everything that is fresh into LMDB, now; for tests of what is at rest.
+    pub async fn fold(&self) {
+        for shard in self.core.shards.shards() {
+            if let Err(error) = self.core.shards.flush(shard).await {
+                tracing::warn!(%shard, %error, "not folded");
+            }
+        }
+    }
+
+    /// Stops answering, lets requests under way finish for a moment, and closes everything.
+    pub async fn shutdown(self) {
+        self.server.shutdown().await;
+        self.core.cancel.cancel();
+        self.core.tasks.close();
+        self.core.meta.shutdown().await;
+        self.core.tasks.wait().await;
+        self.core.pool.shutdown().await;
+        self.core.handoff.close().await;
+        self.core.marks.close().await;
+        self.core.journal.close().await;
+        self.core.shards.close().await;
+    }
+}
+
+/// Opens everything on disk.
+async fn open(
+    config: NodeConfig,
+    world: NodeEnv,
+    data: DataDir,
+    identity: &Identity,
+    pool: Arc<Pool>,
+) -> Result<Arc<Core>, StartError> {
+    let executor = if world.inline { Executor::Inline } else { Executor::Thread };
+    let folding = if world.inline { shard::Executor::Inline } else { shard::Executor::Blocking };
+    let shards = ShardStore::open(config.shard, &data.join("shards"), folding)?;
+    let home = JournalHome {
+        directory: data.join("journal"),
+        node: identity.node,
+        salt: world.env.entropy.next_u64(),
+        applied: shards.found_applied(),
+    };
+    let sink = Arc::new(ShardSink::new(shards.clone()));
+    let mut highest_version = data.highest_version()?;
+    let (journal, recovery) = Journal::open(
+        config.journal.clone(),
+        home,
+        Arc::clone(&world.disk),
+        executor,
+        sink.clone(),
+        &mut |record| {
+            if let Some(version) = sink.take(&record) {
+                highest_version = highest_version.max(version);
+            }
+        },
+    )?;
+    if recovery.damaged_records > 0 {
+        tracing::error!(
+            records = recovery.damaged_records,
+            "the journal was damaged; what could not be read is in journal/quarantine"
+        );
+    }
+    tracing::info!(records = recovery.records, torn = recovery.torn, "journal replayed");
+    let directory = data.join("handoff");
+    let marks = Marks::open(
+        directory.join(handoff::marks::FILE),
+        world.env.entropy.next_u64(),
+        Arc::clone(&world.disk),
+        executor,
+    )?;
+    let salt = world.env.entropy.next_u64();
+    let disk = Arc::clone(&world.disk);
+    let (handoff, report) =
+        Handoff::open(config.handoff.clone(), directory, salt, disk, executor)?;
+    for (target, reason) in &report.failed {
+        tracing::error!(%target, reason, "a hint queue cannot be used; it refuses hints");
+    }
+    for name in &report.unknown_files {
+        tracing::warn!(name, "left alone in the directory of the hint queues");
+    }
+    tracing::info!(queues = report.queues, pending = report.pending, "hint queues opened");
+    let clock = Arc::clone(&world.env.clock);
+    let meta = Meta::open(
+        config.meta.clone(),
+        &data.join("meta"),
+        Lanes::new(Arc::clone(&pool)),
+        Arc::new(move || clock.wall_ns()),
+        if world.inline { crate::meta::Disk::Inline } else { crate::meta::Disk::Blocking },
+    )
+    .await?;
+    Ok(Arc::new(Core::new(Parts {
+        config,
+        env: world.env,
+        node: identity.node,
+        cluster: identity.cluster(),
+        data,
+        shards,
+        journal,
+        handoff,
+        marks,
+        meta,
+        pool,
+        highest_version,
+    })))
+}
+
+/// Starts metadata: as the founder of the cluster, or as a member that is one or becomes one.
+async fn become_member(
+    core: &Arc<Core>,
+    identity: &Identity,
+    advertise: &str,
+) -> Result<(), StartError> {
+    if identity.founder && core.meta.identity()?.is_none() {
+        let me = NewNode {
+            name: identity.name.clone(),
+            addr: advertise.to_owned(),
+            zone: core.config.zone.clone(),
+            instance: identity.instance(),
+        };
+        let deadline = Instant::now() + BOOTSTRAP_TIMEOUT;
+        core.meta.bootstrap(identity.cluster(), &identity.cluster_name, me, deadline).await?;
+    } else {
+        core.meta.start(identity.node).await?;
+    }
+    background::announce(core, advertise.to_owned());
+    Ok(())
+}
+
+/// Asks the members in turn until one lets this node in.
+async fn join(
+    config: &NodeConfig,
+    dialer: &Dialer,
+    identity: &Identity,
+    advertise: &str,
+    addresses: &[String],
+) -> Result<Joined, StartError> {
+    let deadline = Instant::now() + config.join_timeout();
+    let failed = |reason: String| StartError::Join { addresses: addresses.join(","), reason };
+    loop {
+        let mut reason = "no address given".to_owned();
+        for address in addresses {
+            match join_through(dialer, identity, advertise, address, config, deadline).await {
+                Ok(joined) => return Ok(joined),
+                Err(Attempt::Final(why)) => return Err(failed(why)),
+                Err(Attempt::Again(why)) => reason = why,
+            }
+        }
+        if Instant::now() + JOIN_PAUSE >= deadline {
+            return Err(failed(reason));
+        }
+        tracing::info!(%reason, "waiting to join");
+        sleep(JOIN_PAUSE).await;
+    }
+}
+
+enum Attempt {
+    Again(String),
+    Final(String),
+}
+
+impl From<ConnectError> for Attempt {
+    fn from(error: ConnectError) -> Self {
+        if error.retryable() { Self::Again(error.to_string()) } else { Self::Final(error.to_string()) }
+    }
+}
+
+async fn join_through(
+    dialer: &Dialer,
+    identity: &Identity,
+    advertise: &str,
+    address: &str,
+    config: &NodeConfig,
+    deadline: Instant,
+) -> Result<Joined, Attempt> {
+    let connection = dialer.dial(address, NodeId(0)).await?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let request = Join {
+        addr: advertise.to_owned(),
+        zone: config.zone.clone(),
+        instance: identity.instance(),
+        forwarded_for: None,
+        deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+    };
+    let joined = connection.request(&request, Bytes::new(), deadline).await;
+    connection.close(quorate_protocol::code::Close::Done, "");
+    match joined {
+        Ok((joined, _)) => Ok(joined),
+        Err(RequestError::Failure(failure)) if failure.code.class() == Class::Never => {
+            let code: Code = failure.code;
+            Err(Attempt::Final(format!("{code}: {}", failure.detail)))
+        }
+        Err(error) => Err(Attempt::Again(error.to_string())),
+    }
+}

@@ -1,0 +1,39 @@
+//! How this node is: for `quorate status`, and for whoever decides by it.
+
+use quorate_protocol::message::{NodeStatus, QueueStatus};
+
+use crate::core::Core;
+
+impl Core {
+    pub(crate) fn status(&self) -> NodeStatus {
+        NodeStatus {
+            node: self.node,
+            role: self.meta.role(),
+            leader: self.meta.leader().map(|peer| peer.id),
+            meta_index: self.directory.index(),
+            poisoned: self.journal.poison().is_set(),
+            fresh_bytes: self.shards.stats().fresh_bytes,
+            journal_bytes: self.journal.stats().bytes,
+            queues: self.queues(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn queues(&self) -> Vec<QueueStatus> {
+        let stats = self.handoff.stats();
+        stats
+            .iter()
+            .map(|(target, queue)| QueueStatus {
+                target: *target,
+                accepted: queue.accepted,
+                delivered: queue.delivered,
+                pending: queue.pending,
+                quarantined: queue.quarantined,
+                expired: queue.expired,
+                discarded: queue.discarded,
+                bytes: queue.disk_bytes,
+                oldest_ns: queue.oldest_appended_at.unwrap_or(0),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,226 @@
+//! Accepting batches: an owner's copy into the journal, hints into their queues.
+//!
+//! Invariants: nothing is answered as stored before its sync; whatever is refused was not
+//! appended; `ShardGone` is said only by a map at or beyond the index the batch was resolved at.
+//! Called for live writes by clients and for deliveries by other nodes' drains.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use quorate_protocol::{
+    batch::EncodedBatch,
+    code::Code,
+    id::{MetaIndex, NodeId, Sequence},
+    message::{Answer, Deliver, Delivered, HintAnswer, Mark, Marked, Write, Written},
+};
+
+use crate::{
+    core::Core,
+    directory::Snapshot,
+    handoff::{HandoffError, MarkReason},
+    journal::JournalError,
+    shard::AdmitError,
+};
+
+/// How long a node that is behind waits for its own map before it answers `StaleMeta`.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// Records of one [`Deliver`] at most.
+const MAX_DELIVER: usize = 1024;
+
+/// Why a batch was not taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    code: Code,
+    retry_after_ms: u32,
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        Self { code, retry_after_ms: 0 }
+    }
+}
+
+fn answer(result: Result<Sequence, Refusal>) -> Answer {
+    match result {
+        Ok(sequence) => Answer { error: None, sequence, retry_after_ms: 0 },
+        Err(refusal) => Answer {
+            error: Some(refusal.code),
+            sequence: Sequence(0),
+            retry_after_ms: refusal.retry_after_ms,
+        },
+    }
+}
+
+/// Who sends a batch: live writes are held against the clock, deliveries are not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Live,
+    Hint,
+}
+
+impl Core {
+    /// A client's batch: this node's copy and hints for others, at the same time.
+    pub(crate) async fn write(&self, request: Write, payload: Bytes) -> Result<Written, Code> {
+        let batch = EncodedBatch::parse(payload.clone()).map_err(|_| Code::Corrupt)?;
+        if batch.header().part.shard != request.shard {
+            return Err(Code::Corrupt);
+        }
+        let snapshot = self.snapshot_for(request.meta_index).await?;
+        let copy = async {
+            if !request.store {
+                return None;
+            }
+            Some(answer(self.store(&snapshot, batch.clone(), Origin::Live).await))
+        };
+        let hints = async {
+            let mut answers = Vec::with_capacity(request.hint_for.len());
+            for target in &request.hint_for {
+                let result = self.hint(&snapshot, *target, &batch, request.any).await;
+                answers.push(HintAnswer { target: *target, answer: answer(result) });
+            }
+            answers
+        };
+        let (copy, hints) = tokio::join!(copy, hints);
+        Ok(Written {
+            copy,
+            hints,
+            highest_version: self.highest_version(),
+            meta_index: self.directory.index(),
+        })
+    }
+
+    /// Hints for this node from a holder's queue.
+    pub(crate) async fn deliver(
+        self: &Arc<Self>,
+        request: Deliver,
+        mut payload: Bytes,
+    ) -> Result<Delivered, Code> {
+        let total: u64 = request.items.iter().map(|item| u64::from(item.length)).sum();
+        if request.items.len() > MAX_DELIVER || total != payload.len() as u64 {
+            return Err(Code::Malformed);
+        }
+        let snapshot = self.snapshot_for(request.meta_index).await?;
+        // All records are appended before the first is waited for: they share a sync.
+        let mut stores = Vec::with_capacity(request.items.len());
+        for item in &request.items {
+            let bytes = payload.split_to(item.length as usize);
+            let (core, snapshot, shard) = (Arc::clone(self), Arc::clone(&snapshot), item.shard);
+            stores.push(self.tasks.spawn(async move {
+                let batch = EncodedBatch::parse(bytes).map_err(|_| Refusal::from(Code::Corrupt))?;
+                if batch.header().part.shard != shard {
+                    return Err(Refusal::from(Code::Corrupt));
+                }
+                core.store(&snapshot, batch, Origin::Hint).await
+            }));
+        }
+        let mut answers = Vec::with_capacity(stores.len());
+        for store in stores {
+            answers.push(answer(store.await.unwrap_or(Err(Code::Internal.into()))));
+        }
+        Ok(Delivered { answers })
+    }
+
+    /// A durable note that another owner lacks something.
+    pub(crate) async fn mark(&self, request: Mark) -> Marked {
+        let mark = crate::handoff::Mark {
+            shard: request.shard,
+            owner: request.owner,
+            reason: MarkReason::CopyDropped,
+            from: request.from,
+            to: request.to,
+        };
+        let added = self.marks.add(mark).await;
+        let added = added.map(|()| Sequence(0)).map_err(|error| hint_code(&error).into());
+        Marked { answer: answer(added) }
+    }
+
+    /// The map at or beyond `index`.
+    pub(crate) async fn snapshot_for(
+        &self,
+        index: MetaIndex,
+    ) -> Result<Arc<Snapshot>, Code> {
+        self.directory.reach(index, CATCH_UP).await.ok_or(Code::StaleMeta)
+    }
+
+    async fn store(
+        &self,
+        snapshot: &Snapshot,
+        batch: EncodedBatch,
+        origin: Origin,
+    ) -> Result<Sequence, Refusal> {
+        let header = batch.header();
+        let part = header.part;
+        let place = snapshot.shard(part.shard).ok_or(Code::ShardGone)?;
+        if !place.owners.contains(&self.node) {
+            return Err(Code::NotOwner.into());
+        }
+        if place.database != part.database || place.policy != part.policy {
+            return Err(Code::Corrupt.into());
+        }
+        if header.min_time < place.start || header.max_time >= place.end {
+            return Err(Code::OutOfGroup.into());
+        }
+        if origin == Origin::Live {
+            if place.epoch != part.epoch {
+                return Err(Code::StaleEpoch.into());
+            }
+            let now = self.env.clock.wall_ns();
+            if part.version.0 > now.saturating_add(self.config.max_clock_skew_ns()) {
+                return Err(Code::ClockSkew.into());
+            }
+            let horizon = i64::try_from(now.saturating_add(self.config.future_limit_ns()));
+            if header.max_time > horizon.unwrap_or(i64::MAX) {
+                return Err(Code::FutureTime.into());
+            }
+        }
+        let bytes = batch.bytes().clone();
+        // Held until the journal has handed the batch to the store.
+        let _room = self.shards.admit(part.shard, bytes.len() as u64).map_err(|e| match e {
+            AdmitError::Busy { retry_after_ms } => Refusal { code: Code::Busy, retry_after_ms },
+            AdmitError::Gone(_) => Code::ShardGone.into(),
+            _ => Code::Poisoned.into(),
+        })?;
+        let sequence = self.journal.append(part.shard, bytes).await;
+        let sequence = sequence.map_err(|error| Refusal::from(journal_code(&error)))?;
+        self.accepted(part.version);
+        Ok(sequence)
+    }
+
+    async fn hint(
+        &self,
+        snapshot: &Snapshot,
+        target: NodeId,
+        batch: &EncodedBatch,
+        any: bool,
+    ) -> Result<Sequence, Refusal> {
+        let shard = batch.header().part.shard;
+        snapshot.shard(shard).ok_or(Code::ShardGone)?;
+        if target == self.node || snapshot.map.node(target).is_none() {
+            return Err(Code::NodeNotFound.into());
+        }
+        let now = self.env.clock.wall_ns();
+        let appended = self.handoff.append(target, shard, batch.bytes().clone(), any, now).await;
+        appended.map_err(|error| hint_code(&error).into())
+    }
+}
+
+/// A failed sync is the one failure after which the batch may appear all the same.
+const fn journal_code(error: &JournalError) -> Code {
+    match error {
+        JournalError::DiskFull => Code::DiskFull,
+        JournalError::Poisoned(_) => Code::Poisoned,
+        JournalError::TooLarge { .. } => Code::TooLarge,
+        JournalError::Closed => Code::ShuttingDown,
+        JournalError::Io(_) => Code::Io,
+    }
+}
+
+const fn hint_code(error: &HandoffError) -> Code {
+    match error {
+        HandoffError::QueueFull { .. } | HandoffError::TotalFull { .. } => Code::QueueFull,
+        HandoffError::DiskFull => Code::DiskFull,
+        HandoffError::TooLarge { .. } => Code::TooLarge,
+        HandoffError::Closed => Code::ShuttingDown,
+        HandoffError::Io(_) | HandoffError::NoQueue(_) | HandoffError::NotPending { .. } => Code::Io,
+    }
+}

@@ -1,0 +1,457 @@
+//! The rows of one measurement while a batch is being filled.
+//!
+//! Invariant: every series has its canonical key, the hash of that key, and one value (or none) per
+//! tag column; every row names a series of this measurement; a field name may have several columns,
+//! one per type, because which type is right is decided only when the batch is written. Filled by
+//! applications through [`super::Batch::measurement`] and by the line parser.
+
+use bytes::Bytes;
+
+use super::{intern::Interner, store::Store};
+use crate::{
+    hash::series_hash,
+    point::{PointError, Value, ValueRef, check_key_len, check_time, check_value, key},
+    schema::FieldType,
+};
+
+/// A series of one measurement of one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeriesRef(pub(super) u32);
+
+/// A column of one measurement of one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ColumnRef(pub(crate) u32);
+
+/// A row of one measurement of one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowRef(pub(super) u32);
+
+/// One measurement's part of a batch.
+#[derive(Clone, Debug)]
+pub struct MeasurementBuilder {
+    name: Bytes,
+    escaped: Vec<u8>,
+    /// Canonical keys, and other spellings of them that lines used.
+    keys: Interner,
+    /// The series of each entry of `keys`, and whether the spelling is plain: see
+    /// [`Self::series_by_spelling`].
+    key_series: Vec<(u32, bool)>,
+    pub(super) series: Vec<Series>,
+    pub(super) tags: Vec<TagColumn>,
+    columns: Vec<FieldColumn>,
+    pub(super) rows: Vec<Row>,
+    /// Field names; per name and type, the column's index + 1, or 0.
+    fields: Interner,
+    field_columns: Vec<[u32; 5]>,
+    string_bytes: usize,
+    /// Reused for building keys.
+    scratch: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Series {
+    /// Where `keys` has the canonical key.
+    key: u32,
+    pub(super) hash: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    pub(super) series: u32,
+    pub(super) time: i64,
+}
+
+/// One tag of a measurement, over its series.
+#[derive(Clone, Debug)]
+pub(super) struct TagColumn {
+    /// Escaped.
+    pub(super) key: Vec<u8>,
+    /// Escaped.
+    pub(super) values: Interner,
+    /// Per series: the value's id + 1, or 0; series beyond the end do not have the tag.
+    of_series: Vec<u32>,
+}
+
+impl TagColumn {
+    pub(super) fn of(&self, series: u32) -> Option<u32> {
+        self.of_series.get(series as usize)?.checked_sub(1)
+    }
+}
+
+/// One field of one type.
+#[derive(Clone, Debug)]
+pub struct FieldColumn {
+    name: Bytes,
+    kind: FieldType,
+    /// The name needs no escaping.
+    plain: bool,
+    pub(super) store: Store,
+}
+
+impl FieldColumn {
+    /// The field's name, unescaped.
+    #[must_use]
+    pub fn name(&self) -> &Bytes {
+        &self.name
+    }
+
+    /// The type of the values.
+    #[must_use]
+    pub const fn kind(&self) -> FieldType {
+        self.kind
+    }
+
+    /// The value of a row, if it has one.
+    #[must_use]
+    pub fn get(&self, row: RowRef) -> Option<ValueRef<'_>> {
+        self.store.values().get(self.store.position(row.0)?)
+    }
+
+    /// The name as a line says it, if that needs no escaping.
+    pub(crate) fn plain_name(&self) -> Option<&[u8]> {
+        self.plain.then_some(&self.name[..])
+    }
+
+    /// How many rows have a value.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.store.values().len()
+    }
+
+    /// Whether no row has a value.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rows that have a value, ascending.
+    pub fn rows(&self) -> impl Iterator<Item = usize> {
+        let named = self.store.rows();
+        (0..self.len()).map(move |at| named.map_or(at, |rows| rows[at] as usize))
+    }
+}
+
+impl MeasurementBuilder {
+    /// `escaped` is a valid escaped name.
+    pub(super) fn new(escaped: &[u8]) -> Self {
+        Self {
+            name: key::unescape_measurement(escaped).into(),
+            escaped: escaped.to_vec(),
+            keys: Interner::default(),
+            key_series: Vec::new(),
+            series: Vec::new(),
+            tags: Vec::new(),
+            columns: Vec::new(),
+            rows: Vec::new(),
+            fields: Interner::default(),
+            field_columns: Vec::new(),
+            string_bytes: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The measurement's name, unescaped.
+    #[must_use]
+    pub fn name(&self) -> &Bytes {
+        &self.name
+    }
+
+    /// The measurement's name as it stands in keys.
+    #[must_use]
+    pub fn escaped_name(&self) -> &[u8] {
+        &self.escaped
+    }
+
+    /// The series with these tags (unescaped, in any order). Keep the answer: rows are cheap,
+    /// finding their series is not.
+    ///
+    /// # Errors
+    /// Tags that a key cannot say, a tag given twice, a key that is too long.
+    pub fn series<K, V>(&mut self, tags: &[(K, V)]) -> Result<SeriesRef, PointError>
+    where
+        K: AsRef<[u8]>,
+        V: AsRef<[u8]>,
+    {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.extend_from_slice(&self.escaped);
+        let series = key::append_tags(&mut scratch, tags)
+            .and_then(|()| check_key_len(scratch.len(), 0))
+            .map(|()| self.series_by_key(&scratch));
+        self.scratch = scratch;
+        series
+    }
+
+    /// The series with this canonical key, which begins with this measurement's escaped name.
+    pub(crate) fn series_by_key(&mut self, key: &[u8]) -> SeriesRef {
+        let (id, new) = self.keys.intern(key);
+        if !new {
+            return SeriesRef(self.key_series[id as usize].0);
+        }
+        let series = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
+        self.key_series.push((series, is_plain(key)));
+        self.series.push(Series {
+            key: id,
+            hash: series_hash(key),
+        });
+        for (at, (tag, value)) in key::tags_of(key).enumerate() {
+            let column = match self.tags.get(at) {
+                Some(column) if column.key == tag => at,
+                _ => self.tag_column(tag),
+            };
+            let column = &mut self.tags[column];
+            column.of_series.resize(series as usize, 0);
+            column.of_series.push(column.values.intern(value).0 + 1);
+        }
+        SeriesRef(series)
+    }
+
+    fn tag_column(&mut self, tag: &[u8]) -> usize {
+        self.tags
+            .iter()
+            .position(|column| column.key == tag)
+            .unwrap_or_else(|| {
+                let values = Interner::default();
+                self.tags.push(TagColumn {
+                    key: tag.to_vec(),
+                    values,
+                    of_series: Vec::new(),
+                });
+                self.tags.len() - 1
+            })
+    }
+
+    /// The series that a line spelled this way, tags perhaps unsorted, was found to be. Only for
+    /// plain spellings, without two backslashes in a row: about others the rules for the end of
+    /// a line and for the end of a name disagree.
+    pub(crate) fn series_by_spelling(&self, spelling: &[u8]) -> Option<SeriesRef> {
+        let (series, plain) = self.key_series[self.keys.find(spelling)? as usize];
+        plain.then_some(SeriesRef(series))
+    }
+
+    /// Remembers another spelling of a key.
+    pub(crate) fn add_spelling(&mut self, spelling: &[u8], series: SeriesRef) {
+        if self.keys.intern(spelling).1 {
+            self.key_series.push((series.0, is_plain(spelling)));
+        }
+    }
+
+    /// The column of a field (name unescaped) with values of one type.
+    ///
+    /// # Errors
+    /// A name that a line cannot say, or that is too long.
+    pub fn column(&mut self, name: &[u8], kind: FieldType) -> Result<ColumnRef, PointError> {
+        if let Some(column) = self.find_column(name, kind) {
+            return Ok(column);
+        }
+        key::check_field_name(name)?;
+        check_key_len(self.escaped.len(), name.len())?;
+        Ok(self.add_column(name, kind))
+    }
+
+    pub(crate) fn find_column(&self, name: &[u8], kind: FieldType) -> Option<ColumnRef> {
+        let columns = &self.field_columns[self.fields.find(name)? as usize];
+        columns[kind as usize].checked_sub(1).map(ColumnRef)
+    }
+
+    /// Adds a column whose name has been checked and is not there with this type.
+    pub(crate) fn add_column(&mut self, name: &[u8], kind: FieldType) -> ColumnRef {
+        let (id, new) = self.fields.intern(name);
+        if new {
+            self.field_columns.push([0; 5]);
+        }
+        let plain = !name
+            .iter()
+            .any(|byte| matches!(byte, b',' | b'=' | b' ' | b'"' | b'\\'));
+        let name = Bytes::copy_from_slice(name);
+        self.columns.push(FieldColumn {
+            name,
+            kind,
+            plain,
+            store: Store::new(kind),
+        });
+        let count = u32::try_from(self.columns.len()).unwrap_or(u32::MAX);
+        self.field_columns[id as usize][kind as usize] = count;
+        ColumnRef(count - 1)
+    }
+
+    /// Adds a row. Rows may come in any order; of rows with equal series and time the later one
+    /// wins, field by field. A row that gets no value is not written.
+    ///
+    /// # Errors
+    /// A time out of range.
+    pub fn row(&mut self, series: SeriesRef, time: i64) -> Result<RowRef, PointError> {
+        check_time(time)?;
+        Ok(self.add_row(series, time))
+    }
+
+    /// Adds a row whose time has been checked.
+    pub(crate) fn add_row(&mut self, series: SeriesRef, time: i64) -> RowRef {
+        self.rows.push(Row {
+            series: series.0,
+            time,
+        });
+        RowRef(u32::try_from(self.rows.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// Sets a value of a row, over an earlier one.
+    ///
+    /// # Errors
+    /// A value that no field can have, or of another type than the column's.
+    pub fn set(&mut self, row: RowRef, column: ColumnRef, value: Value) -> Result<(), PointError> {
+        check_value(value.as_ref())?;
+        if let Value::String(string) = &value {
+            self.string_bytes += string.len();
+        }
+        let column = &mut self.columns[column.0 as usize];
+        column
+            .store
+            .set(row.0, value)
+            .map_err(|given| column.wrong(given))
+    }
+
+    /// The columns, in order of first appearance.
+    #[must_use]
+    pub fn columns(&self) -> &[FieldColumn] {
+        &self.columns
+    }
+
+    /// Whether some field has columns of several types.
+    pub(crate) fn has_mixed_fields(&self) -> bool {
+        self.fields.len() < self.columns.len()
+    }
+
+    /// The number of rows, duplicates included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Series, time and number of every row.
+    pub fn rows(&self) -> impl Iterator<Item = (RowRef, SeriesRef, i64)> {
+        (0_u32..)
+            .zip(&self.rows)
+            .map(|(at, row)| (RowRef(at), SeriesRef(row.series), row.time))
+    }
+
+    /// The canonical key of a series.
+    #[must_use]
+    pub fn series_key(&self, series: SeriesRef) -> &[u8] {
+        self.keys.get(self.series[series.0 as usize].key)
+    }
+
+    /// The hash of a series' key.
+    #[must_use]
+    pub fn series_hash(&self, series: SeriesRef) -> u64 {
+        self.series[series.0 as usize].hash
+    }
+
+    pub(super) fn clear_rows(&mut self) {
+        self.rows.clear();
+        self.string_bytes = 0;
+        self.columns
+            .iter_mut()
+            .for_each(|column| column.store.clear());
+    }
+
+    pub(super) fn approximate_bytes(&self) -> usize {
+        let values: usize = self
+            .columns
+            .iter()
+            .map(|column| 64 + 8 * column.len())
+            .sum();
+        let tags: usize = self
+            .tags
+            .iter()
+            .map(|tag| tag.values.approximate_bytes() + 4 * self.series.len())
+            .sum();
+        let keys = self.keys.approximate_bytes() + 16 * self.series.len();
+        keys + tags + values + 16 * self.rows.len() + self.string_bytes
+    }
+}
+
+/// Whether a key has no two backslashes in a row.
+fn is_plain(key: &[u8]) -> bool {
+    !key.windows(2).any(|two| two == b"\\\\")
+}
+
+impl FieldColumn {
+    fn wrong(&self, given: FieldType) -> PointError {
+        PointError::WrongType {
+            column: self.kind,
+            given,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($type:ty);)*) => {
+        impl MeasurementBuilder {$(
+            $(#[$doc])*
+            ///
+            /// # Errors
+            /// As [`Self::set`].
+            #[inline]
+            pub fn $name(
+                &mut self,
+                row: RowRef,
+                column: ColumnRef,
+                value: $type,
+            ) -> Result<(), PointError> {
+                let column = &mut self.columns[column.0 as usize];
+                column.store.$name(row.0, value).map_err(|given| column.wrong(given))
+            }
+        )*}
+    };
+}
+
+setters! {
+    /// Sets an integer.
+    set_integer(i64);
+    /// Sets an unsigned integer.
+    set_unsigned(u64);
+    /// Sets a boolean.
+    set_boolean(bool);
+}
+
+impl MeasurementBuilder {
+    /// Sets a float.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    #[inline]
+    pub fn set_float(
+        &mut self,
+        row: RowRef,
+        column: ColumnRef,
+        value: f64,
+    ) -> Result<(), PointError> {
+        if !value.is_finite() {
+            return Err(PointError::NotFinite);
+        }
+        let column = &mut self.columns[column.0 as usize];
+        column
+            .store
+            .set_float(row.0, value)
+            .map_err(|given| column.wrong(given))
+    }
+
+    /// Sets a string.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn set_string(
+        &mut self,
+        row: RowRef,
+        column: ColumnRef,
+        value: impl Into<Bytes>,
+    ) -> Result<(), PointError> {
+        self.set(row, column, Value::String(value.into()))
+    }
+}

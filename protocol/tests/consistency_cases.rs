@@ -1,0 +1,87 @@
+//! The decision grid of the system this descends from, row by row, against the ack tracker.
+//!
+//! Where it answered with a timeout although the level was out of reach, the tracker says so at
+//! once; everything else must agree, and a failure must be called definite exactly when nothing
+//! of the write can appear later.
+
+use std::path::PathBuf;
+
+use quorate_protocol::consistency::{Copy, Level, Tracker, Verdict};
+use serde_json::Value;
+
+fn rows() -> Option<Vec<Value>> {
+    let shared = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let dir = std::env::var_os("QUORATE_DATA").map_or(shared, PathBuf::from);
+    let path = dir.join("consistency_cases.jsonl");
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        println!("NOTE: no conformance rows at {}; set QUORATE_DATA to run them", path.display());
+        return None;
+    };
+    Some(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+#[test]
+fn every_row_of_the_grid() {
+    let Some(rows) = rows() else { return };
+    let mut seen = 0;
+    for row in rows.iter().filter(|row| row["kind"] == "grid") {
+        let level: Level = row["consistency"].as_str().unwrap().parse().unwrap();
+        let owners = row["owners"].as_u64().unwrap() as usize;
+        assert_eq!(level.required(owners) as u64, row["required"].as_u64().unwrap(), "{row}");
+
+        let mut tracker = Tracker::new(level, owners, 1);
+        let outcomes: Vec<&str> =
+            row["outcomes"].as_array().unwrap().iter().map(|o| o.as_str().unwrap()).collect();
+        for (owner, outcome) in outcomes.iter().enumerate() {
+            match *outcome {
+                "ok" => tracker.copy(owner, Copy::Stored),
+                "hang" => tracker.verdict(),
+                "retry" | "retry_hhfull" | "conflict" => tracker.copy(owner, Copy::Refused),
+                other => panic!("unknown outcome {other}"),
+            };
+        }
+        let hints = row["v0_11_hints_queued"].as_u64().unwrap();
+        (0..hints).for_each(|_| {
+            tracker.hinted();
+        });
+        tracker.no_more_hints();
+
+        let count = |what: &str| outcomes.iter().filter(|outcome| **outcome == what).count();
+        let (stored, hanging) = (count("ok"), count("hang"));
+        let expected = match row["v0_11_result"].as_str().unwrap() {
+            "success" => Verdict::Reached,
+            "timeout" if stored + hanging >= level.required(owners) => Verdict::Waiting,
+            _ => Verdict::Impossible,
+        };
+        assert_eq!(tracker.verdict(), expected, "{row}");
+        if expected == Verdict::Impossible {
+            assert_eq!(tracker.definite(), stored + hanging == 0 && hints == 0, "{row}");
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 1224);
+}
+
+#[test]
+fn every_named_row() {
+    let Some(rows) = rows() else { return };
+    for row in rows.iter().filter(|row| row["kind"] == "named") {
+        if row["name"] == "write to non-existent database" {
+            continue; // not a question of levels
+        }
+        let level: Level = row["consistency"].as_str().unwrap().parse().unwrap();
+        let errors = row["owner_errors"].as_array().unwrap();
+        let mut tracker = Tracker::new(level, errors.len(), 1);
+        for (owner, error) in errors.iter().enumerate() {
+            if error.is_null() {
+                tracker.copy(owner, Copy::Stored);
+            } else {
+                tracker.copy(owner, Copy::Refused);
+                tracker.hinted();
+            }
+        }
+        tracker.no_more_hints();
+        let ok = tracker.verdict() == Verdict::Reached;
+        assert_eq!(ok, row["expected_error"].is_null(), "{row}");
+    }
+}

@@ -1,0 +1,361 @@
+//! Reads the frame vectors out of `SPEC.md` and checks them in both directions.
+//!
+//! A `frame` vector is a whole frame and the message it carries; a `frame-invalid` vector is bytes
+//! that must be refused, with the reason. Every op has at least one vector.
+
+use std::{collections::BTreeSet, fmt::Debug, path::PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use quorate_protocol::{
+    change::{Change, NewField, Outcome, PolicySpec},
+    code::Code,
+    frame::{Frame, FrameCodec, FrameError, Message},
+    hello::{Hello, Welcome},
+    id::*,
+    message::*,
+    schema::FieldType,
+};
+use tokio_util::codec::{Decoder, Encoder};
+
+/// One fenced vector block.
+struct Vector {
+    name: String,
+    lines: Vec<(String, String)>,
+}
+
+impl Vector {
+    fn get(&self, key: &str) -> String {
+        let values: Vec<&str> =
+            self.lines.iter().filter(|(k, _)| k == key).map(|(_, v)| v.as_str()).collect();
+        values.join("")
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let hex: String = self.get("hex").chars().filter(|c| !c.is_whitespace()).collect();
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+}
+
+fn vectors(kind: &str) -> Vec<Vector> {
+    let spec = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../SPEC.md");
+    let spec = std::fs::read_to_string(spec).unwrap();
+    let mut found = Vec::new();
+    let mut lines = spec.lines();
+    while let Some(line) = lines.next() {
+        let Some(info) = line.strip_prefix("```vector ") else { continue };
+        let word = |key: &str| {
+            let words = info.split_whitespace();
+            words.filter_map(|word| word.strip_prefix(key)?.strip_prefix('=')).next()
+        };
+        if word("kind") != Some(kind) {
+            continue;
+        }
+        let body = lines.by_ref().take_while(|line| !line.starts_with("```"));
+        let pair = |line: &str| {
+            let (key, value) = line.split_once(": ").unwrap();
+            (key.to_owned(), value.to_owned())
+        };
+        found.push(Vector { name: word("name").unwrap().to_owned(), lines: body.map(pair).collect() });
+    }
+    found
+}
+
+/// What a vector of this name must be: the frame, and its message as people read it.
+struct Case {
+    name: &'static str,
+    frame: Frame,
+    text: String,
+    /// Decodes the body of a frame and prints it.
+    read: fn(&Frame) -> Result<String, FrameError>,
+}
+
+fn case<M: Message + Debug>(name: &'static str, id: u64, message: M, payload: &'static [u8]) -> Case {
+    Case {
+        name,
+        frame: Frame::new(id, &message, Bytes::from_static(payload)).unwrap(),
+        text: format!("{message:?}"),
+        read: |frame| Ok(format!("{:?}", frame.message::<M>()?)),
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let ok = Answer { error: None, sequence: Sequence(9), retry_after_ms: 0 };
+    let busy = Answer { error: Some(Code::Busy), sequence: Sequence(0), retry_after_ms: 20 };
+    let status = NodeStatus {
+        node: NodeId(1),
+        role: RaftRole::Leader,
+        leader: Some(NodeId(1)),
+        meta_index: MetaIndex(5),
+        poisoned: false,
+        fresh_bytes: 0,
+        journal_bytes: 4096,
+        queues: vec![QueueStatus { target: NodeId(2), accepted: 3, pending: 3, ..Default::default() }],
+        version: "0.1.0".to_owned(),
+    };
+    vec![
+        case(
+            "hello",
+            1,
+            Hello {
+                minor: 0,
+                features: 0,
+                cluster: ClusterId(0),
+                node: NodeId(0),
+                expect: NodeId(2),
+            },
+            b"",
+        ),
+        case(
+            "welcome",
+            1,
+            Welcome {
+                minor: 0,
+                features: 0,
+                cluster: ClusterId(0xfeed),
+                node: NodeId(2),
+                meta_index: MetaIndex(12),
+                highest_version: Version(1_700_000_000_000_000_000),
+                max_frame: 4 << 20,
+                credit: 16 << 20,
+            },
+            b"",
+        ),
+        case("ping", 2, Ping {}, b""),
+        case("pong", 2, Pong {}, b""),
+        case("cancel", 3, Cancel { id: 300 }, b""),
+        case(
+            "write",
+            4,
+            Write {
+                shard: ShardId(7),
+                epoch: Epoch(1),
+                meta_index: MetaIndex(12),
+                deadline_ms: 5000,
+                store: true,
+                any: false,
+                hint_for: vec![NodeId(3)],
+            },
+            b"<batch>",
+        ),
+        case(
+            "written",
+            4,
+            Written {
+                copy: Some(ok),
+                hints: vec![HintAnswer { target: NodeId(3), answer: busy }],
+                highest_version: Version(1000),
+                meta_index: MetaIndex(12),
+            },
+            b"",
+        ),
+        case(
+            "deliver",
+            5,
+            Deliver {
+                meta_index: MetaIndex(12),
+                deadline_ms: 1000,
+                items: vec![HintItem { shard: ShardId(7), length: 7 }],
+            },
+            b"<batch>",
+        ),
+        case("delivered", 5, Delivered { answers: vec![ok] }, b""),
+        case("mark", 6, Mark { shard: ShardId(7), owner: NodeId(3), from: -1, to: 1 }, b""),
+        case("marked", 6, Marked { answer: ok }, b""),
+        case("meta-get", 7, MetaGet { after: MetaIndex(11), wait_ms: 20_000 }, b""),
+        case("meta-state", 7, MetaState { index: MetaIndex(12) }, b"<map>"),
+        case(
+            "propose-create-database",
+            8,
+            Propose {
+                deadline_ms: 10_000,
+                forwarded: false,
+                change: Change::CreateDatabase {
+                    name: "metrics".to_owned(),
+                    policy: PolicySpec {
+                        name: "default".to_owned(),
+                        duration: 0,
+                        group_duration: 0,
+                        replication: 3,
+                    },
+                },
+            },
+            b"",
+        ),
+        case(
+            "propose-register-fields",
+            9,
+            Propose {
+                deadline_ms: 10_000,
+                forwarded: true,
+                change: Change::RegisterFields {
+                    database: DatabaseId(1),
+                    fields: vec![NewField {
+                        measurement: Bytes::from_static(b"cpu"),
+                        field: Bytes::from_static(b"v"),
+                        kind: FieldType::Float,
+                    }],
+                },
+            },
+            b"",
+        ),
+        case(
+            "proposed",
+            8,
+            Proposed { index: MetaIndex(13), outcome: Outcome::Database(DatabaseId(1)) },
+            b"<map>",
+        ),
+        case(
+            "proposed-refused",
+            8,
+            Proposed {
+                index: MetaIndex(14),
+                outcome: Outcome::Refused { code: Code::AlreadyExists, detail: "metrics".to_owned() },
+            },
+            b"<map>",
+        ),
+        case(
+            "join",
+            10,
+            Join {
+                addr: "10.0.0.2:7100".to_owned(),
+                zone: None,
+                instance: 0xabcd,
+                forwarded_for: None,
+                deadline_ms: 10_000,
+            },
+            b"",
+        ),
+        case(
+            "joined",
+            10,
+            Joined { cluster: ClusterId(0xfeed), node: NodeId(2), index: MetaIndex(4) },
+            b"",
+        ),
+        case(
+            "scan",
+            11,
+            Scan {
+                shard: ShardId(7),
+                meta_index: MetaIndex(12),
+                measurement: Some(Bytes::from_static(b"cpu")),
+                tags: vec![TagMatch {
+                    key: Bytes::from_static(b"host"),
+                    values: vec![Bytes::from_static(b"a")],
+                    pattern: None,
+                }],
+                fields: vec![],
+                from: i64::MIN,
+                to: i64::MAX,
+            },
+            b"",
+        ),
+        case("rows", 11, Rows { entries: 1 }, b"<rows>"),
+        case("raft-append", 12, RaftAppend {}, b"<raft>"),
+        case("raft-appended", 12, RaftAppended {}, b"<raft>"),
+        case("raft-vote", 13, RaftVote {}, b"<raft>"),
+        case("raft-voted", 13, RaftVoted {}, b"<raft>"),
+        case("raft-snapshot", 14, RaftSnapshot {}, b"<raft>"),
+        case("raft-installed", 14, RaftInstalled {}, b"<raft>"),
+        case("status", 15, Status {}, b""),
+        case("node-status", 15, status, b""),
+        case(
+            "failure",
+            16,
+            Failure {
+                code: Code::StaleMeta,
+                retry_after_ms: 0,
+                meta_index: MetaIndex(11),
+                detail: "behind".to_owned(),
+            },
+            b"",
+        ),
+    ]
+}
+
+fn encode(frame: &Frame) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    FrameCodec::default().encode(frame.clone(), &mut out).unwrap();
+    out.to_vec()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn every_frame_vector_reads_and_writes() {
+    let vectors = vectors("frame");
+    let mut missing = String::new();
+    for case in cases() {
+        let bytes = encode(&case.frame);
+        let Some(vector) = vectors.iter().find(|vector| vector.name == case.name) else {
+            missing += &format!(
+                "```vector name={} kind=frame\nop: {:#06x}\nid: {}\nbody: {}\nhex: {}\n```\n\n",
+                case.name,
+                case.frame.op,
+                case.frame.id,
+                case.text,
+                hex(&bytes)
+            );
+            continue;
+        };
+        assert_eq!(hex(&vector.bytes()), hex(&bytes), "{}", case.name);
+        assert_eq!(vector.get("op"), format!("{:#06x}", case.frame.op), "{}", case.name);
+        assert_eq!(vector.get("id"), case.frame.id.to_string(), "{}", case.name);
+        assert_eq!(vector.get("body"), case.text, "{}", case.name);
+        let mut buffer = BytesMut::from(&vector.bytes()[..]);
+        let frame = FrameCodec::default().decode(&mut buffer).unwrap().unwrap();
+        assert_eq!(frame, case.frame, "{}", case.name);
+        assert_eq!((case.read)(&frame).unwrap(), vector.get("body"), "{}", case.name);
+    }
+    assert!(missing.is_empty(), "SPEC.md lacks:\n{missing}");
+    let known: BTreeSet<&str> = cases().iter().map(|case| case.name).collect();
+    for vector in vectors {
+        assert!(known.contains(vector.name.as_str()), "no test for vector {}", vector.name);
+    }
+}
+
+#[test]
+fn every_invalid_frame_is_refused_for_its_reason() {
+    let vectors = vectors("frame-invalid");
+    assert!(vectors.len() >= 5, "SPEC.md lacks invalid frames");
+    for vector in vectors {
+        let mut buffer = BytesMut::from(&vector.bytes()[..]);
+        let error = FrameCodec::default().decode_eof(&mut buffer).unwrap_err();
+        let reason = match error {
+            FrameError::TooLarge { .. } => "too large",
+            FrameError::HeaderLength { .. } => "header length",
+            FrameError::Postcard(_) => "unreadable header",
+            FrameError::CriticalFlags(_) => "critical flags",
+            FrameError::Truncated => "truncated",
+            other => panic!("{}: {other}", vector.name),
+        };
+        assert_eq!(reason, vector.get("refused"), "{}", vector.name);
+    }
+}
+
+#[test]
+fn surplus_header_bytes_and_unknown_flags_are_skipped() {
+    let vectors = vectors("frame-later-minor");
+    assert!(!vectors.is_empty(), "SPEC.md lacks a frame of a later minor");
+    for vector in vectors {
+        let mut buffer = BytesMut::from(&vector.bytes()[..]);
+        let frame = FrameCodec::default().decode(&mut buffer).unwrap().unwrap();
+        let cancel: Cancel = frame.message().unwrap();
+        assert_eq!(format!("{cancel:?}"), vector.get("body"), "{}", vector.name);
+    }
+}
+
+#[test]
+fn the_table_of_codes_is_complete() {
+    let spec = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../SPEC.md");
+    let spec = std::fs::read_to_string(spec).unwrap();
+    let mut missing = String::new();
+    for code in Code::ALL {
+        let row = format!("| {} | {:?} | {:?} | {} |", code.number(), code, code.class(), code.text());
+        if !spec.contains(&row) {
+            missing += &format!("{row}\n");
+        }
+    }
+    assert!(missing.is_empty(), "SPEC.md lacks these rows:\n{missing}");
+}
