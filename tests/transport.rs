@@ -8,5 +8,6 @@ mod hostile;
 mod network;
 mod pool;
 mod requests;
+mod spec;
 mod streams;
 mod world;

@@ -24,13 +24,13 @@ use super::world::{
 };
 
 /// A peer with a good certificate and no manners.
-struct Raw {
-    quic: quinn::Connection,
+pub struct Raw {
+    pub quic: quinn::Connection,
     _endpoint: quinn::Endpoint,
 }
 
 impl Raw {
-    async fn connect(net: &SimNet, node: &Node, alpn: &[u8]) -> Result<Self, ConnectionError> {
+    pub async fn connect(net: &SimNet, node: &Node, alpn: &[u8]) -> Result<Self, ConnectionError> {
         let config = TransportConfig::default();
         let endpoint = net.env(host(199)).client_endpoint(&config).unwrap();
         let tls = client_credentials().client_config(alpn).unwrap();
@@ -60,7 +60,7 @@ impl Raw {
     }
 
     /// Waits until the node closes it, and says with what.
-    async fn closed(&self) -> (Close, String) {
+    pub async fn closed(&self) -> (Close, String) {
         match self.quic.closed().await {
             ConnectionError::ApplicationClosed(close) => (
                 Close::from_number(close.error_code.into_inner()),

@@ -179,7 +179,6 @@ pub struct Node {
     pub addr: SocketAddr,
     pub server: Server,
     pub echo: Arc<Echo>,
-    pub endpoint: quinn::Endpoint,
 }
 
 impl Node {
@@ -208,9 +207,8 @@ impl Node {
         let service = Arc::new(EchoService(Arc::clone(&echo)));
         Self {
             addr: endpoint.local_addr().unwrap(),
-            server: Server::start(endpoint.clone(), credentials, config, service),
+            server: Server::start(endpoint, credentials, config, service),
             echo,
-            endpoint,
         }
     }
 
