@@ -33,8 +33,9 @@ pub struct MeasurementBuilder {
     escaped: Vec<u8>,
     /// Canonical keys, and other spellings of them that lines used.
     keys: Interner,
-    /// The series of each entry of `keys`.
-    key_series: Vec<u32>,
+    /// The series of each entry of `keys`, and whether the spelling is plain: see
+    /// [`Self::series_by_spelling`].
+    key_series: Vec<(u32, bool)>,
     pub(super) series: Vec<Series>,
     pub(super) tags: Vec<TagColumn>,
     columns: Vec<FieldColumn>,
@@ -82,6 +83,8 @@ impl TagColumn {
 pub struct FieldColumn {
     name: Bytes,
     kind: FieldType,
+    /// The name needs no escaping.
+    plain: bool,
     pub(super) store: Store,
 }
 
@@ -102,6 +105,11 @@ impl FieldColumn {
     #[must_use]
     pub fn get(&self, row: RowRef) -> Option<ValueRef<'_>> {
         self.store.values().get(self.store.position(row.0)?)
+    }
+
+    /// The name as a line says it, if that needs no escaping.
+    pub(crate) fn plain_name(&self) -> Option<&[u8]> {
+        self.plain.then_some(&self.name[..])
     }
 
     /// How many rows have a value.
@@ -178,10 +186,10 @@ impl MeasurementBuilder {
     pub(crate) fn series_by_key(&mut self, key: &[u8]) -> SeriesRef {
         let (id, new) = self.keys.intern(key);
         if !new {
-            return SeriesRef(self.key_series[id as usize]);
+            return SeriesRef(self.key_series[id as usize].0);
         }
         let series = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
-        self.key_series.push(series);
+        self.key_series.push((series, is_plain(key)));
         self.series.push(Series {
             key: id,
             hash: series_hash(key),
@@ -213,17 +221,18 @@ impl MeasurementBuilder {
             })
     }
 
-    /// The series that a line spelled this way, tags perhaps unsorted, was found to be.
+    /// The series that a line spelled this way, tags perhaps unsorted, was found to be. Only for
+    /// plain spellings, without two backslashes in a row: about others the rules for the end of
+    /// a line and for the end of a name disagree.
     pub(crate) fn series_by_spelling(&self, spelling: &[u8]) -> Option<SeriesRef> {
-        self.keys
-            .find(spelling)
-            .map(|id| SeriesRef(self.key_series[id as usize]))
+        let (series, plain) = self.key_series[self.keys.find(spelling)? as usize];
+        plain.then_some(SeriesRef(series))
     }
 
     /// Remembers another spelling of a key.
     pub(crate) fn add_spelling(&mut self, spelling: &[u8], series: SeriesRef) {
         if self.keys.intern(spelling).1 {
-            self.key_series.push(series.0);
+            self.key_series.push((series.0, is_plain(spelling)));
         }
     }
 
@@ -251,10 +260,14 @@ impl MeasurementBuilder {
         if new {
             self.field_columns.push([0; 5]);
         }
+        let plain = !name
+            .iter()
+            .any(|byte| matches!(byte, b',' | b'=' | b' ' | b'"' | b'\\'));
         let name = Bytes::copy_from_slice(name);
         self.columns.push(FieldColumn {
             name,
             kind,
+            plain,
             store: Store::new(kind),
         });
         let count = u32::try_from(self.columns.len()).unwrap_or(u32::MAX);
@@ -301,6 +314,11 @@ impl MeasurementBuilder {
     #[must_use]
     pub fn columns(&self) -> &[FieldColumn] {
         &self.columns
+    }
+
+    /// Whether some field has columns of several types.
+    pub(crate) fn has_mixed_fields(&self) -> bool {
+        self.fields.len() < self.columns.len()
     }
 
     /// The number of rows, duplicates included.
@@ -356,6 +374,11 @@ impl MeasurementBuilder {
         let keys = self.keys.approximate_bytes() + 16 * self.series.len();
         keys + tags + values + 16 * self.rows.len() + self.string_bytes
     }
+}
+
+/// Whether a key has no two backslashes in a row.
+fn is_plain(key: &[u8]) -> bool {
+    !key.windows(2).any(|two| two == b"\\\\")
 }
 
 impl FieldColumn {

@@ -1,0 +1,235 @@
+//! Plain lines, read in one pass.
+//!
+//! Invariant: a line is read here only if [`super::strict`] would read the same point from it;
+//! nothing is changed otherwise. Plain means: no leading or double blanks, no two backslashes in a
+//! row in the key, no backslashes or quotes in field names, a newline or the end right after the
+//! last value. A series that was seen before costs one search and one comparison of its key.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::{Cell, Parser, number, strict};
+use crate::{
+    batch::{MeasurementBuilder, SeriesRef},
+    point::{MAX_STRING_LEN, Value, check_key_len, key},
+};
+
+impl<'t> Parser<'_, 't> {
+    /// Adds the line at `start` and returns where it ends, if it is plain.
+    pub(super) fn fast(&mut self, start: usize) -> Option<usize> {
+        let line = &self.text[start..];
+        if matches!(line.first()?, b' ' | b'\t' | 0 | b'#' | b',' | b'\n') {
+            return None;
+        }
+        let key_len = key_end(line)?;
+        let key = &line[..key_len];
+        let measurement = self.find_measurement(key);
+        let series = match measurement {
+            Some(at) => self.batch.measurements()[at].series_by_spelling(key),
+            None => None,
+        };
+        // The rules for the end of a line and for the end of a name agree only without these.
+        if series.is_none() && key.windows(2).any(|two| two == b"\\\\") {
+            return None;
+        }
+        self.cells.clear();
+        let end = self.fields(line, key_len + 1, measurement)?;
+        let longest = self.cells.iter().map(|cell| cell.name.len()).max()?;
+        check_key_len(key_len, longest).ok()?;
+        let (end, time) = self.rest(line, end)?;
+        let (measurement, series) = match (measurement, series) {
+            (Some(measurement), Some(series)) => (measurement, series),
+            _ => self.new_series(&line[..=key_len])?,
+        };
+        self.measurement = Some(measurement);
+        self.commit(measurement, series, time);
+        Some(start + end)
+    }
+
+    /// The measurement of a key, if the batch has it.
+    fn find_measurement(&self, key: &[u8]) -> Option<usize> {
+        if let Some(last) = self.measurement {
+            let name = self.batch.measurements()[last].escaped_name();
+            // The name does not end with a backslash, so what follows it is not escaped.
+            if key.starts_with(name) && matches!(key.get(name.len()), None | Some(b',')) {
+                return Some(last);
+            }
+        }
+        self.batch.find_measurement(key::measurement_of(key))
+    }
+
+    /// Takes in a spelling of a key that is new; `text` is the key and the space after it.
+    #[cold]
+    fn new_series(&mut self, text: &[u8]) -> Option<(usize, SeriesRef)> {
+        let (canonical, end) = strict::series_key(text, 0).ok()?;
+        if end + 1 != text.len() {
+            return None;
+        }
+        Some(self.add_series(&canonical, &text[..end]))
+    }
+
+    /// The series with a canonical key, which a line may have spelled otherwise.
+    pub(super) fn add_series(&mut self, canonical: &[u8], spelling: &[u8]) -> (usize, SeriesRef) {
+        let name = key::measurement_of(canonical);
+        let measurement = self.batch.measurement_by_escaped(name);
+        let series = measurement.series_by_key(canonical);
+        if canonical != spelling {
+            measurement.add_spelling(spelling, series);
+        }
+        // It has just been found or added.
+        (
+            self.batch.find_measurement(name).unwrap_or_default(),
+            series,
+        )
+    }
+
+    /// Reads the fields at `at` into `self.cells`; returns where they end.
+    fn fields(
+        &mut self,
+        line: &'t [u8],
+        mut at: usize,
+        measurement: Option<usize>,
+    ) -> Option<usize> {
+        let measurement = measurement.map(|at| &self.batch.measurements()[at]);
+        let mut next = 0;
+        loop {
+            let (name, column) = match expected(measurement, next, &line[at..]) {
+                Some(name) => (name, Some(crate::batch::ColumnRef(next))),
+                None => (plain_name(&line[at..])?, None),
+            };
+            next += 1;
+            at += name.len() + 1;
+            let (value, len) = value(&line[at..])?;
+            at += len;
+            self.cells.push(Cell {
+                name: Cow::Borrowed(name),
+                column,
+                value,
+            });
+            match line.get(at) {
+                Some(b',') => at += 1,
+                None | Some(b' ' | b'\n') => return Some(at),
+                Some(_) => return None,
+            }
+        }
+    }
+
+    /// Reads the time at `at`, if there is one; returns where the line ends.
+    fn rest(&self, line: &[u8], at: usize) -> Option<(usize, i64)> {
+        if line.get(at) != Some(&b' ') {
+            return Some((at, self.time_of_default()?));
+        }
+        let negative = line.get(at + 1) == Some(&b'-');
+        let start = at + 1 + usize::from(negative);
+        let mut end = start;
+        let mut number = 0_i64;
+        while let Some(digit) = line.get(end).map(|byte| byte.wrapping_sub(b'0'))
+            && digit < 10
+        {
+            number = number.checked_mul(10)?.checked_add(i64::from(digit))?;
+            end += 1;
+        }
+        if end == start || !matches!(line.get(end), None | Some(b'\n')) {
+            return None;
+        }
+        Some((end, self.time(if negative { -number } else { number })?))
+    }
+}
+
+/// The name of the column that lines of this measurement usually have next, if it is there.
+#[inline]
+fn expected<'t>(
+    measurement: Option<&MeasurementBuilder>,
+    next: u32,
+    text: &'t [u8],
+) -> Option<&'t [u8]> {
+    let name = measurement?.columns().get(next as usize)?.plain_name()?;
+    (text.get(name.len()) == Some(&b'=') && text.starts_with(name)).then(|| &text[..name.len()])
+}
+
+/// A field name without anything special, up to its equals sign.
+fn plain_name(text: &[u8]) -> Option<&[u8]> {
+    let special = |byte: &u8| matches!(byte, b'=' | b',' | b' ' | b'"' | b'\\' | b'\n' | b'\t' | 0);
+    let len = text.iter().position(special)?;
+    (len > 0 && text[len] == b'=').then(|| &text[..len])
+}
+
+/// The value at the beginning of `text`, and its length.
+#[inline]
+fn value(text: &[u8]) -> Option<(Value, usize)> {
+    match text.first()? {
+        b'0'..=b'9' | b'-' | b'.' => number::scan(text),
+        b'"' => string(&text[1..]).map(|(value, len)| (value, len + 2)),
+        b't' | b'T' | b'f' | b'F' => boolean(text),
+        _ => None,
+    }
+}
+
+fn boolean(text: &[u8]) -> Option<(Value, usize)> {
+    let len = text
+        .iter()
+        .position(|byte| matches!(byte, b',' | b' ' | b'\n'))
+        .unwrap_or(text.len());
+    strict::boolean(&text[..len]).map(|value| (Value::Boolean(value), len))
+}
+
+/// A string up to its closing quote; the length counts neither quote.
+fn string(text: &[u8]) -> Option<(Value, usize)> {
+    let mut at = 0;
+    let mut escaped = false;
+    loop {
+        at += find(&text[at..], b'"', b'\\')?;
+        if text[at] == b'"' {
+            break;
+        }
+        escaped = true;
+        at += 2;
+        if at > text.len() {
+            return None;
+        }
+    }
+    if at > MAX_STRING_LEN {
+        return None;
+    }
+    let raw = &text[..at];
+    let value = if escaped {
+        strict::unescape_string(raw).into()
+    } else {
+        Bytes::copy_from_slice(raw)
+    };
+    Some((Value::String(value), at))
+}
+
+/// Where the key at the beginning of a line ends: the first space that no backslash precedes.
+fn key_end(line: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += find(&line[at..], b' ', b'\n')?;
+        if line[at] == b'\n' {
+            return None;
+        }
+        if at > 0 && line[at - 1] != b'\\' {
+            return Some(at);
+        }
+        at += 1;
+    }
+}
+
+/// Where the first of two bytes stands, eight bytes at a time.
+#[inline]
+fn find(text: &[u8], a: u8, b: u8) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let (words, tail) = text.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let hit = zero(word ^ (ONES * u64::from(a))) | zero(word ^ (ONES * u64::from(b)));
+        if hit != 0 {
+            return Some(at * 8 + hit.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = tail.iter().position(|byte| *byte == a || *byte == b)?;
+    Some(words.len() * 8 + at)
+}
