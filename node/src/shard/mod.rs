@@ -1,6 +1,6 @@
 //! The shard store: fresh batches in memory, folded into LMDB runs, read back merged.
 //!
-//! Reading order: [`fresh`] and [`slot`] are a shard in memory; [`directory`], [`env`], [`open`],
+//! Reading order: [`fresh`], [`pieces`] and [`slot`] are a shard in memory; [`directory`], [`env`], [`open`],
 //! [`state`], [`series`] and [`run`] are a shard on disk; [`fold`] and [`merge`] turn one into the
 //! other, [`background`] says when; [`read`] and [`filter`] answer scans; [`retention`] drops.
 //! Formats: `spec/shard.md`.
@@ -40,6 +40,7 @@ mod fold;
 mod fresh;
 mod merge;
 mod open;
+mod pieces;
 mod quarantine;
 mod read;
 pub mod retention;
