@@ -13,7 +13,7 @@ use quorate_protocol::id::Version;
 
 use super::{
     Inner,
-    error::{Misfit, ShardError},
+    error::ShardError,
     fault::{Fault, Step},
     fresh::Entry,
     open::OpenShard,
@@ -125,11 +125,7 @@ fn take(
                 taken.add(batch);
             }
             Err(reason) => {
-                let misfit = Misfit {
-                    sequence: entry.sequence,
-                    reason,
-                };
-                set_aside(store, shard, slot, entry, &misfit)?;
+                set_aside(store, shard, slot, entry, &reason)?;
             }
         }
     }
@@ -141,12 +137,12 @@ fn set_aside(
     shard: &OpenShard,
     slot: &Slot,
     entry: &Entry,
-    misfit: &Misfit,
+    reason: &str,
 ) -> Result<(), ShardError> {
-    let name = format!("{:020}.batch", misfit.sequence.0);
-    let new = quarantine::keep(&shard.path, &name, entry.batch.bytes(), &misfit.reason)?;
+    let name = format!("{:020}.batch", entry.sequence.0);
+    let new = quarantine::keep(&shard.path, &name, entry.batch.bytes(), reason)?;
     if new {
-        tracing::warn!(shard = %slot.id, sequence = %misfit.sequence, reason = misfit.reason,
+        tracing::warn!(shard = %slot.id, sequence = %entry.sequence, reason,
             "a batch breaks the rules and is in quarantine");
         store.counters.quarantine_batch();
     }
