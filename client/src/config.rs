@@ -8,7 +8,7 @@ mod transport;
 
 use std::time::Duration;
 
-use quorate_protocol::{consistency::Level, hlc::MAX_CLOCK_SKEW_NS};
+use quorate_protocol::{consistency::Level, hlc::MAX_CLOCK_SKEW_NS, id::Version};
 
 pub use transport::TransportConfig;
 
@@ -60,6 +60,9 @@ pub struct WriteOptions {
     pub retention_policy: Option<String>,
     /// Nodes that keep a hint for an owner that is down; 0 for the default: 1, for `any` 2.
     pub hint_copies: usize,
+    /// The version of an earlier attempt, from its receipt, when the batch is sent again: then
+    /// nothing written in between is overwritten. None, the default, takes a new one.
+    pub version: Option<Version>,
 }
 
 impl Default for WriteOptions {
@@ -69,6 +72,7 @@ impl Default for WriteOptions {
             timeout: Duration::from_secs(10),
             retention_policy: None,
             hint_copies: 0,
+            version: None,
         }
     }
 }

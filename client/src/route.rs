@@ -202,3 +202,125 @@ impl Router<'_> {
         slots[index]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::{
+        id::{DatabaseId, FieldId, PolicyId},
+        map::{Field, Measurement, Shard},
+        point::{Point, Value},
+        schema::FieldType,
+    };
+
+    use super::*;
+
+    const HOUR: i64 = 3_600_000_000_000;
+
+    fn database(duration: u64) -> Database {
+        let shard = |id| Shard { id: ShardId(id), epoch: Epoch(1), owners: vec![NodeId(id)] };
+        let group = |id: u64, start: i64| Group {
+            id: GroupId(id),
+            start,
+            end: start + HOUR,
+            shards: vec![shard(id * 10), shard(id * 10 + 1)],
+        };
+        Database {
+            id: DatabaseId(1),
+            name: "db".into(),
+            default_policy: PolicyId(1),
+            policies: vec![Policy {
+                id: PolicyId(1),
+                name: "default".into(),
+                duration,
+                group_duration: HOUR as u64,
+                replication: 1,
+                groups: vec![group(1, 0), group(2, 2 * HOUR)],
+            }],
+            measurements: vec![Measurement {
+                name: "m".into(),
+                fields: vec![Field { id: FieldId(1), name: "f".into(), kind: FieldType::Float }],
+            }],
+        }
+    }
+
+    fn batch(points: &[(&str, &str, Value, i64)]) -> Batch {
+        let mut batch = Batch::new();
+        for (host, field, value, time) in points {
+            let point = Point::builder("m").tag("host", *host).field(*field, value.clone());
+            batch.push(&point.at(*time).unwrap());
+        }
+        batch
+    }
+
+    fn run(database: &Database, batch: &Batch, version: u64) -> Routed {
+        route(database, &database.policies[0], batch, Version(version), None)
+    }
+
+    #[test]
+    fn every_row_has_one_fate() {
+        let database = database(0);
+        let batch = batch(&[
+            ("a", "f", Value::Float(1.0), 5),
+            ("b", "f", Value::Integer(1), 5),
+            ("c", "g", Value::Float(1.0), 5),
+            ("d", "f", Value::Float(1.0), HOUR),
+            ("e", "f", Value::Float(1.0), 2 * HOUR),
+        ]);
+        let routed = run(&database, &batch, 10);
+        let sent: usize = routed.shards.iter().map(|s| s.selection[0].len()).sum();
+        assert_eq!(sent, 2);
+        assert_eq!(routed.waiting, vec![vec![2, 3]]);
+        assert_eq!(routed.new_times, vec![HOUR]);
+        assert_eq!(routed.new_fields.len(), 1);
+        assert_eq!(routed.refused.len(), 1);
+        assert_eq!(routed.refused[0].code, Code::TypeConflict);
+        assert_eq!(routed.refused[0].rows, vec![RowId { measurement: 0, row: 1 }]);
+        assert!(routed.dropped.is_none());
+    }
+
+    #[test]
+    fn a_series_lands_on_the_shard_of_its_hash() {
+        let database = database(0);
+        let hosts: Vec<String> = (0..50).map(|host| format!("h{host}")).collect();
+        let points: Vec<_> =
+            hosts.iter().map(|host| (host.as_str(), "f", Value::Float(0.0), 1)).collect();
+        let batch = batch(&points);
+        for shard in run(&database, &batch, 1).shards {
+            for row in &shard.selection[0] {
+                let (_, _, hash, _) = batch.rows_iter().nth(*row as usize).unwrap();
+                assert_eq!(shard.shard, ShardId(10 + hash % 2));
+            }
+        }
+    }
+
+    #[test]
+    fn dropping_depends_on_time_version_and_policy_alone() {
+        let database = database(100);
+        let batch = batch(&[
+            ("a", "f", Value::Float(1.0), 49),
+            ("a", "f", Value::Float(1.0), 50),
+            ("b", "f", Value::Float(1.0), 48),
+        ]);
+        let routed = run(&database, &batch, 150);
+        let dropped = routed.dropped.unwrap();
+        assert_eq!((dropped.points, dropped.min_time, dropped.max_time), (2, 48, 49));
+        let sent: usize = routed.shards.iter().map(|s| s.selection[0].len()).sum();
+        assert_eq!(sent, 1);
+    }
+
+    #[test]
+    fn a_second_pass_routes_only_what_waited() {
+        let database = database(0);
+        let batch = batch(&[
+            ("a", "f", Value::Float(1.0), 5),
+            ("b", "f", Value::Integer(1), 5),
+            ("c", "f", Value::Float(1.0), 6),
+        ]);
+        let only = vec![vec![2]];
+        let policy = &database.policies[0];
+        let routed = route(&database, policy, &batch, Version(1), Some(&only));
+        let sent: Vec<u32> = routed.shards.iter().flat_map(|s| s.selection[0].clone()).collect();
+        assert_eq!(sent, vec![2]);
+        assert!(routed.refused.is_empty(), "reported by the first pass");
+    }
+}

@@ -47,6 +47,7 @@ pub(crate) async fn write(
     options: &WriteOptions,
     full: Full,
 ) -> Result<Receipt, WriteError> {
+    let started = Instant::now();
     let goal = Goal {
         level: options.consistency,
         hint_copies: options.hint_copies(),
@@ -57,7 +58,7 @@ pub(crate) async fn write(
         batch,
         goal,
         full,
-        version: core.next_version(),
+        version: options.version.unwrap_or_else(|| core.next_version()),
         started: Vec::new(),
         failed: Vec::new(),
         dropped: None,
@@ -73,7 +74,14 @@ pub(crate) async fn write(
             core.topology.map()
         }
     };
-    call.finish(map.index).await
+    let result = call.finish(map.index).await;
+    let outcome = if result.is_ok() { "ok" } else { "error" };
+    let level = options.consistency.name();
+    metrics::counter!("quorate_client_writes_total", "level" => level, "outcome" => outcome)
+        .increment(1);
+    metrics::histogram!("quorate_client_write_seconds", "level" => level)
+        .record(started.elapsed());
+    result
 }
 
 struct Call<'a> {

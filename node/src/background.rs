@@ -5,7 +5,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use quorate_protocol::{
+    batch::EncodedBatch,
     change::Change,
     id::{NodeId, ShardId},
     map::ClusterMap,
@@ -19,6 +21,8 @@ use crate::{
     shard::retention::{self, LiveShards},
 };
 
+/// How often hints are looked at for their age.
+const EXPIRY: Duration = Duration::from_secs(60);
 /// Pause between attempts to tell the cluster this node's address.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(500);
 /// Time given to one such attempt, in milliseconds.
@@ -28,6 +32,7 @@ const ANNOUNCE_TIMEOUT_MS: u32 = 5_000;
 pub(crate) fn start(core: &Arc<Core>) {
     spawn(core, follow_map(Arc::clone(core)));
     spawn(core, housekeeping(Arc::clone(core)));
+    spawn(core, expiry(Arc::clone(core)));
     spawn(core, drain::run(Arc::clone(core)));
     core.shards.start();
 }
@@ -80,9 +85,25 @@ async fn housekeeping(core: Arc<Core>) {
         if let Err(error) = core.journal.release(folded).await {
             tracing::warn!(%error, "journal segments could not be released");
         }
-        let expired = core.handoff.expire(core.env.clock.wall_ns()).await;
-        if let Err(error) = expired {
-            tracing::warn!(%error, "old hints could not be expired");
+    }
+}
+
+/// Gives up hints that are too old, by a timer of its own: no drain can hold it back.
+async fn expiry(core: Arc<Core>) {
+    let mut timer = interval(EXPIRY);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let range_of = |bytes: &[u8]| {
+        let batch = EncodedBatch::parse(Bytes::copy_from_slice(bytes)).ok()?;
+        Some((batch.header().min_time, batch.header().max_time))
+    };
+    loop {
+        timer.tick().await;
+        match core.handoff.expire(core.env.clock.wall_ns(), &core.marks, range_of).await {
+            Ok(given_up) if given_up.expired + given_up.quarantined > 0 => {
+                tracing::warn!(given_up.expired, given_up.quarantined, "hints were too old");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "old hints could not be given up"),
         }
     }
 }

@@ -17,7 +17,7 @@ use quorate_protocol::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::NodeConfig, data::DataDir, directory::Directory, handoff::Handoff, journal::Journal,
+    config::NodeConfig, data::DataDir, directory::Directory, handoff::{Handoff, Marks}, journal::Journal,
     meta::Meta, shard::ShardStore,
 };
 
@@ -31,6 +31,7 @@ pub(crate) struct Core {
     pub(crate) shards: ShardStore,
     pub(crate) journal: Journal,
     pub(crate) handoff: Handoff,
+    pub(crate) marks: Marks,
     pub(crate) meta: Meta,
     pub(crate) pool: Arc<Pool>,
     pub(crate) tasks: TaskTracker,
@@ -48,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) shards: ShardStore,
     pub(crate) journal: Journal,
     pub(crate) handoff: Handoff,
+    pub(crate) marks: Marks,
     pub(crate) meta: Meta,
     pub(crate) pool: Arc<Pool>,
     pub(crate) highest_version: Version,
@@ -65,6 +67,7 @@ impl Core {
             shards: parts.shards,
             journal: parts.journal,
             handoff: parts.handoff,
+            marks: parts.marks,
             meta: parts.meta,
             pool: parts.pool,
             tasks: TaskTracker::new(),

@@ -29,7 +29,7 @@ use crate::{
     data::{DataDir, DataError, Identity},
     disk::Disk,
     endpoint::{self, BindError},
-    handoff::{Handoff, HandoffOpenError},
+    handoff::{self, Handoff, HandoffError, Marks},
     journal::{Journal, JournalHome, JournalOpenError},
     meta::{Meta, MetaError, NewNode},
     raft::Lanes,
@@ -111,7 +111,7 @@ pub enum StartError {
     Shard(#[from] ShardError),
     /// The hint queues cannot be opened.
     #[error(transparent)]
-    Handoff(#[from] HandoffOpenError),
+    Handoff(#[from] HandoffError),
     /// Metadata did not start.
     #[error(transparent)]
     Meta(#[from] MetaError),
@@ -228,6 +228,7 @@ impl Node {
         self.core.tasks.wait().await;
         self.core.pool.shutdown().await;
         self.core.handoff.close().await;
+        self.core.marks.close().await;
         self.core.journal.close().await;
         self.core.shards.close().await;
     }
@@ -271,14 +272,24 @@ async fn open(
         );
     }
     tracing::info!(records = recovery.records, torn = recovery.torn, "journal replayed");
-    let handoff = Handoff::open(
-        config.handoff.clone(),
-        data.join("handoff"),
-        identity.node,
+    let directory = data.join("handoff");
+    let marks = Marks::open(
+        directory.join(handoff::marks::FILE),
+        world.env.entropy.next_u64(),
         Arc::clone(&world.disk),
         executor,
-        world.env.entropy.next_u64(),
     )?;
+    let salt = world.env.entropy.next_u64();
+    let disk = Arc::clone(&world.disk);
+    let (handoff, report) =
+        Handoff::open(config.handoff.clone(), directory, salt, disk, executor)?;
+    for (target, reason) in &report.failed {
+        tracing::error!(%target, reason, "a hint queue cannot be used; it refuses hints");
+    }
+    for name in &report.unknown_files {
+        tracing::warn!(name, "left alone in the directory of the hint queues");
+    }
+    tracing::info!(queues = report.queues, pending = report.pending, "hint queues opened");
     let clock = Arc::clone(&world.env.clock);
     let meta = Meta::open(
         config.meta.clone(),
@@ -297,6 +308,7 @@ async fn open(
         shards,
         journal,
         handoff,
+        marks,
         meta,
         pool,
         highest_version,

@@ -31,8 +31,8 @@ impl Core {
                 quarantined: queue.quarantined,
                 expired: queue.expired,
                 discarded: queue.discarded,
-                bytes: queue.bytes,
-                oldest_ns: queue.oldest_appended_at,
+                bytes: queue.disk_bytes,
+                oldest_ns: queue.oldest_appended_at.unwrap_or(0),
             })
             .collect()
     }

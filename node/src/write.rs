@@ -14,7 +14,13 @@ use quorate_protocol::{
     message::{Answer, Deliver, Delivered, HintAnswer, Mark, Marked, Write, Written},
 };
 
-use crate::{core::Core, directory::Snapshot, journal::JournalError, shard::AdmitError};
+use crate::{
+    core::Core,
+    directory::Snapshot,
+    handoff::{HandoffError, MarkReason},
+    journal::JournalError,
+    shard::AdmitError,
+};
 
 /// How long a node that is behind waits for its own map before it answers `StaleMeta`.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -116,9 +122,16 @@ impl Core {
 
     /// A durable note that another owner lacks something.
     pub(crate) async fn mark(&self, request: Mark) -> Marked {
-        let now = self.env.clock.wall_ns();
-        let result = self.handoff.mark(request.shard, request.owner, request.from, request.to, now);
-        Marked { answer: answer(result.await.map_err(|error| Refusal::from(error.code()))) }
+        let mark = crate::handoff::Mark {
+            shard: request.shard,
+            owner: request.owner,
+            reason: MarkReason::CopyDropped,
+            from: request.from,
+            to: request.to,
+        };
+        let added = self.marks.add(mark).await;
+        let added = added.map(|()| Sequence(0)).map_err(|error| hint_code(&error).into());
+        Marked { answer: answer(added) }
     }
 
     /// The map at or beyond `index`.
@@ -187,7 +200,7 @@ impl Core {
         }
         let now = self.env.clock.wall_ns();
         let appended = self.handoff.append(target, shard, batch.bytes().clone(), any, now).await;
-        appended.map_err(|error| Refusal::from(error.code()))
+        appended.map_err(|error| hint_code(&error).into())
     }
 }
 
@@ -199,5 +212,15 @@ const fn journal_code(error: &JournalError) -> Code {
         JournalError::TooLarge { .. } => Code::TooLarge,
         JournalError::Closed => Code::ShuttingDown,
         JournalError::Io(_) => Code::Io,
+    }
+}
+
+const fn hint_code(error: &HandoffError) -> Code {
+    match error {
+        HandoffError::QueueFull { .. } | HandoffError::TotalFull { .. } => Code::QueueFull,
+        HandoffError::DiskFull => Code::DiskFull,
+        HandoffError::TooLarge { .. } => Code::TooLarge,
+        HandoffError::Closed => Code::ShuttingDown,
+        HandoffError::Io(_) | HandoffError::NoQueue(_) | HandoffError::NotPending { .. } => Code::Io,
     }
 }

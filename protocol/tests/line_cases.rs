@@ -4,6 +4,9 @@
 //! Compared are the verdict and the points (key, hash, fields with type and bits, time), never the
 //! corpus' `canonical`, which keeps what was written rather than what it means.
 
+// Everything here is a test; clippy only knows the functions that are marked.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use quorate_protocol::{

@@ -13,7 +13,7 @@ use quorate_client::connection::Connection;
 use quorate_protocol::{
     batch::EncodedBatch,
     code::{Class, Code},
-    id::NodeId,
+    id::{NodeId, Sequence},
     message::{Answer, Deliver, HintItem},
 };
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ impl Default for DrainConfig {
 pub(crate) async fn run(core: Arc<Core>) {
     let mut running: BTreeMap<NodeId, ()> = BTreeMap::new();
     let mut drains = JoinSet::new();
-    let mut changes = core.handoff.changes();
+    let mut changes = core.handoff.changed();
     loop {
         for target in core.handoff.targets() {
             if running.insert(target, ()).is_none() {
@@ -100,10 +100,10 @@ impl Drain {
     }
 
     async fn run(mut self) {
-        let mut changes = self.core.handoff.changes();
+        let mut changes = self.core.handoff.changed();
         loop {
             changes.mark_unchanged();
-            if !self.core.handoff.has_ready(self.target) {
+            if !self.core.handoff.ready(self.target) {
                 if changes.changed().await.is_err() {
                     return;
                 }
@@ -150,7 +150,7 @@ impl Drain {
         let mut failed = None;
         loop {
             while failed.is_none() && under_way.len() < config.window.max(1) {
-                let records = self.core.handoff.take(
+                let records = self.core.handoff.peek(
                     self.target,
                     config.message_records.clamp(1, 1024),
                     config.message_bytes,
@@ -186,17 +186,18 @@ impl Drain {
     /// Discards hints of shards that are gone, by what the map says, without asking anybody.
     async fn without_dead(&self, records: Vec<HintRecord>) -> Vec<HintRecord> {
         let snapshot = self.core.directory.current();
-        let mut left = Vec::with_capacity(records.len());
+        let (mut left, mut ends) = (Vec::with_capacity(records.len()), Vec::new());
         for record in records {
             let dead = snapshot.shard(record.shard).is_none()
                 && EncodedBatch::parse(record.bytes.clone())
                     .is_ok_and(|batch| batch.header().part.meta_index <= snapshot.map.index);
             if dead {
-                finish(&self.core, self.target, &record, Terminal::Discarded(DiscardReason::ShardDropped)).await;
+                ends.push((record.sequence, Terminal::Discarded(DiscardReason::ShardGone)));
             } else {
                 left.push(record);
             }
         }
+        finish(&self.core, self.target, ends).await;
         left
     }
 }
@@ -228,39 +229,37 @@ async fn send(
             return Err(Duration::ZERO);
         }
     };
-    let mut pause = None;
+    let (mut ends, mut pause) = (Vec::with_capacity(records.len()), None);
     for (record, answer) in records.iter().zip(answers) {
-        if let Some(wait) = settle(&core, target, record, answer).await {
-            pause = pause.max(Some(wait));
+        match terminal(answer) {
+            Ok(terminal) => ends.push((record.sequence, terminal)),
+            Err(wait) => pause = pause.max(Some(wait)),
         }
     }
+    finish(&core, target, ends).await;
     pause.map_or(Ok(()), Err)
 }
 
-/// Ends a record by its answer; how long to wait if it stays.
-async fn settle(
-    core: &Core,
-    target: NodeId,
-    record: &HintRecord,
-    answer: Answer,
-) -> Option<Duration> {
-    let terminal = match answer.error {
-        None => Terminal::Delivered,
-        Some(Code::ShardGone) => Terminal::Discarded(DiscardReason::ShardDropped),
+/// How a record ends by its answer; how long to wait if it stays.
+fn terminal(answer: Answer) -> Result<Terminal, Duration> {
+    match answer.error {
+        None => Ok(Terminal::Delivered),
+        Some(Code::ShardGone) => Ok(Terminal::Discarded(DiscardReason::ShardGone)),
         Some(code) if code.class() == Class::Never => {
-            tracing::warn!(%target, sequence = %record.sequence, %code, "hint quarantined");
-            Terminal::Quarantined(QuarantineReason::Refused(code.number()))
+            Ok(Terminal::Quarantined(QuarantineReason::Refused(code.number())))
         }
-        Some(_) => return Some(Duration::from_millis(answer.retry_after_ms.into())),
-    };
-    finish(core, target, record, terminal).await;
-    None
+        Some(_) => Err(Duration::from_millis(answer.retry_after_ms.into())),
+    }
 }
 
-async fn finish(core: &Core, target: NodeId, record: &HintRecord, terminal: Terminal) {
-    if let Err(error) = core.handoff.complete(target, record.sequence, terminal).await {
-        // It stays pending and is delivered again, which changes nothing.
-        tracing::warn!(%target, sequence = %record.sequence, %error, "hint not settled");
+async fn finish(core: &Core, target: NodeId, ends: Vec<(Sequence, Terminal)>) {
+    let refused = ends.iter().filter(|(_, end)| matches!(end, Terminal::Quarantined(_))).count();
+    if refused > 0 {
+        tracing::warn!(%target, refused, "hints refused for good; see 'quorate hints ls'");
+    }
+    if let Err(error) = core.handoff.complete_all(target, ends).await {
+        // They stay pending and are delivered again, which changes nothing.
+        tracing::warn!(%target, %error, "delivered hints could not be booked");
     }
 }
 

@@ -126,12 +126,12 @@ impl<'a> Reader<'a> {
         self.position
     }
 
-    /// Whether an intact record header stands at the current position.
+    /// The record header at the current position, if one is intact there.
     ///
     /// # Errors
     /// Any I/O error.
-    pub fn at_record(&mut self) -> io::Result<bool> {
-        Ok(self.header_at(self.position)?.is_some())
+    pub fn header(&mut self) -> io::Result<Option<RecordHeader>> {
+        self.header_at(self.position)
     }
 
     /// The next record, damage or end.

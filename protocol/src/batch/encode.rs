@@ -25,6 +25,10 @@ pub enum Selection<'a> {
     Rows(&'a [Vec<u32>]),
 }
 
+/// Finds the id of (measurement, field, type), names unescaped; `None` if that field has another
+/// type.
+pub type FieldIds<'a> = dyn Fn(&[u8], &[u8], FieldType) -> Option<FieldId> + 'a;
+
 /// Why a part cannot be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -58,7 +62,7 @@ pub fn encode_part(
     batch: &Batch,
     header: &PartHeader,
     selection: Selection<'_>,
-    field_id: &dyn Fn(&[u8], &[u8], FieldType) -> Option<FieldId>,
+    field_id: &FieldIds<'_>,
 ) -> Result<Bytes, EncodeError> {
     let mut out = vec![0; HEADER_LEN];
     let mut scratch = Scratch::default();
@@ -98,7 +102,7 @@ pub fn encode_part(
 /// The columns that have an id, in the order of their ids.
 fn columns_of<'a>(
     measurement: &'a MeasurementBuilder,
-    field_id: &dyn Fn(&[u8], &[u8], FieldType) -> Option<FieldId>,
+    field_id: &FieldIds<'_>,
 ) -> Vec<(FieldId, &'a FieldColumn)> {
     let mut columns: Vec<(FieldId, &FieldColumn)> = measurement
         .columns()

@@ -21,7 +21,7 @@ mod store;
 pub use builder::Batch;
 pub use column::Column;
 pub use decode::{DecodedBatch, DecodedMeasurement, DecodedSeries, EncodedBatch};
-pub use encode::{EncodeError, Selection, encode_part};
+pub use encode::{EncodeError, FieldIds, Selection, encode_part};
 pub use header::{BatchHeader, DecodeError, HEADER_LEN, PartHeader};
 pub use measurement::{ColumnRef, FieldColumn, MeasurementBuilder, RowRef, SeriesRef};
 pub use presence::Presence;

@@ -112,7 +112,7 @@ impl Presence {
                 return;
             }
             let mut words = vec![u64::MAX; row.div_ceil(64)];
-            if row % 64 != 0
+            if !row.is_multiple_of(64)
                 && let Some(last) = words.last_mut()
             {
                 *last = u64::MAX >> (64 - row % 64);

@@ -29,6 +29,10 @@ impl<'t> Parser<'_, 't> {
             Some(at) => self.batch.measurements()[at].series_by_spelling(key),
             None => None,
         };
+        // The rules for the end of a line and for the end of a name agree only without these.
+        if series.is_none() && key.windows(2).any(|two| two == b"\\\\") {
+            return None;
+        }
         self.cells.clear();
         let end = self.fields(line, key_len + 1, measurement)?;
         let longest = self.cells.iter().map(|cell| cell.name.len()).max()?;
@@ -58,9 +62,6 @@ impl<'t> Parser<'_, 't> {
     /// Takes in a spelling of a key that is new; `text` is the key and the space after it.
     #[cold]
     fn new_series(&mut self, text: &[u8]) -> Option<(usize, SeriesRef)> {
-        if text.windows(2).any(|two| two == b"\\\\") {
-            return None;
-        }
         let (canonical, end) = strict::series_key(text, 0).ok()?;
         if end + 1 != text.len() {
             return None;
@@ -224,7 +225,7 @@ fn find(text: &[u8], a: u8, b: u8) -> Option<usize> {
     let (words, tail) = text.as_chunks::<8>();
     for (at, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
-        let hit = zero(word ^ ONES * u64::from(a)) | zero(word ^ ONES * u64::from(b));
+        let hit = zero(word ^ (ONES * u64::from(a))) | zero(word ^ (ONES * u64::from(b)));
         if hit != 0 {
             return Some(at * 8 + hit.trailing_zeros() as usize / 8);
         }

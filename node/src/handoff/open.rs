@@ -1,0 +1,209 @@
+//! Opening the queues: headers, books and live tails; nothing else is read.
+//!
+//! Invariant: opening always succeeds as far as it can. A damaged file is moved to its queue's
+//! quarantine, a queue whose directory cannot be used is reported and left alone, a file that is
+//! not ours is reported and left alone. What earlier runs removed half is finished.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use quorate_protocol::id::NodeId;
+use serde::Serialize;
+
+use super::ledger::{Ledger, is_slot};
+use super::log::{HandoffLog, refused};
+use super::quarantine::DIRECTORY as QUARANTINE;
+use super::queue::{Cursor, Queue, Segment, State};
+use super::HandoffError;
+use crate::disk::{Disk, Open};
+use crate::segment::header::{self, Header, Kind, Parsed};
+use crate::segment::{Found, Reader, Writer, name, trailer};
+
+/// What opening the queues found besides hints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OpenReport {
+    /// Queues in service.
+    pub queues: u64,
+    /// Hints that wait in them.
+    pub pending: u64,
+    /// Segment files with an unreadable header; moved to their queue's `quarantine/`.
+    pub unreadable_segments: u64,
+    /// Files and directories that are not ours (or of a later version); left alone.
+    pub unknown_files: Vec<String>,
+    /// Queues that could not be opened, with the reason; they refuse hints until a restart.
+    pub failed: Vec<(NodeId, String)>,
+}
+
+/// What scanning the last segment showed.
+struct LastSegment {
+    /// The writer to go on with, if nothing but zeros follows the last record.
+    writer: Option<Writer>,
+    next_sequence: u64,
+    end: u64,
+}
+
+impl HandoffLog {
+    /// Opens every queue in the directory.
+    pub(super) fn recover(&mut self) -> Result<OpenReport, HandoffError> {
+        let directory = self.directory.clone();
+        self.disk.create_directory(&directory)?;
+        let mut report = OpenReport::default();
+        for entry in self.disk.read_directory(&directory)? {
+            // Only the form that `create` makes: no sign, no leading zeros.
+            let target = entry.name.parse::<u64>().ok().filter(|id| id.to_string() == entry.name);
+            let (Some(target), true) = (target.map(NodeId), entry.directory) else {
+                if entry.name != super::marks::FILE {
+                    report.unknown_files.push(entry.name);
+                }
+                continue;
+            };
+            match self.recover_queue(target, &directory.join(&entry.name), &mut report) {
+                Ok(pending) => {
+                    report.queues += 1;
+                    report.pending += pending;
+                }
+                Err(error) => {
+                    self.broken.insert(target);
+                    report.failed.push((target, error.to_string()));
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    fn recover_queue(
+        &mut self,
+        target: NodeId,
+        directory: &Path,
+        report: &mut OpenReport,
+    ) -> Result<u64, HandoffError> {
+        let disk = Arc::clone(&self.disk);
+        let (mut ledger, books) = Ledger::open(Arc::clone(&disk), directory, target.0, self.salt)?;
+        let (mut segments, next_number) = self.list(target, directory, report)?;
+        let mut accounts = books.clone().unwrap_or_default();
+        if let (None, Some(first)) = (&books, segments.first()) {
+            accounts.restart_at(first.header.first_sequence);
+        }
+        let mut writer = None;
+        if let Some(last) = segments.last_mut() {
+            let found = scan(&*disk, &directory.join(name::of(last.header.number)), last)?;
+            accounts.accept(found.next_sequence);
+            last.end = found.end;
+            last.file = found.writer.as_ref().map(|writer| Arc::clone(writer.file()));
+            writer = found.writer;
+        }
+        if books.is_none() {
+            ledger.create()?;
+        }
+        // A fresh slot: what the old one holds behind a tear is nobody's business any more.
+        ledger.turn(&accounts).map_err(refused)?;
+        let mut state = State::new(accounts);
+        state.segments = segments.into();
+        state.cursor = first_pending(&*disk, directory, &state);
+        let pending = state.accounts.pending();
+        self.adopt(Queue::new(target, directory.to_owned(), state), ledger, writer, next_number);
+        self.collect(target)?;
+        Ok(pending)
+    }
+
+    /// The segments of a queue by number, and the next number.
+    fn list(
+        &self,
+        target: NodeId,
+        directory: &Path,
+        report: &mut OpenReport,
+    ) -> Result<(Vec<Segment>, u64), HandoffError> {
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut next_number = 1;
+        for entry in self.disk.read_directory(directory)? {
+            let number = name::parse(&entry.name).filter(|_| !entry.directory);
+            let Some(number) = number else {
+                if !is_slot(&entry.name) && entry.name != QUARANTINE {
+                    report.unknown_files.push(format!("{target}/{}", entry.name));
+                }
+                continue;
+            };
+            next_number = next_number.max(number.saturating_add(1));
+            let path = directory.join(&entry.name);
+            let file = self.disk.open(&path, Open::Read)?;
+            match Header::read(&*file)? {
+                Parsed::Header(header)
+                    if (header.kind, header.owner, header.number)
+                        == (Kind::Hints, target.0, number) =>
+                {
+                    let bytes = file.length()?;
+                    let end = Reader::limit_of(bytes, &header);
+                    let segment = Segment { header, end, bytes, file: None, suspect: false };
+                    segments.push(segment);
+                }
+                Parsed::Blank => self.disk.remove(&path)?,
+                Parsed::Newer(_) => {
+                    report.unknown_files.push(format!("{target}/{}", entry.name));
+                }
+                Parsed::Header(_) | Parsed::Damaged => {
+                    let aside = directory.join(QUARANTINE);
+                    self.disk.create_directory(&aside)?;
+                    self.disk.rename(&path, &aside.join(format!("unreadable-{}", entry.name)))?;
+                    self.disk.sync_directory(&aside)?;
+                    report.unreadable_segments += 1;
+                }
+            }
+        }
+        segments.sort_by_key(|segment| segment.header.number);
+        Ok((segments, next_number))
+    }
+}
+
+/// Reads the last segment to its end.
+fn scan(disk: &dyn Disk, path: &Path, segment: &Segment) -> io::Result<LastSegment> {
+    let file = disk.open(path, Open::Existing)?;
+    let mut reader = Reader::new(&*file, &segment.header)?;
+    let mut next_sequence = segment.header.first_sequence;
+    loop {
+        match reader.next_found()? {
+            Found::Record(record) => next_sequence = record.meta.sequence + 1,
+            Found::Damaged(damage) => {
+                next_sequence = next_sequence.max(damage.first_sequence + damage.records);
+            }
+            Found::End { offset, blank, .. } => {
+                let whole = segment.bytes >= segment.header.capacity;
+                let writer = (blank && whole)
+                    .then(|| Writer::resume(Arc::clone(&file), segment.header, offset));
+                return Ok(LastSegment { writer, next_sequence, end: offset });
+            }
+        }
+    }
+}
+
+/// Where handing out starts: at the lowest pending record, or somewhat before it.
+fn first_pending(disk: &dyn Disk, directory: &Path, state: &State) -> Cursor {
+    let floor = state.accounts.floor();
+    let index = (0..state.segments.len()).find(|index| state.sequences_end(*index) > floor);
+    let index = index.unwrap_or(state.segments.len().saturating_sub(1));
+    let Some(segment) = state.segments.get(index) else {
+        return Cursor { number: 0, offset: header::LENGTH, sequence: floor };
+    };
+    let header = &segment.header;
+    let start = Cursor {
+        number: header.number,
+        offset: header::LENGTH,
+        sequence: header.first_sequence,
+    };
+    let noted = || {
+        let file = disk.open(&directory.join(name::of(header.number)), Open::Read).ok()?;
+        let offset = trailer::read(&*file, header).ok()?;
+        let first = header.first_sequence;
+        let record =
+            Reader::within(&*file, header, offset, segment.end, first).header().ok()??;
+        let sequence = record.meta.sequence;
+        // A note ahead of the books would skip hints that were not booked.
+        (sequence <= floor).then_some(Cursor { number: header.number, offset, sequence })
+    };
+    let cursor = noted().unwrap_or(start);
+    // Sequences before the first segment have no file any more.
+    if index == 0 && floor < cursor.sequence {
+        return Cursor { number: 0, offset: header::LENGTH, sequence: floor };
+    }
+    cursor
+}

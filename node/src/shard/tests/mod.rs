@@ -1,0 +1,8 @@
+//! Behaviour of the whole store, against a naive model of it.
+
+mod crash;
+mod faults;
+mod life;
+mod model;
+mod race;
+mod support;

@@ -1,0 +1,296 @@
+//! Batches, a fake journal, a naive model, and a small store that shows every edge quickly.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use quorate_protocol::{
+    batch::{Batch, EncodedBatch, PartHeader, Selection, encode_part},
+    id::{FieldId, Sequence, ShardId, Version},
+    point::{Point, Value},
+    rows::Rows,
+};
+
+use crate::shard::{
+    Config, Executor, ScanFilter, ShardError, ShardStore,
+    fault::{Fault, Probe, Step},
+};
+
+pub(super) const SHARD: ShardId = ShardId(7);
+
+/// Every limit so small that a handful of rows crosses it.
+pub(super) fn tiny() -> Config {
+    Config {
+        max_open_shards: 2,
+        map_bytes: 128 << 10,
+        txn_bytes: 600,
+        fold_limit_bytes: 2000,
+        block_rows: 3,
+        merge_runs: 2,
+        scan_bytes: 300,
+        ..Config::default()
+    }
+}
+
+/// One value of one field of one row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cell {
+    pub(super) series: u16,
+    pub(super) time: i64,
+    pub(super) field: u8,
+    pub(super) value: i64,
+}
+
+pub(super) fn cell(series: u16, time: i64, field: u8, value: i64) -> Cell {
+    Cell {
+        series,
+        time,
+        field,
+        value,
+    }
+}
+
+fn point(cell: &Cell) -> Point {
+    let value: Value = match cell.field % 3 {
+        0 => cell.value.into(),
+        1 => (cell.value as f64 / 4.0).into(),
+        _ => format!("value {}", cell.value).into(),
+    };
+    // Some long keys, which are cut in the table of keys; some with escapes.
+    let host = match cell.series % 5 {
+        0 => format!("{:0>600}", cell.series),
+        1 => format!("a b,{}", cell.series),
+        _ => format!("{}", cell.series),
+    };
+    let builder = Point::builder(if cell.series.is_multiple_of(2) {
+        "cpu"
+    } else {
+        "cpu load"
+    });
+    builder
+        .tag("host", host)
+        .field(format!("f{}", cell.field), value)
+        .at(cell.time)
+        .unwrap()
+}
+
+pub(super) fn batch(shard: ShardId, version: u64, cells: &[Cell]) -> EncodedBatch {
+    let mut batch = Batch::new();
+    for cell in cells {
+        batch.push(&point(cell));
+    }
+    let header = PartHeader {
+        shard,
+        version: Version(version),
+        ..PartHeader::default()
+    };
+    let id = |_: &[u8], field: &[u8], _| {
+        let number: u32 = std::str::from_utf8(field.strip_prefix(b"f")?)
+            .ok()?
+            .parse()
+            .ok()?;
+        Some(FieldId(number + 1))
+    };
+    let bytes = encode_part(&batch, &header, Selection::All, &id).unwrap();
+    EncodedBatch::parse(bytes).unwrap()
+}
+
+/// What is stored, value by value.
+pub(super) type Content = BTreeMap<(Bytes, i64, FieldId), (Version, Value)>;
+
+pub(super) fn add_rows(content: &mut Content, key: &Bytes, rows: &Rows) {
+    for column in &rows.columns {
+        for row in 0..rows.len() {
+            let Some(value) = column.get(row) else {
+                continue;
+            };
+            let new = (rows.versions[row], value.to_value());
+            let at = (key.clone(), rows.times[row], column.field);
+            let old = content.entry(at).or_insert_with(|| new.clone());
+            if (new.0)
+                .cmp(&old.0)
+                .then_with(|| new.1.canonical_cmp(&old.1))
+                .is_gt()
+            {
+                *old = new;
+            }
+        }
+    }
+}
+
+/// The model: every value of every batch against every other, and the winner stays.
+pub(super) fn add_batch(content: &mut Content, batch: &EncodedBatch) {
+    for (key, _, rows) in batch.decode().unwrap().into_rows() {
+        add_rows(content, &key, &rows);
+    }
+}
+
+/// Everything a scan yields, with its order and uniqueness verified.
+pub(super) fn scan_with(
+    store: &ShardStore,
+    shard: ShardId,
+    filter: ScanFilter,
+) -> Result<Content, String> {
+    let mut content = Content::new();
+    let mut last: Option<(Bytes, i64)> = None;
+    let mut values = 0;
+    for item in store
+        .scan(shard, filter)
+        .map_err(|error| error.to_string())?
+    {
+        let item = item.map_err(|error| error.to_string())?;
+        let (first_time, last_time) = item.rows.time_range().ok_or("an item without rows")?;
+        let first = (item.key.clone(), first_time);
+        if last.as_ref().is_some_and(|last| *last >= first) {
+            return Err(format!("out of order: {first:?} after {last:?}"));
+        }
+        last = Some((item.key.clone(), last_time));
+        values += item
+            .rows
+            .columns
+            .iter()
+            .map(|column| column.present.count())
+            .sum::<usize>();
+        add_rows(&mut content, &item.key, &item.rows);
+    }
+    if values != content.len() {
+        return Err(format!(
+            "{values} values for {} cells: losers were kept",
+            content.len()
+        ));
+    }
+    Ok(content)
+}
+
+pub(super) fn scan(store: &ShardStore, shard: ShardId) -> Content {
+    scan_with(store, shard, ScanFilter::default()).unwrap()
+}
+
+pub(super) fn fold(store: &ShardStore, shard: ShardId) -> Result<(), ShardError> {
+    if let Some(slot) = store.inner.slot(shard) {
+        while store.inner.fold(&slot)? {}
+    }
+    Ok(())
+}
+
+/// One merge, if there is something to merge.
+pub(super) fn merge(store: &ShardStore, shard: ShardId) -> Result<bool, ShardError> {
+    store
+        .inner
+        .slot(shard)
+        .map_or(Ok(false), |slot| store.inner.merge(&slot))
+}
+
+pub(super) fn runs(store: &ShardStore, shard: ShardId) -> usize {
+    let pin = store.inner.open.pin(shard).unwrap();
+    pin.map_or(0, |open| open.state().unwrap().runs.len())
+}
+
+/// All records ever journaled; a real journal would have released some.
+#[derive(Default)]
+pub(super) struct Journal {
+    pub(super) records: Vec<(ShardId, EncodedBatch)>,
+}
+
+impl Journal {
+    /// Journals a batch and hands it on, as the sink does.
+    pub(super) fn append(&mut self, store: &ShardStore, shard: ShardId, batch: EncodedBatch) {
+        self.records.push((shard, batch.clone()));
+        store
+            .accept(shard, Sequence(self.records.len() as u64), batch)
+            .unwrap();
+    }
+
+    /// Replays what is above `released`.
+    pub(super) fn replay(&self, store: &ShardStore, released: Sequence) {
+        for (sequence, (shard, batch)) in (1..).zip(&self.records) {
+            if Sequence(sequence) > released {
+                store
+                    .accept(*shard, Sequence(sequence), batch.clone())
+                    .unwrap();
+            }
+        }
+    }
+}
+
+pub(super) fn open(config: Config, dir: &Path) -> ShardStore {
+    ShardStore::open(config, dir, Executor::Inline).unwrap()
+}
+
+/// Makes something go wrong at one step, counted from 0.
+#[derive(Default)]
+pub(super) struct Trap {
+    pub(super) at: usize,
+    pub(super) only: Option<Step>,
+    pub(super) fault: Option<Fault>,
+    pub(super) seen: AtomicUsize,
+    pub(super) steps: Mutex<Vec<Step>>,
+}
+
+impl Probe for Trap {
+    fn at(&self, step: Step) -> Result<(), Fault> {
+        if self.only.is_some_and(|only| only != step) {
+            return Ok(());
+        }
+        self.steps.lock().unwrap().push(step);
+        let seen = self.seen.fetch_add(1, Ordering::Relaxed);
+        match self.fault {
+            Some(fault) if seen == self.at => Err(fault),
+            _ => Ok(()),
+        }
+    }
+}
+
+type Visit = Box<dyn Fn(&ShardStore, Step) + Send + Sync>;
+
+/// Calls the store at every step, unless it is doing so already.
+#[derive(Default)]
+pub(super) struct Visitor {
+    store: OnceLock<Mutex<Option<ShardStore>>>,
+    visit: OnceLock<Visit>,
+    visiting: Mutex<()>,
+    pub(super) visits: Mutex<Vec<Step>>,
+}
+
+impl Visitor {
+    pub(super) fn open(
+        config: Config,
+        dir: &Path,
+        visit: impl Fn(&ShardStore, Step) + Send + Sync + 'static,
+    ) -> (ShardStore, Arc<Self>) {
+        let visitor = Arc::new(Self::default());
+        assert!(visitor.visit.set(Box::new(visit)).is_ok());
+        let probe: Arc<dyn Probe> = Arc::clone(&visitor) as _;
+        let store = ShardStore::open_probed(config, dir, Executor::Inline, probe).unwrap();
+        assert!(visitor.store.set(Mutex::new(Some(store.clone()))).is_ok());
+        (store, visitor)
+    }
+
+    /// Lets go of the store, which would otherwise keep itself alive.
+    pub(super) fn detach(&self) {
+        self.store.get().unwrap().lock().unwrap().take();
+    }
+}
+
+impl Probe for Visitor {
+    fn at(&self, step: Step) -> Result<(), Fault> {
+        let Ok(_visiting) = self.visiting.try_lock() else {
+            return Ok(());
+        };
+        let store = self
+            .store
+            .get()
+            .and_then(|store| store.lock().unwrap().clone());
+        if let (Some(store), Some(visit)) = (store, self.visit.get()) {
+            self.visits.lock().unwrap().push(step);
+            visit(&store, step);
+        }
+        Ok(())
+    }
+}
