@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quorate_protocol::{
     batch::{Column, DecodedBatch, DecodedMeasurement},
     id::{FieldId, Version},
-    rows::Rows,
+    rows::{Rows, Values},
     schema::FieldType,
 };
 
@@ -259,7 +259,7 @@ impl Pieces {
         }
         for ((field, kind), name) in heads {
             let mut column = Column::new(field, name.clone(), kind);
-            column.values.reserve(len);
+            column.values = Values::with_capacity(kind, len);
             for piece in pieces {
                 let columns = self.table(piece).map_or(&[][..], |table| &table.columns);
                 match columns
