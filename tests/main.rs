@@ -5,4 +5,5 @@ mod levels;
 mod meta;
 mod mute;
 mod torn;
+mod transport;
 mod versions;

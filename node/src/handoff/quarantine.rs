@@ -80,13 +80,23 @@ impl Quarantine {
     /// Adds hints, durably.
     pub(super) fn keep(&mut self, hints: &[Quarantined]) -> Result<(), FlushError> {
         let ready = self.open_file().map_err(|error| {
-            if crate::disk::is_full(&error) { FlushError::Full } else { FlushError::Failed(error) }
+            if crate::disk::is_full(&error) {
+                FlushError::Full
+            } else {
+                FlushError::Failed(error)
+            }
         });
         ready?;
-        let Some(writer) = self.writer.as_mut() else { return Ok(()) };
+        let Some(writer) = self.writer.as_mut() else {
+            return Ok(());
+        };
         for (hint, sequence) in hints.iter().zip(self.next_record..) {
-            let meta =
-                RecordMeta { sequence, shard: hint.shard.0, stamp: hint.appended_at, flags: 0 };
+            let meta = RecordMeta {
+                sequence,
+                shard: hint.shard.0,
+                stamp: hint.appended_at,
+                flags: 0,
+            };
             let mut payload = Vec::with_capacity(PREFIX + hint.bytes.len());
             payload.extend_from_slice(&hint.sequence.0.to_le_bytes());
             payload.extend_from_slice(&u64::from(hint.reason.code()).to_le_bytes());
@@ -102,7 +112,11 @@ impl Quarantine {
     }
 
     fn open_file(&mut self) -> io::Result<()> {
-        if self.writer.as_ref().is_some_and(|writer| writer.position() < self.file_bytes) {
+        if self
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.position() < self.file_bytes)
+        {
             return Ok(());
         }
         self.disk.create_directory(&self.directory)?;
@@ -110,7 +124,12 @@ impl Quarantine {
             Some(number) => number,
             None => {
                 let entries = self.disk.read_directory(&self.directory)?;
-                entries.iter().filter_map(|entry| name::parse(&entry.name)).max().unwrap_or(0) + 1
+                entries
+                    .iter()
+                    .filter_map(|entry| name::parse(&entry.name))
+                    .max()
+                    .unwrap_or(0)
+                    + 1
             }
         };
         self.next_number = Some(number + 1);
@@ -149,7 +168,9 @@ pub(super) fn read(
             continue;
         }
         let file = disk.open(&path, Open::Read)?;
-        let Parsed::Header(header) = Header::read(&*file)? else { continue };
+        let Parsed::Header(header) = Header::read(&*file)? else {
+            continue;
+        };
         if header.kind != Kind::Quarantine {
             continue;
         }
@@ -166,11 +187,15 @@ pub(super) fn read(
 }
 
 fn each_of(meta: RecordMeta, payload: &Bytes, each: &mut dyn FnMut(Quarantined)) {
-    let Some(prefix) = payload.get(..PREFIX) else { return };
+    let Some(prefix) = payload.get(..PREFIX) else {
+        return;
+    };
     let (words, _) = prefix.as_chunks::<8>();
     let [sequence, code] = words else { return };
     let code = u32::try_from(u64::from_le_bytes(*code)).ok();
-    let Some(reason) = code.and_then(Terminal::from_code) else { return };
+    let Some(reason) = code.and_then(Terminal::from_code) else {
+        return;
+    };
     each(Quarantined {
         sequence: Sequence(u64::from_le_bytes(*sequence)),
         shard: ShardId(meta.shard),
@@ -210,6 +235,9 @@ mod tests {
             read(&disk.crash(keep), queue, &mut |hint| found.push(hint)).unwrap();
             assert_eq!(found, all, "{keep:?}");
         }
-        read(&disk, Path::new("/h/4"), &mut |_| panic!("an empty quarantine")).unwrap();
+        read(&disk, Path::new("/h/4"), &mut |_| {
+            panic!("an empty quarantine")
+        })
+        .unwrap();
     }
 }

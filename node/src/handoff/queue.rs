@@ -103,7 +103,12 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(target: NodeId, directory: PathBuf, state: State) -> Self {
-        Self { target, directory, state: Mutex::new(state), reading: Mutex::new(()) }
+        Self {
+            target,
+            directory,
+            state: Mutex::new(state),
+            reading: Mutex::new(()),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -145,14 +150,19 @@ impl Queue {
             stats.bytes = state.pending_bytes();
             let place = state.place(state.accounts.floor());
             let cursor = state.cursor;
-            let unread = state.segment(cursor.number).cloned().map(|segment| (segment, cursor));
+            let unread = state
+                .segment(cursor.number)
+                .cloned()
+                .map(|segment| (segment, cursor));
             (stats, place.map(|place| place.stamp), unread)
         };
         if stats.pending > 0 {
             let header = || {
                 let (segment, cursor) = unread?;
                 let file = self.open(disk, &segment).ok()?;
-                let Cursor { offset, sequence, .. } = cursor;
+                let Cursor {
+                    offset, sequence, ..
+                } = cursor;
                 Reader::within(&*file, &segment.header, offset, segment.end, sequence)
                     .header()
                     .ok()?
@@ -178,7 +188,11 @@ impl Queue {
 impl State {
     /// A queue without segments.
     pub(super) fn new(accounts: Accounts) -> Self {
-        let cursor = Cursor { number: 0, offset: header::LENGTH, sequence: accounts.next() };
+        let cursor = Cursor {
+            number: 0,
+            offset: header::LENGTH,
+            sequence: accounts.next(),
+        };
         Self {
             accounts,
             segments: VecDeque::new(),
@@ -191,7 +205,9 @@ impl State {
     }
 
     pub(super) fn index(&self, number: u64) -> Option<usize> {
-        self.segments.binary_search_by_key(&number, |segment| segment.header.number).ok()
+        self.segments
+            .binary_search_by_key(&number, |segment| segment.header.number)
+            .ok()
     }
 
     pub(super) fn segment(&self, number: u64) -> Option<&Segment> {
@@ -206,12 +222,17 @@ impl State {
     /// One past the last sequence of the segment at `index`.
     pub(super) fn sequences_end(&self, index: usize) -> u64 {
         let next = self.segments.get(index + 1);
-        next.map_or(self.accounts.next(), |segment| segment.header.first_sequence)
+        next.map_or(self.accounts.next(), |segment| {
+            segment.header.first_sequence
+        })
     }
 
     /// Where a record that was handed out lies.
     pub(super) fn place(&self, sequence: u64) -> Option<Place> {
-        self.in_flight.get(&sequence).or_else(|| self.returned.get(&sequence)).copied()
+        self.in_flight
+            .get(&sequence)
+            .or_else(|| self.returned.get(&sequence))
+            .copied()
     }
 
     /// Where the lowest pending record starts, if that is known.
@@ -230,9 +251,17 @@ impl State {
         }
         let (number, offset) = self.floor_position().unwrap_or((0, 0));
         let bytes = |segment: &Segment| {
-            let start = if segment.header.number == number { offset } else { header::LENGTH };
+            let start = if segment.header.number == number {
+                offset
+            } else {
+                header::LENGTH
+            };
             segment.end.saturating_sub(start)
         };
-        self.segments.iter().filter(|segment| segment.header.number >= number).map(bytes).sum()
+        self.segments
+            .iter()
+            .filter(|segment| segment.header.number >= number)
+            .map(bytes)
+            .sum()
     }
 }
