@@ -1,5 +1,7 @@
 //! The one test binary: one module per behaviour.
 
+mod crash;
+mod determinism;
 mod hints;
 mod levels;
 mod meta;
