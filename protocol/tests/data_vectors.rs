@@ -66,15 +66,9 @@ impl Vector {
 
 fn vectors(kind: &str) -> Vec<Vector> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
-    let documents = ["SPEC.md", "spec/batch.md", "spec/line.md"].map(read);
-    // Until the document is one, its chapters stand beside it.
-    let chapters = &documents[usize::from(!documents[0].contains("kind=batch-part"))..];
+    let document = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
     let mut found = Vec::new();
-    for block in chapters
-        .iter()
-        .flat_map(|document| document.split("```vector ").skip(1))
-    {
+    for block in document.split("```vector ").skip(1) {
         let (head, rest) = block.split_once('\n').unwrap();
         let (name, of) = head.split_once(' ').unwrap();
         let mut vector = Vector {
