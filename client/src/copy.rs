@@ -260,8 +260,7 @@ impl Refusal {
             }
             other => (other.code(), 0),
         };
-        // A node that answers with a failure has appended nothing.
-        let sent = !error.not_sent() && !matches!(error, RequestError::Failure(_));
+        let sent = error.may_have_effect();
         let retry_after = Duration::from_millis(retry_after_ms.into());
         Self { code, retry_after, sent, detail }
     }

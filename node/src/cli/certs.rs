@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use quorate_certs::{
-    Authority, CertificateInfo, Config, Existing, Role, Roles, UnixTime, authority::DEFAULT_CLUSTER,
-    show,
+    Authority, CertificateInfo, Config, Existing, Role, Roles, UnixTime,
+    authority::DEFAULT_CLUSTER, show,
 };
 use quorate_client::Env;
 use serde_json::json;
@@ -112,7 +112,11 @@ pub(crate) struct Show {
 
 impl Common {
     fn existing(&self) -> Existing {
-        if self.force { Existing::Replace } else { Existing::Refuse }
+        if self.force {
+            Existing::Replace
+        } else {
+            Existing::Refuse
+        }
     }
 
     /// Says what was made.
@@ -129,7 +133,10 @@ impl Common {
 
 impl Leaf {
     fn authority(&self) -> Result<Authority, Fail> {
-        let config = Config { leaf_validity_days: self.days, ..Config::default() };
+        let config = Config {
+            leaf_validity_days: self.days,
+            ..Config::default()
+        };
         Authority::open(&self.dir, config).map_err(Fail::failed)
     }
 }
@@ -138,15 +145,21 @@ pub(crate) fn run(command: &Certs, env: &Env) -> Result<(), Fail> {
     let now = unix_time(env);
     match command {
         Certs::Ca(ca) => {
-            let config = Config { ca_validity_days: ca.days, ..Config::default() };
+            let config = Config {
+                ca_validity_days: ca.days,
+                ..Config::default()
+            };
             Authority::create(&ca.dir, &ca.cluster, config, now, ca.common.existing())
                 .map_err(Fail::failed)?;
             ca.common.made("CA of cluster", &ca.cluster, &ca.dir)
         }
         Certs::Node(Node { leaf, san }) => {
             let existing = leaf.common.existing();
-            let made = leaf.authority()?.issue_node(&leaf.dir, &leaf.name, san, now, existing);
-            leaf.common.made("node", &leaf.name, &made.map_err(Fail::failed)?)
+            let made = leaf
+                .authority()?
+                .issue_node(&leaf.dir, &leaf.name, san, now, existing);
+            leaf.common
+                .made("node", &leaf.name, &made.map_err(Fail::failed)?)
         }
         Certs::Client(Client { leaf, role, san }) => {
             if !san.is_empty() {
@@ -157,8 +170,11 @@ pub(crate) fn run(command: &Certs, env: &Env) -> Result<(), Fail> {
                 some => some.iter().copied().collect(),
             };
             let existing = leaf.common.existing();
-            let made = leaf.authority()?.issue_client(&leaf.dir, &leaf.name, roles, now, existing);
-            leaf.common.made("client", &leaf.name, &made.map_err(Fail::failed)?)
+            let made = leaf
+                .authority()?
+                .issue_client(&leaf.dir, &leaf.name, roles, now, existing);
+            leaf.common
+                .made("client", &leaf.name, &made.map_err(Fail::failed)?)
         }
         Certs::Show(show) => print(show, now),
     }
@@ -182,7 +198,11 @@ fn print(args: &Show, now: UnixTime) -> Result<(), Fail> {
         }
     }
     out.flush()?;
-    if found.iter().any(|info| info.status != "valid") { Err(Fail::Told) } else { Ok(()) }
+    if found.iter().any(|info| info.status != "valid") {
+        Err(Fail::Told)
+    } else {
+        Ok(())
+    }
 }
 
 fn lines(info: &CertificateInfo) -> [(&'static str, String); 10] {
@@ -195,7 +215,10 @@ fn lines(info: &CertificateInfo) -> [(&'static str, String); 10] {
         ("identity", text(&info.identity)),
         ("names", info.sans.join(", ")),
         ("issuer", info.issuer.clone()),
-        ("valid", format!("{} to {}", info.not_before, info.not_after)),
+        (
+            "valid",
+            format!("{} to {}", info.not_before, info.not_after),
+        ),
         ("status", info.status.clone()),
         ("sha256", info.fingerprint_sha256.clone()),
     ]

@@ -34,8 +34,16 @@ pub(crate) async fn run(command: Hints, env: Env) -> Result<(), Fail> {
     client.close().await;
     let mut out = Output::new();
     let header = [
-        "on", "for", ">accepted", ">delivered", ">pending", ">quarant.", ">expired", ">discard.",
-        ">size", "oldest",
+        "on",
+        "for",
+        ">accepted",
+        ">delivered",
+        ">pending",
+        ">quarant.",
+        ">expired",
+        ">discard.",
+        ">size",
+        "oldest",
     ];
     let mut table = Table::new(&header);
     for (holder, queue) in survey.queues() {
@@ -82,5 +90,8 @@ pub(crate) async fn run(command: Hints, env: Env) -> Result<(), Fail> {
     }
     let down = survey.nodes.iter().filter(|(_, answer)| answer.is_none());
     let down: Vec<String> = down.map(|(id, _)| survey.name(*id)).collect();
-    Err(Fail::failed(format!("no answer from {}; its queues are not listed", down.join(", "))))
+    Err(Fail::failed(format!(
+        "no answer from {}; its queues are not listed",
+        down.join(", ")
+    )))
 }

@@ -30,13 +30,23 @@ impl Series {
         for column in &mut columns {
             if column.name.is_empty() {
                 column.name = names.get(column.field).ok_or_else(|| {
-                    let text = format!("field {} is in the data but not in the schema", column.field);
-                    Fail::Failed(with_advice(&text, Some("see 'quorate status' and try again")))
+                    let text = format!(
+                        "field {} is in the data but not in the schema",
+                        column.field
+                    );
+                    Fail::Failed(with_advice(
+                        &text,
+                        Some("see 'quorate status' and try again"),
+                    ))
                 })?;
             }
         }
         columns.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { key, times: rows.times, columns })
+        Ok(Self {
+            key,
+            times: rows.times,
+            columns,
+        })
     }
 
     /// Forgets all rows behind the first `count`.
@@ -52,9 +62,10 @@ impl Series {
     /// Appends the canonical line of each row, each ended by a newline.
     pub(crate) fn write_lines(&self, out: &mut Vec<u8>) {
         for (row, time) in self.times.iter().enumerate() {
-            let fields = self.columns.iter().filter_map(|column| {
-                column.get(row).map(|value| (column.name.as_ref(), value))
-            });
+            let fields = self
+                .columns
+                .iter()
+                .filter_map(|column| column.get(row).map(|value| (column.name.as_ref(), value)));
             text::write_line(out, &self.key, fields, *time);
             out.push(b'\n');
         }

@@ -50,8 +50,14 @@ impl Cluster {
         make_certificates(&dir.join("pki"), now).map_err(Fail::failed)?;
         let program = std::env::current_exe()
             .map_err(|error| Fail::failed(format!("cannot find this program: {error}")))?;
-        let mut cluster = Self { dir: dir.to_owned(), program, members: Vec::new() };
-        let first = cluster.launch(NAMES[0], "127.0.0.1:0", &["--bootstrap"]).await?;
+        let mut cluster = Self {
+            dir: dir.to_owned(),
+            program,
+            members: Vec::new(),
+        };
+        let first = cluster
+            .launch(NAMES[0], "127.0.0.1:0", &["--bootstrap"])
+            .await?;
         let join = ["--join", first.addr.as_str()];
         let (second, third) = tokio::try_join!(
             cluster.launch(NAMES[1], "127.0.0.1:0", &join),
@@ -63,7 +69,10 @@ impl Cluster {
 
     /// Addresses to begin with.
     pub(super) fn seeds(&self) -> Vec<String> {
-        self.members.iter().map(|member| member.addr.clone()).collect()
+        self.members
+            .iter()
+            .map(|member| member.addr.clone())
+            .collect()
     }
 
     /// The identity of one of the demo's clients.
@@ -90,7 +99,10 @@ impl Cluster {
         let child = member.and_then(|member| member.child.take());
         let mut child = child.ok_or_else(|| Fail::failed(format!("node {id} does not run")))?;
         let pid = child.id().unwrap_or(0);
-        child.kill().await.map_err(|error| Fail::failed(format!("cannot kill node {id}: {error}")))?;
+        child
+            .kill()
+            .await
+            .map_err(|error| Fail::failed(format!("cannot kill node {id}: {error}")))?;
         Ok(pid)
     }
 
@@ -99,7 +111,10 @@ impl Cluster {
         let member = self.member(id)?;
         let again = self.launch(&member.name, &member.addr, &[]).await?;
         if again.id != id {
-            return Err(Fail::failed(format!("node {id} came back as node {}", again.id)));
+            return Err(Fail::failed(format!(
+                "node {id} came back as node {}",
+                again.id
+            )));
         }
         if let Some(slot) = self.members.iter_mut().find(|member| member.id == id) {
             *slot = again;
@@ -125,7 +140,9 @@ impl Cluster {
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => "it took too long".to_owned(),
                 };
-                ended = Err(Fail::failed(format!("node {name} did not stop well: {how}")));
+                ended = Err(Fail::failed(format!(
+                    "node {name} did not stop well: {how}"
+                )));
                 // Gone either way; a second failure would tell nothing new.
                 let _ = child.kill().await;
             }
@@ -161,13 +178,21 @@ impl Cluster {
             let status = child.try_wait().ok().flatten();
             return Err(Fail::failed(not_ready(name, status, &log_file)));
         };
-        Ok(Member { name: name.to_owned(), id, addr, child: Some(child) })
+        Ok(Member {
+            name: name.to_owned(),
+            id,
+            addr,
+            child: Some(child),
+        })
     }
 }
 
 /// Asks a process to stop.
 fn terminate(child: &Child) {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let pid = child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // If it has ended already, there is nothing to ask.
         let _ = kill_process(pid, Signal::TERM);
@@ -178,7 +203,9 @@ fn terminate(child: &Child) {
 async fn ready_line(child: &mut Child) -> Option<(NodeId, String)> {
     let mut lines = BufReader::new(child.stdout.take()?).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let Ok(line) = serde_json::from_str::<Value>(&line) else { continue };
+        let Ok(line) = serde_json::from_str::<Value>(&line) else {
+            continue;
+        };
         if line["ready"] == true {
             let (id, addr) = (line["id"].as_u64()?, line["addr"].as_str()?);
             return Some((NodeId(id), addr.to_owned()));
@@ -194,8 +221,15 @@ fn not_ready(name: &str, status: Option<ExitStatus>, log: &Path) -> String {
         None => "did not serve in time".to_owned(),
     };
     let text = fs::read_to_string(log).unwrap_or_default();
-    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
-    format!("node {name} {how}; its log {} ends with: {last}", log.display())
+    let last = text
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("nothing");
+    format!(
+        "node {name} {how}; its log {} ends with: {last}",
+        log.display()
+    )
 }
 
 /// A CA, a certificate per node, one client that may do everything and two that may write.

@@ -30,7 +30,10 @@ pub(super) struct FleetLedger {
 
 impl FleetLedger {
     pub(super) const fn new(fleet: Fleet) -> Self {
-        Self { fleet, ticks: Vec::new() }
+        Self {
+            fleet,
+            ticks: Vec::new(),
+        }
     }
 
     /// A tick is about to be sent.
@@ -89,14 +92,20 @@ impl LiveLedger {
         for point in points {
             let (time, fields) = (point.time(), point.fields().to_vec());
             let series = self.series.entry(point.key().clone()).or_default();
-            series.push(LivePoint { time, fields, fate: Fate::Sent });
+            series.push(LivePoint {
+                time,
+                fields,
+                fate: Fate::Sent,
+            });
         }
     }
 
     /// Points were acknowledged.
     pub(super) fn acked(&mut self, points: &[Point]) {
         for point in points {
-            let Some(series) = self.series.get_mut(point.key()) else { continue };
+            let Some(series) = self.series.get_mut(point.key()) else {
+                continue;
+            };
             if let Ok(at) = series.binary_search_by_key(&point.time(), |live| live.time)
                 && let Some(live) = series.get_mut(at)
             {
@@ -118,7 +127,10 @@ impl LiveLedger {
 
 /// How many of these points were acknowledged.
 pub(super) fn acked(points: &[LivePoint]) -> u64 {
-    points.iter().filter(|point| point.fate == Fate::Acked).count() as u64
+    points
+        .iter()
+        .filter(|point| point.fate == Fate::Acked)
+        .count() as u64
 }
 
 /// Both parts.
@@ -131,7 +143,13 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Points that were acknowledged.
     pub(super) fn points(&self) -> u64 {
-        self.fleet.points() + self.live.series.values().map(|points| acked(points)).sum::<u64>()
+        self.fleet.points()
+            + self
+                .live
+                .series
+                .values()
+                .map(|points| acked(points))
+                .sum::<u64>()
     }
 }
 
@@ -151,8 +169,9 @@ mod tests {
         assert_eq!(fleet.fate(1), Some(Fate::Sent));
         assert_eq!(fleet.fate(3), None);
         assert_eq!(fleet.acked_from(1), 1);
-        let points: Vec<Point> =
-            (1..3).map(|at| Point::builder("m").field("v", at).at(at).unwrap()).collect();
+        let points: Vec<Point> = (1..3)
+            .map(|at| Point::builder("m").field("v", at).at(at).unwrap())
+            .collect();
         let mut live = LiveLedger::default();
         live.sent(&points);
         live.acked(&points[1..]);

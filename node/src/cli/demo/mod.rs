@@ -72,9 +72,10 @@ pub(crate) async fn run(args: Demo, env: Env) -> Result<(), Fail> {
         }
     };
     let kept = |fail: Fail| match fail {
-        Fail::Failed(text) => {
-            Fail::Failed(format!("{text}; data and the nodes' logs are in {}", dir.display()))
-        }
+        Fail::Failed(text) => Fail::Failed(format!(
+            "{text}; data and the nodes' logs are in {}",
+            dir.display()
+        )),
         other => other,
     };
     let (facts, commands) = ended.map_err(kept)?;
@@ -88,7 +89,10 @@ pub(crate) async fn run(args: Demo, env: Env) -> Result<(), Fail> {
     let complaints = facts.complaints();
     if !complaints.is_empty() {
         out.flush()?;
-        return Err(kept(Fail::Failed(format!("the demo failed: {}", complaints.join("; ")))));
+        return Err(kept(Fail::Failed(format!(
+            "the demo failed: {}",
+            complaints.join("; ")
+        ))));
     }
     if args.dir.is_none() {
         remove(&dir);
@@ -103,19 +107,28 @@ pub(crate) async fn run(args: Demo, env: Env) -> Result<(), Fail> {
 async fn perform(args: &Demo, dir: &Path, env: &Env) -> Result<(Facts, Vec<String>), Fail> {
     let mut screen = Screen::new();
     let mut cluster = Cluster::start(dir, unix_time(env)).await?;
-    let addresses: Vec<String> =
-        cluster.members.iter().map(|node| format!("{} {}", node.name, node.addr)).collect();
+    let addresses: Vec<String> = cluster
+        .members
+        .iter()
+        .map(|node| format!("{} {}", node.name, node.addr))
+        .collect();
     screen.say(&format!("three nodes run: {}", addresses.join(", ")));
     let facts = Story {
         cluster: &mut cluster,
         screen: &mut screen,
         env: env.clone(),
-        plan: Plan { seconds: args.seconds },
+        plan: Plan {
+            seconds: args.seconds,
+        },
     }
     .tell()
     .await;
     screen.clear();
-    let commands = cluster.members.iter().map(|member| cluster.command(member)).collect();
+    let commands = cluster
+        .members
+        .iter()
+        .map(|member| cluster.command(member))
+        .collect();
     let stopped = cluster.stop().await;
     let facts = facts?;
     stopped?;
@@ -125,7 +138,10 @@ async fn perform(args: &Demo, dir: &Path, env: &Env) -> Result<(Facts, Vec<Strin
 /// The folder that was asked for; new or empty, so that nothing is mixed up.
 fn own_folder(dir: &Path) -> Result<PathBuf, Fail> {
     let failed = |error: io::Error| {
-        Fail::failed(format!("cannot use {}: {error}; choose another --dir", dir.display()))
+        Fail::failed(format!(
+            "cannot use {}: {error}; choose another --dir",
+            dir.display()
+        ))
     };
     fs::create_dir_all(dir).map_err(failed)?;
     if fs::read_dir(dir).map_err(failed)?.next().is_some() {
@@ -142,14 +158,20 @@ fn temporary_folder(env: &Env) -> Result<PathBuf, Fail> {
     let name = format!("quorate-demo-{:016x}", env.entropy.next_u64());
     let dir = std::env::temp_dir().join(name);
     fs::create_dir(&dir).map_err(|error| {
-        Fail::failed(format!("cannot make {}: {error}; choose a --dir", dir.display()))
+        Fail::failed(format!(
+            "cannot make {}: {error}; choose a --dir",
+            dir.display()
+        ))
     })?;
     Ok(dir)
 }
 
 fn remove(dir: &Path) {
     if let Err(error) = fs::remove_dir_all(dir) {
-        super::tell(&format!("quorate: cannot remove {}: {error}", dir.display()));
+        super::tell(&format!(
+            "quorate: cannot remove {}: {error}",
+            dir.display()
+        ));
     }
 }
 
@@ -163,11 +185,17 @@ fn next_steps(dir: Option<&Path>, commands: &[String]) -> String {
             .to_owned();
     };
     let addr = |command: &String| {
-        let mut words = command.split(' ').skip_while(|word| *word != "--listen").skip(1);
+        let mut words = command
+            .split(' ')
+            .skip_while(|word| *word != "--listen")
+            .skip(1);
         words.next().unwrap_or_default().to_owned()
     };
     let seeds: Vec<String> = commands.iter().map(addr).collect();
-    let starts: String = commands.iter().map(|command| format!("  {command} &\n")).collect();
+    let starts: String = commands
+        .iter()
+        .map(|command| format!("  {command} &\n"))
+        .collect();
     format!(
         "\nTry next, with the same cluster:\n{starts}  \
          export QUORATE_CONNECT={} QUORATE_CERTS={}/pki/admin\n  \

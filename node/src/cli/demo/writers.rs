@@ -123,7 +123,13 @@ impl Desk {
         let options = WriteOptions::default();
         let node_down = self.progress.node_down.load(Ordering::Relaxed);
         let started = Instant::now();
-        let mut attempt = Attempt { acked: false, node_down, micros: 0, errors: 0, error: None };
+        let mut attempt = Attempt {
+            acked: false,
+            node_down,
+            micros: 0,
+            errors: 0,
+            error: None,
+        };
         for _ in 0..ATTEMPTS {
             let result: Result<Receipt, WriteError> =
                 self.client.write(DATABASE, batch, &options).await;
@@ -199,13 +205,19 @@ pub(super) async fn fleet(desk: Desk, fleet: Fleet) -> Result<(FleetLedger, Acks
         }
         // Without a free batch, or at the end, wait for one; else take what is ready.
         let wait = slots.is_empty() || !running;
-        let done = if wait { writes.join_next().await } else { writes.try_join_next() };
+        let done = if wait {
+            writes.join_next().await
+        } else {
+            writes.try_join_next()
+        };
         let mut done = done;
         while let Some(ended) = done {
             let (slot, tick, attempt) = ended.map_err(Fail::failed)?;
             if attempt.acked {
                 ledger.acked(tick);
-                desk.progress.fleet.fetch_add(HOSTS as u64, Ordering::Relaxed);
+                desk.progress
+                    .fleet
+                    .fetch_add(HOSTS as u64, Ordering::Relaxed);
             }
             acks.add(&attempt, HOSTS as u64);
             slots.push(slot);
@@ -230,7 +242,9 @@ pub(super) fn percentile_ms(micros: &[u64], share: f64) -> f64 {
     sorted.sort_unstable();
     // A share is between 0 and 1, so this is a position.
     let at = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(at.saturating_sub(1)).map_or(0.0, |micros| *micros as f64 / 1000.0)
+    sorted
+        .get(at.saturating_sub(1))
+        .map_or(0.0, |micros| *micros as f64 / 1000.0)
 }
 
 #[cfg(test)]

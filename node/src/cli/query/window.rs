@@ -46,21 +46,28 @@ impl Windows {
             self.key = piece.key.clone();
         }
         let columns = piece.columns.iter();
-        let columns: Vec<&Column> =
-            columns.filter(|column| self.aggregate.result(column.kind()).is_some()).collect();
+        let columns: Vec<&Column> = columns
+            .filter(|column| self.aggregate.result(column.kind()).is_some())
+            .collect();
         for (row, time) in piece.times.iter().enumerate() {
-            if self.open.is_none_or(|(start, end)| *time < start || *time >= end) {
+            if self
+                .open
+                .is_none_or(|(start, end)| *time < start || *time >= end)
+            {
                 self.close()?;
                 self.open = Some(group_bounds(*time, self.every));
             }
             for column in &columns {
-                let Some(value) = column.get(row) else { continue };
+                let Some(value) = column.get(row) else {
+                    continue;
+                };
                 if let Some((_, accumulator)) = self.fields.get_mut(&column.name) {
                     accumulator.add(value);
                 } else {
                     let mut accumulator = Accumulator::new(self.aggregate);
                     accumulator.add(value);
-                    self.fields.insert(column.name.clone(), (column.kind(), accumulator));
+                    self.fields
+                        .insert(column.name.clone(), (column.kind(), accumulator));
                 }
             }
         }
@@ -86,12 +93,16 @@ impl Windows {
 
     /// Ends the open window.
     fn close(&mut self) -> Result<(), Fail> {
-        let Some((start, _)) = self.open else { return Ok(()) };
+        let Some((start, _)) = self.open else {
+            return Ok(());
+        };
         let mut values: Vec<(Bytes, FieldType, Value)> = Vec::new();
         for (name, (kind, accumulator)) in std::mem::take(&mut self.fields) {
             let value = accumulator.finish(kind).map_err(|problem| {
                 let name = String::from_utf8_lossy(&name);
-                Fail::failed(format!("the sum of field {name:?} {problem}; use --agg mean"))
+                Fail::failed(format!(
+                    "the sum of field {name:?} {problem}; use --agg mean"
+                ))
             })?;
             if let (Some(value), Some(kind)) = (value, self.aggregate.result(kind)) {
                 values.push((name, kind, value));
@@ -110,12 +121,12 @@ impl Windows {
         }
         for column in &mut self.done.columns {
             let found = values.iter().position(|(name, ..)| *name == column.name);
-            match found {
-                Some(at) => {
-                    column.values.push(values.swap_remove(at).2);
-                    column.present.push(true);
-                }
-                None => column.push_absent(),
+            let value = found.map(|at| values.swap_remove(at).2);
+            // The type is the column's: it follows from the field's and the aggregate.
+            if value.is_some_and(|value| column.values.push(value)) {
+                column.present.push(true);
+            } else {
+                column.push_absent();
             }
         }
         self.done.times.push(start);
@@ -136,7 +147,11 @@ mod tests {
             column.present.push(true);
         }
         let times = rows.iter().map(|(time, _)| *time).collect();
-        Series { key: Bytes::from(key), times, columns: vec![column] }
+        Series {
+            key: Bytes::from(key),
+            times,
+            columns: vec![column],
+        }
     }
 
     fn sums(pieces: &[Series]) -> Vec<(Bytes, i64, i64)> {
@@ -147,9 +162,12 @@ mod tests {
         }
         out.extend(windows.finish().unwrap());
         let rows = |series: &Series| -> Vec<(Bytes, i64, i64)> {
-            let Values::Integer(values) = &series.columns[0].values else { panic!("integers") };
+            let Values::Integer(values) = &series.columns[0].values else {
+                panic!("integers")
+            };
             let rows = series.times.iter().zip(values);
-            rows.map(|(time, value)| (series.key.clone(), *time, *value)).collect()
+            rows.map(|(time, value)| (series.key.clone(), *time, *value))
+                .collect()
         };
         out.iter().flat_map(rows).collect()
     }
@@ -163,8 +181,13 @@ mod tests {
             piece("a", &[(9, 4), (10, 5), (35, 6)]),
             piece("b", &[(36, 7)]),
         ];
-        let expected =
-            [(a.clone(), -10, 1), (a.clone(), 0, 9), (a.clone(), 10, 5), (a, 30, 6), (b, 30, 7)];
+        let expected = [
+            (a.clone(), -10, 1),
+            (a.clone(), 0, 9),
+            (a.clone(), 10, 5),
+            (a, 30, 6),
+            (b, 30, 7),
+        ];
         assert_eq!(sums(&pieces), expected);
     }
 
@@ -184,9 +207,17 @@ mod tests {
         text.columns[0] = Column::new(FieldId(2), Bytes::from("s"), FieldType::String);
         text.columns[0].values.push(Value::from("x"));
         text.columns[0].present.push(true);
-        assert!(Windows::new(10, Aggregate::Sum).push(&text).unwrap().is_empty());
+        assert!(
+            Windows::new(10, Aggregate::Sum)
+                .push(&text)
+                .unwrap()
+                .is_empty()
+        );
         let mut windows = Windows::new(10, Aggregate::Last);
         windows.push(&text).unwrap();
-        assert_eq!(windows.finish().unwrap().unwrap().columns[0].values.len(), 1);
+        assert_eq!(
+            windows.finish().unwrap().unwrap().columns[0].values.len(),
+            1
+        );
     }
 }

@@ -69,7 +69,13 @@ pub(crate) struct Cutter {
 
 impl Default for Cutter {
     fn default() -> Self {
-        Self { buffer: Vec::new(), scanned: 0, scan: Scan::default(), ends: Vec::new(), line: 1 }
+        Self {
+            buffer: Vec::new(),
+            scanned: 0,
+            scan: Scan::default(),
+            ends: Vec::new(),
+            line: 1,
+        }
     }
 }
 
@@ -96,7 +102,10 @@ impl Cutter {
     /// Ends the line that began at `begin` at its first newline, or here.
     fn give_up_line(&mut self, begin: usize) {
         let line = self.buffer.get(begin..self.scanned).unwrap_or_default();
-        let end = line.iter().position(|byte| *byte == b'\n').map_or(line.len(), |at| at + 1);
+        let end = line
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(line.len(), |at| at + 1);
         self.scanned = begin + end;
         self.ends.push(self.scanned);
         self.scan = Scan::default();
@@ -130,7 +139,7 @@ impl Cutter {
         let rest = self.buffer.split_off(end);
         let text = std::mem::replace(&mut self.buffer, rest);
         let first_line = self.line;
-        self.line += text.iter().filter(|byte| **byte == b'\n').count();
+        self.line += newlines(&text);
         Chunk { text, first_line }
     }
 }
@@ -138,10 +147,25 @@ impl Cutter {
 impl Chunk {
     /// The lines one by one, each as a chunk of its own.
     pub(crate) fn into_lines(self) -> impl Iterator<Item = Self> {
-        let mut cutter = Cutter { line: self.first_line, ..Cutter::default() };
+        let mut cutter = Cutter::default();
         cutter.push(&self.text);
-        std::iter::from_fn(move || cutter.take(1).or_else(|| cutter.rest()))
+        let mut ends = cutter.ends;
+        if ends.last().copied().unwrap_or(0) < self.text.len() {
+            ends.push(self.text.len());
+        }
+        let (mut begin, mut line) = (0, self.first_line);
+        ends.into_iter().map(move |end| {
+            let text = self.text.get(begin..end).unwrap_or_default().to_vec();
+            let first_line = line;
+            begin = end;
+            line += newlines(&text);
+            Self { text, first_line }
+        })
     }
+}
+
+fn newlines(text: &[u8]) -> usize {
+    text.iter().filter(|byte| **byte == b'\n').count()
 }
 
 #[cfg(test)]
@@ -151,7 +175,10 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> Vec<(String, usize)> {
-        let chunk = Chunk { text: text.as_bytes().to_vec(), first_line: 1 };
+        let chunk = Chunk {
+            text: text.as_bytes().to_vec(),
+            first_line: 1,
+        };
         let line = |chunk: Chunk| (String::from_utf8(chunk.text).unwrap(), chunk.first_line);
         chunk.into_lines().map(line).collect()
     }
@@ -166,7 +193,10 @@ mod tests {
             ("# it's \"\n", 6),
             ("d v=1", 7),
         ];
-        let expected: Vec<_> = expected.iter().map(|(line, at)| ((*line).to_owned(), *at)).collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(line, at)| ((*line).to_owned(), *at))
+            .collect();
         assert_eq!(lines(text), expected);
     }
 
@@ -178,7 +208,13 @@ mod tests {
         let filler = "c v=1\n".repeat(MAX_LINE / 6 + 1);
         cutter.push(filler.as_bytes());
         let first = cutter.take(1).unwrap();
-        assert_eq!(first, Chunk { text: b"a s=\"x\n".to_vec(), first_line: 1 });
+        assert_eq!(
+            first,
+            Chunk {
+                text: b"a s=\"x\n".to_vec(),
+                first_line: 1
+            }
+        );
         assert_eq!(cutter.take(1).unwrap().text, b"b v=1\n");
         assert!(cutter.lines() > MAX_LINE / 6);
     }

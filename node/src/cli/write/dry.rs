@@ -61,9 +61,9 @@ fn write_lines(measurement: &MeasurementBuilder, out: &mut Vec<u8>) {
     let mut columns: Vec<&FieldColumn> = measurement.columns().iter().collect();
     columns.sort_by(|a, b| a.name().cmp(b.name()));
     for (row, series, time) in measurement.rows() {
-        let fields = columns.iter().filter_map(|column| {
-            column.get(row).map(|value| (column.name().as_ref(), value))
-        });
+        let fields = columns
+            .iter()
+            .filter_map(|column| column.get(row).map(|value| (column.name().as_ref(), value)));
         text::write_line(out, measurement.series_key(series), fields, time);
         out.push(b'\n');
     }

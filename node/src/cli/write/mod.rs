@@ -87,7 +87,10 @@ pub(crate) struct Write {
 impl Write {
     fn options(&self, env: &Env) -> Options {
         let now = i64::try_from(env.clock.wall_ns()).unwrap_or(i64::MAX);
-        Options { precision: self.precision, default_time: self.default_time.unwrap_or(now) }
+        Options {
+            precision: self.precision,
+            default_time: self.default_time.unwrap_or(now),
+        }
     }
 
     fn write_options(&self) -> WriteOptions {
@@ -135,7 +138,10 @@ fn verdict(tally: &Tally, rejects: &Rejects) -> Result<(), Fail> {
         Some(path) => format!("lines and reasons are in {}", path.display()),
         None => "--rejects FILE keeps lines and reasons".to_owned(),
     };
-    Err(Fail::failed(format!("{} points were not written; {place}", grouped(lost as u64))))
+    Err(Fail::failed(format!(
+        "{} points were not written; {place}",
+        grouped(lost as u64)
+    )))
 }
 
 /// A batch that has been answered.
@@ -169,7 +175,10 @@ impl<'a> Run<'a> {
                 ProgressBar::new(size),
                 "{bar:30} {bytes}/{total_bytes} {msg} {elapsed} left {eta}",
             ),
-            None => (ProgressBar::new_spinner(), "{spinner} {bytes} {msg} {elapsed}"),
+            None => (
+                ProgressBar::new_spinner(),
+                "{spinner} {bytes} {msg} {elapsed}",
+            ),
         };
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
@@ -221,14 +230,24 @@ impl<'a> Run<'a> {
         let database = self.args.database.clone();
         self.tasks.spawn(async move {
             let result = client.write(&database, &parsed.batch, &options).await;
-            Answered { chunk: parsed.chunk, points: parsed.outcome.points, result }
+            Answered {
+                chunk: parsed.chunk,
+                points: parsed.outcome.points,
+                result,
+            }
         });
     }
 
     /// Takes note of the next batch that has been answered.
     async fn answer(&mut self) -> Result<(), Fail> {
-        let Some(answered) = self.tasks.join_next().await else { return Ok(()) };
-        let Answered { chunk, points, result } = answered.map_err(Fail::failed)?;
+        let Some(answered) = self.tasks.join_next().await else {
+            return Ok(());
+        };
+        let Answered {
+            chunk,
+            points,
+            result,
+        } = answered.map_err(Fail::failed)?;
         match result {
             Ok(receipt) => self.tally.written(points, &receipt),
             Err(error) => {
@@ -236,7 +255,8 @@ impl<'a> Run<'a> {
                 self.rejects.failed(chunk, self.options, &error.failed)?;
             }
         }
-        self.bar.set_message(format!("{} points", grouped(self.tally.points as u64)));
+        self.bar
+            .set_message(format!("{} points", grouped(self.tally.points as u64)));
         Ok(())
     }
 }

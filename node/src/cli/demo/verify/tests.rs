@@ -1,5 +1,7 @@
 //! The comparison must find whatever is wrong with a replica.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use quorate_protocol::{
     id::FieldId,
@@ -10,7 +12,10 @@ use quorate_protocol::{
 use super::*;
 use crate::cli::demo::ledger::{FleetLedger, LiveLedger};
 
-const FLEET: Fleet = Fleet { seed: 3, start: 1_700_000_000_000_000_000 };
+const FLEET: Fleet = Fleet {
+    seed: 3,
+    start: 1_700_000_000_000_000_000,
+};
 const TICKS: usize = 6;
 /// Sent, never acknowledged.
 const LOST: usize = 4;
@@ -31,11 +36,18 @@ fn ledger() -> Ledger {
 
 fn points() -> Vec<Point> {
     let point = |at: i64| Point::builder("zz_live").field("a", at).field("b", 0.5);
-    vec![point(1).at(10).unwrap(), point(2).field("c", "x").at(20).unwrap()]
+    vec![
+        point(1).at(10).unwrap(),
+        point(2).field("c", "x").at(20).unwrap(),
+    ]
 }
 
 fn column(name: &str, values: Vec<Option<Value>>) -> Column {
-    let kind = values.iter().flatten().next().map_or(FieldType::Integer, Value::field_type);
+    let kind = values
+        .iter()
+        .flatten()
+        .next()
+        .map_or(FieldType::Integer, Value::field_type);
     let mut column = Column::new(FieldId(1), Bytes::copy_from_slice(name.as_bytes()), kind);
     for value in values {
         match value {
@@ -51,6 +63,7 @@ fn column(name: &str, values: Vec<Option<Value>>) -> Column {
 
 /// A host's rows at these ticks.
 fn host(host: usize, ticks: &[usize]) -> Series {
+    static KEYS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| Fleet::keys().unwrap());
     let mut walk = FLEET.walk(host);
     let rows: Vec<[i64; 10]> = (0..TICKS).map(|_| *walk.step()).collect();
     let field = |at: usize| {
@@ -58,7 +71,7 @@ fn host(host: usize, ticks: &[usize]) -> Series {
         column(FIELDS[at], values.collect())
     };
     Series {
-        key: Fleet::keys().unwrap()[host].clone().into(),
+        key: KEYS[host].clone().into(),
         times: ticks.iter().map(|tick| FLEET.time(*tick)).collect(),
         columns: (0..FIELDS.len()).map(field).collect(),
     }
@@ -95,7 +108,11 @@ fn check(change: impl Fn(&mut Vec<Series>)) -> Found {
 #[test]
 fn a_replica_that_has_everything() {
     let found = check(|_| {});
-    let expected = Found { verified: 5002, values: 50_005, ..Found::default() };
+    let expected = Found {
+        verified: 5002,
+        values: 50_005,
+        ..Found::default()
+    };
     assert_eq!(found, expected);
     assert_eq!(ledger().points(), 5002);
 }
@@ -103,7 +120,10 @@ fn a_replica_that_has_everything() {
 #[test]
 fn what_was_sent_and_not_acknowledged_may_be_there() {
     let found = check(|replica| replica[1] = host(0, &[2, 3, 4, 5]));
-    assert_eq!((found.verified, found.missing, found.wrong, found.unexpected), (5002, 0, 0, 0));
+    assert_eq!(
+        (found.verified, found.missing, found.wrong, found.unexpected),
+        (5002, 0, 0, 0)
+    );
 }
 
 #[test]
@@ -121,12 +141,14 @@ fn missing_rows_pieces_and_series_are_found() {
 #[test]
 fn one_wrong_value_is_found() {
     let value = check(|replica| {
-        let Values::Integer(values) = &mut replica[7].columns[4].values else { panic!("integers") };
+        let Values::Integer(values) = &mut replica[7].columns[4].values else {
+            panic!("integers")
+        };
         values[1] += 1;
     });
     assert_eq!((value.verified, value.wrong), (5001, 1));
     let absent = check(|replica| drop(replica[7].columns.pop()));
-    assert_eq!((absent.verified, absent.wrong), (4998, 3));
+    assert_eq!((absent.verified, absent.wrong), (4999, 3));
     let live = check(|replica| drop(replica[2000].columns.pop()));
     assert_eq!((live.verified, live.wrong), (5001, 1));
 }
