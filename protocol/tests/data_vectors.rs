@@ -71,6 +71,9 @@ fn vectors(kind: &str) -> Vec<Vector> {
     for block in document.split("```vector ").skip(1) {
         let (head, rest) = block.split_once('\n').unwrap();
         let (name, of) = head.split_once(' ').unwrap();
+        if of != format!("kind={kind}") {
+            continue;
+        }
         let mut vector = Vector {
             name: name.trim_start_matches("name=").to_owned(),
             kind: of.trim_start_matches("kind=").to_owned(),
@@ -86,9 +89,7 @@ fn vectors(kind: &str) -> Vec<Vector> {
                 vector.entries.push((key.to_owned(), value.to_owned()));
             }
         }
-        if vector.kind == kind {
-            found.push(vector);
-        }
+        found.push(vector);
     }
     assert!(!found.is_empty(), "no vectors of kind {kind}");
     found

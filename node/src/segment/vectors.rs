@@ -52,34 +52,25 @@ fn unhex(hex: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The vectors of a kind, wherever the text stands.
+/// The vectors of a kind.
 pub(crate) fn vectors(kind: &str) -> Vec<Vector> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for file in ["SPEC.md", "spec/segments.md"] {
-        let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
-        let mut found = Vec::new();
-        for block in text.split("```vector ").skip(1) {
-            let (info, rest) = block.split_once('\n').unwrap();
-            let Some(name) = info.strip_suffix(&format!(" kind={kind}")) else {
-                continue;
-            };
-            let body = rest.split_once("```").unwrap().0;
-            let pairs = body.lines().map(|line| line.split_once(": ").unwrap());
-            let (hex, fields): (Vec<_>, Vec<_>) = pairs.partition(|(key, _)| *key == "hex");
-            found.push(Vector {
-                name: name.strip_prefix("name=").unwrap().to_owned(),
-                fields: fields
-                    .iter()
-                    .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                    .collect(),
-                bytes: unhex(&hex.iter().map(|(_, value)| *value).collect::<String>()),
-            });
-        }
-        if !found.is_empty() {
-            return found;
-        }
+    let text = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
+    let mut found = Vec::new();
+    for block in text.split("```vector ").skip(1) {
+        let (info, rest) = block.split_once('\n').unwrap();
+        let Some(name) = info.strip_suffix(&format!(" kind={kind}")) else { continue };
+        let body = rest.split_once("```").unwrap().0;
+        let pairs = body.lines().map(|line| line.split_once(": ").unwrap());
+        let (hex, fields): (Vec<_>, Vec<_>) = pairs.partition(|(key, _)| *key == "hex");
+        found.push(Vector {
+            name: name.strip_prefix("name=").unwrap().to_owned(),
+            fields: fields.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            bytes: unhex(&hex.iter().map(|(_, value)| *value).collect::<String>()),
+        });
     }
-    panic!("no vectors of kind {kind}")
+    assert!(!found.is_empty(), "no vectors of kind {kind}");
+    found
 }
 
 fn header_of(vector: &Vector) -> Header {
