@@ -39,13 +39,19 @@ impl Core {
     /// Waits until the first dial of every node has come to something.
     pub(crate) async fn settled(&self, deadline: Instant) {
         for peer in self.pool.peers() {
-            if matches!(peer.state(), PeerState::Connecting) {
-                let mut watch = peer.watch();
-                let tried = watch.wait_for(|state| !matches!(state, PeerState::Connecting));
-                // At the deadline the node counts as down, which it is for this call.
-                let _ = timeout_at(deadline, tried).await;
-            }
+            tried(&peer, deadline).await;
         }
+    }
+
+    /// The connection to a node, for whose first dial it waits, but for no other's.
+    pub(crate) async fn settled_connection(
+        &self,
+        node: NodeId,
+        deadline: Instant,
+    ) -> Option<Arc<Connection>> {
+        let peer = self.pool.peer(node)?;
+        tried(&peer, deadline).await;
+        peer.connection()
     }
 
     /// Why a seed or node is down, for whoever could not connect at all.
@@ -56,5 +62,15 @@ impl Core {
             _ => None,
         });
         down.next()
+    }
+}
+
+/// Waits until the first dial of a node has come to something.
+async fn tried(peer: &PeerHandle, deadline: Instant) {
+    if matches!(peer.state(), PeerState::Connecting) {
+        let mut watch = peer.watch();
+        let tried = watch.wait_for(|state| !matches!(state, PeerState::Connecting));
+        // At the deadline the node counts as down, which it is for this call.
+        let _ = timeout_at(deadline, tried).await;
     }
 }

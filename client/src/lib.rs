@@ -187,9 +187,9 @@ impl Client {
     /// [`Error::Unreachable`] if it is down.
     pub async fn node_status(&self, node: NodeId, timeout: Duration) -> Result<NodeStatus, Error> {
         let deadline = Instant::now() + timeout;
-        self.core.settled(deadline).await;
         let down = |reason: String| Error::Unreachable { seeds: format!("node {node}"), reason };
-        let connection = self.core.connection(node).ok_or_else(|| down("down".to_owned()))?;
+        let connection = self.core.settled_connection(node, deadline).await;
+        let connection = connection.ok_or_else(|| down("down".to_owned()))?;
         let reply = connection.request(&Status {}, Bytes::new(), deadline).await;
         reply.map(|(status, _)| status).map_err(|error| match error {
             connection::RequestError::Failure(failure) => {

@@ -66,17 +66,14 @@ impl Vector {
 
 fn vectors(kind: &str) -> Vec<Vector> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap_or_default();
-    let documents = ["SPEC.md", "spec/batch.md", "spec/line.md"].map(read);
-    // Until the document is one, its chapters stand beside it.
-    let chapters = &documents[usize::from(!documents[0].contains("kind=batch-part"))..];
+    let document = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
     let mut found = Vec::new();
-    for block in chapters
-        .iter()
-        .flat_map(|document| document.split("```vector ").skip(1))
-    {
+    for block in document.split("```vector ").skip(1) {
         let (head, rest) = block.split_once('\n').unwrap();
         let (name, of) = head.split_once(' ').unwrap();
+        if of != format!("kind={kind}") {
+            continue;
+        }
         let mut vector = Vector {
             name: name.trim_start_matches("name=").to_owned(),
             kind: of.trim_start_matches("kind=").to_owned(),
@@ -92,9 +89,7 @@ fn vectors(kind: &str) -> Vec<Vector> {
                 vector.entries.push((key.to_owned(), value.to_owned()));
             }
         }
-        if vector.kind == kind {
-            found.push(vector);
-        }
+        found.push(vector);
     }
     assert!(!found.is_empty(), "no vectors of kind {kind}");
     found

@@ -15,14 +15,12 @@ struct Dialogue {
     close: Option<u64>,
 }
 
-/// The dialogues, from the one document or, before it is put together, from its part.
+/// The dialogues of the specification.
 fn dialogues() -> Vec<Dialogue> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
-    for file in ["SPEC.md", "spec/transport.md"] {
-        let Ok(text) = std::fs::read_to_string(root.join(file)) else {
-            continue;
-        };
+    {
+        let text = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
             let Some(rest) = line.strip_prefix("```vector name=") else {

@@ -131,6 +131,15 @@ pub(crate) fn grouped(number: u64) -> String {
     out
 }
 
+/// A number of things, by their name.
+pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
+    format!(
+        "{} {}",
+        grouped(number as u64),
+        if number == 1 { one } else { many }
+    )
+}
+
 /// Bytes in the largest unit that leaves a whole part.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -188,6 +197,8 @@ mod tests {
         assert_eq!(grouped(0), "0");
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(count(1, "point", "points"), "1 point");
+        assert_eq!(count(1000, "point", "points"), "1,000 points");
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(10 << 20), "10.0 MiB");
     }

@@ -326,6 +326,46 @@ mod tests {
     }
 
     #[test]
+    fn the_books_are_stored_as_specified() {
+        use crate::segment::vectors::{numbers, vectors};
+
+        for vector in vectors("accounts-snapshot") {
+            let accounts = Accounts::from_snapshot(&vector.bytes).unwrap();
+            assert_eq!(accounts.next, vector.number("next"));
+            assert_eq!(accounts.floor, vector.number("floor"));
+            let ended: Vec<String> = accounts
+                .ended
+                .iter()
+                .map(|(first, end)| format!("{first}..{end}"))
+                .collect();
+            assert_eq!(ended, vector.all("ended").collect::<Vec<_>>());
+            let tallies: Vec<Vec<u64>> = accounts
+                .tallies()
+                .map(|(terminal, shard, count)| vec![u64::from(terminal.code()), shard, count])
+                .collect();
+            assert_eq!(
+                tallies,
+                vector.all("tally").map(numbers).collect::<Vec<_>>()
+            );
+            assert_eq!(accounts.snapshot(), vector.bytes);
+        }
+        for vector in vectors("accounts-entries") {
+            let entries = decode_entries(&vector.bytes).unwrap();
+            let fields = |entry: &Ended| {
+                vec![
+                    entry.first,
+                    entry.count,
+                    u64::from(entry.terminal.code()),
+                    entry.shard,
+                ]
+            };
+            let found: Vec<_> = entries.iter().map(fields).collect();
+            assert_eq!(found, vector.all("entry").map(numbers).collect::<Vec<_>>());
+            assert_eq!(encode_entries(&entries), vector.bytes);
+        }
+    }
+
+    #[test]
     fn the_number_of_tallies_is_bounded() {
         let mut accounts = Accounts::default();
         accounts.accept(10_001);

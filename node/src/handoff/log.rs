@@ -159,7 +159,7 @@ impl Log for HandoffLog {
         }
         for target in touched {
             if let Some(tail) = self.tails.get(&target) {
-                tail.queue.stats(&*self.disk).publish(target);
+                tail.queue.figures().publish(target);
             }
         }
         outputs

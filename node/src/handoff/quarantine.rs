@@ -97,11 +97,7 @@ impl Quarantine {
                 stamp: hint.appended_at,
                 flags: 0,
             };
-            let mut payload = Vec::with_capacity(PREFIX + hint.bytes.len());
-            payload.extend_from_slice(&hint.sequence.0.to_le_bytes());
-            payload.extend_from_slice(&u64::from(hint.reason.code()).to_le_bytes());
-            payload.extend_from_slice(&hint.bytes);
-            writer.push(&meta, &payload);
+            writer.push(&meta, &payload_of(hint));
         }
         let result = writer.flush();
         match &result {
@@ -186,6 +182,15 @@ pub(super) fn read(
     Ok(())
 }
 
+/// The stored form of a hint.
+fn payload_of(hint: &Quarantined) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(PREFIX + hint.bytes.len());
+    payload.extend_from_slice(&hint.sequence.0.to_le_bytes());
+    payload.extend_from_slice(&u64::from(hint.reason.code()).to_le_bytes());
+    payload.extend_from_slice(&hint.bytes);
+    payload
+}
+
 fn each_of(meta: RecordMeta, payload: &Bytes, each: &mut dyn FnMut(Quarantined)) {
     let Some(prefix) = payload.get(..PREFIX) else {
         return;
@@ -239,5 +244,25 @@ mod tests {
             panic!("an empty quarantine")
         })
         .unwrap();
+    }
+    #[test]
+    fn hints_are_kept_as_specified() {
+        for vector in crate::segment::vectors::vectors("quarantined") {
+            let payload = Bytes::from(vector.bytes.clone());
+            let mut found = None;
+            each_of(RecordMeta::default(), &payload, &mut |hint| {
+                found = Some(hint)
+            });
+            let hint = found.unwrap();
+            assert_eq!(hint.sequence.0, vector.number("sequence"));
+            assert_eq!(u64::from(hint.reason.code()), vector.number("code"));
+            let hex: String = hint
+                .bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            assert!(vector.all("bytes").eq([hex.as_str()]));
+            assert_eq!(payload_of(&hint), vector.bytes);
+        }
     }
 }

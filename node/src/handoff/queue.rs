@@ -141,35 +141,38 @@ impl Queue {
         state.returned.append(&mut in_flight);
     }
 
-    /// The figures; reads one record header for the age of the oldest hint.
+    /// The figures, without the age of the oldest hint.
+    pub(super) fn figures(&self) -> QueueStats {
+        let state = self.state();
+        let mut stats = QueueStats::of(&state.accounts);
+        stats.disk_bytes = state.segments.iter().map(|segment| segment.bytes).sum();
+        stats.bytes = state.pending_bytes();
+        stats
+    }
+
+    /// The figures; may read one record header for the age of the oldest hint.
     pub(super) fn stats(&self, disk: &dyn Disk) -> QueueStats {
-        let (mut stats, oldest, unread) = {
-            let state = self.state();
-            let mut stats = QueueStats::of(&state.accounts);
-            stats.disk_bytes = state.segments.iter().map(|segment| segment.bytes).sum();
-            stats.bytes = state.pending_bytes();
-            let place = state.place(state.accounts.floor());
-            let cursor = state.cursor;
-            let unread = state
-                .segment(cursor.number)
-                .cloned()
-                .map(|segment| (segment, cursor));
-            (stats, place.map(|place| place.stamp), unread)
-        };
+        let mut stats = self.figures();
         if stats.pending > 0 {
-            let header = || {
-                let (segment, cursor) = unread?;
-                let file = self.open(disk, &segment).ok()?;
-                let Cursor {
-                    offset, sequence, ..
-                } = cursor;
-                Reader::within(&*file, &segment.header, offset, segment.end, sequence)
-                    .header()
-                    .ok()?
-            };
-            stats.oldest_appended_at = oldest.or_else(|| header().map(|header| header.meta.stamp));
+            stats.oldest_appended_at = self.oldest(disk);
         }
         stats
+    }
+
+    fn oldest(&self, disk: &dyn Disk) -> Option<u64> {
+        let (segment, cursor) = {
+            let state = self.state();
+            if let Some(place) = state.place(state.accounts.floor()) {
+                return Some(place.stamp);
+            }
+            (state.segment(state.cursor.number)?.clone(), state.cursor)
+        };
+        let file = self.open(disk, &segment).ok()?;
+        let Cursor {
+            offset, sequence, ..
+        } = cursor;
+        let mut reader = Reader::within(&*file, &segment.header, offset, segment.end, sequence);
+        Some(reader.header().ok()??.meta.stamp)
     }
 
     /// The file of a segment, opened if it is not.

@@ -3,7 +3,7 @@
 //! Reading order: `fresh`, `pieces` and `slot` are a shard in memory; `directory`, `env`, `open`,
 //! `state`, `series` and `run` are a shard on disk; `fold` and `merge` turn one into the
 //! other, `background` says when; `read` and `filter` answer scans; `retention` drops.
-//! Formats: `spec/shard.md`.
+//! Formats: `SPEC.md`, section 13.
 //!
 //! Invariants: a batch that was accepted is visible to every scan that begins later, until its
 //! shard is dropped; [`ShardStore::applied_through`] never passes a record that is not in a

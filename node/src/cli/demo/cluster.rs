@@ -59,10 +59,9 @@ impl Cluster {
             .launch(NAMES[0], "127.0.0.1:0", &["--bootstrap"])
             .await?;
         let join = ["--join", first.addr.as_str()];
-        let (second, third) = tokio::try_join!(
-            cluster.launch(NAMES[1], "127.0.0.1:0", &join),
-            cluster.launch(NAMES[2], "127.0.0.1:0", &join),
-        )?;
+        // One by one, so that ids follow names.
+        let second = cluster.launch(NAMES[1], "127.0.0.1:0", &join).await?;
+        let third = cluster.launch(NAMES[2], "127.0.0.1:0", &join).await?;
         cluster.members = vec![first, second, third];
         Ok(cluster)
     }

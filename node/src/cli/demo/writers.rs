@@ -192,8 +192,7 @@ pub(super) async fn fleet(desk: Desk, fleet: Fleet) -> Result<(FleetLedger, Acks
     let mut running = true;
     while running || !writes.is_empty() {
         running = running && next_tick(&mut ticker, &desk.stop).await;
-        while !slots.is_empty() && running {
-            let Some(mut slot) = slots.pop() else { break };
+        if running && let Some(mut slot) = slots.pop() {
             let tick = generator.fill(&mut slot).map_err(Fail::failed)?;
             ledger.sent(tick);
             let desk = desk.clone();
@@ -201,16 +200,14 @@ pub(super) async fn fleet(desk: Desk, fleet: Fleet) -> Result<(FleetLedger, Acks
                 let attempt = desk.write(&slot.batch).await;
                 (slot, tick, attempt)
             });
-            break;
         }
         // Without a free batch, or at the end, wait for one; else take what is ready.
         let wait = slots.is_empty() || !running;
-        let done = if wait {
+        let mut done = if wait {
             writes.join_next().await
         } else {
             writes.try_join_next()
         };
-        let mut done = done;
         while let Some(ended) = done {
             let (slot, tick, attempt) = ended.map_err(Fail::failed)?;
             if attempt.acked {

@@ -143,7 +143,7 @@ mod tests {
     fn piece(key: &'static str, rows: &[(i64, i64)]) -> Series {
         let mut column = Column::new(FieldId(1), Bytes::from("v"), FieldType::Integer);
         for (_, value) in rows {
-            column.values.push(Value::from(*value));
+            assert!(column.values.push(Value::from(*value)));
             column.present.push(true);
         }
         let times = rows.iter().map(|(time, _)| *time).collect();
@@ -205,7 +205,7 @@ mod tests {
     fn text_has_no_sum() {
         let mut text = piece("a", &[(1, 1)]);
         text.columns[0] = Column::new(FieldId(2), Bytes::from("s"), FieldType::String);
-        text.columns[0].values.push(Value::from("x"));
+        assert!(text.columns[0].values.push(Value::from("x")));
         text.columns[0].present.push(true);
         assert!(
             Windows::new(10, Aggregate::Sum)

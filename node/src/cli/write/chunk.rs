@@ -17,8 +17,8 @@ pub(crate) struct Chunk {
     pub(crate) first_line: usize,
 }
 
-/// Where the scanner is within a line. Quotes count only in field values: behind the first space,
-/// and behind more equals signs than commas.
+/// Where the scanner is within a line; the same rules as the parser's, byte by byte. Quotes count
+/// only in field values: behind the first space, and behind more equals signs than commas.
 #[derive(Clone, Copy, Debug, Default)]
 struct Scan {
     escaped: bool,
@@ -26,30 +26,24 @@ struct Scan {
     fields: bool,
     equals: usize,
     commas: usize,
-    comment: bool,
-    begun: bool,
 }
 
 impl Scan {
     /// Takes the next byte; true if a line ends behind it.
     fn ends(&mut self, byte: u8) -> bool {
-        if byte == b'\n' && !self.quoted {
-            *self = Self::default();
-            return true;
-        }
-        if std::mem::take(&mut self.escaped) || self.comment {
+        if std::mem::take(&mut self.escaped) {
             return false;
-        }
-        if !self.begun && !matches!(byte, b' ' | b'\t' | 0 | b'\r') {
-            self.begun = true;
-            self.comment = byte == b'#';
         }
         match byte {
             b'\\' => self.escaped = true,
-            b' ' if self.begun => self.fields = true,
+            b' ' => self.fields = true,
             b'=' if self.fields && !self.quoted => self.equals += 1,
             b',' if self.fields && !self.quoted => self.commas += 1,
             b'"' if self.fields && self.equals > self.commas => self.quoted = !self.quoted,
+            b'\n' if !self.quoted => {
+                *self = Self::default();
+                return true;
+            }
             _ => {}
         }
         false
@@ -171,6 +165,10 @@ fn newlines(text: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use quorate_protocol::{
+        batch::Batch,
+        line::{Options, parse_into},
+    };
 
     use super::*;
 
@@ -220,6 +218,24 @@ mod tests {
     }
 
     proptest! {
+        /// Parsing line by line finds the same as parsing at once.
+        #[test]
+        fn lines_end_where_the_parser_ends_them(text in "([ab#][ ,=\\\\\"a1\n]{0,9}( v=1)?\n){0,6}") {
+            let parse = |text: &[u8]| {
+                let mut batch = Batch::new();
+                let outcome = parse_into(&mut batch, text, Options::default());
+                (outcome.lines, outcome.points)
+            };
+            let whole = Chunk { text: text.clone().into_bytes(), first_line: 1 };
+            let (mut lines, mut points) = (0, 0);
+            for line in whole.into_lines() {
+                let found = parse(&line.text);
+                lines += found.0;
+                points += found.1;
+            }
+            prop_assert_eq!((lines, points), parse(text.as_bytes()));
+        }
+
         #[test]
         fn nothing_is_lost_however_it_comes(
             text in "([a#][ ,=\\\\\"a1\n]{0,8}\n?){0,8}",

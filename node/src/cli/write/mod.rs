@@ -24,7 +24,7 @@ use super::{
     connect::{Connect, map_with},
     fail::Fail,
     output::Output,
-    table::grouped,
+    table::{count, grouped},
     time::parse_positive,
 };
 use chunk::Chunk;
@@ -115,8 +115,8 @@ pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
     let ended = run.all(input).await;
     let ended = ended.and(run.rejects.finish());
     run.bar.finish_and_clear();
-    client.close().await;
     let seconds = started.elapsed().as_secs_f64();
+    client.close().await;
     let mut out = Output::new();
     if args.connect.json {
         out.json(&run.tally.describe(seconds))?;
@@ -133,15 +133,18 @@ fn verdict(tally: &Tally, rejects: &Rejects) -> Result<(), Fail> {
     if tally.complete() {
         return Ok(());
     }
-    let lost = tally.rejected + tally.dropped + tally.errors;
+    let lost = count(
+        tally.rejected + tally.dropped + tally.errors,
+        "line",
+        "lines",
+    );
     let place = match rejects.path() {
+        // What was dropped would be dropped again, so it is not in the file.
+        _ if tally.rejected + tally.errors == 0 => "the policy keeps nothing as old".to_owned(),
         Some(path) => format!("lines and reasons are in {}", path.display()),
         None => "--rejects FILE keeps lines and reasons".to_owned(),
     };
-    Err(Fail::failed(format!(
-        "{} points were not written; {place}",
-        grouped(lost as u64)
-    )))
+    Err(Fail::failed(format!("{lost} not written; {place}")))
 }
 
 /// A batch that has been answered.

@@ -4,7 +4,10 @@ use quorate_client::{Receipt, WriteError, receipt::Dropped};
 use quorate_protocol::code::Class;
 use serde_json::{Value, json};
 
-use crate::cli::{table::grouped, time::format_time};
+use crate::cli::{
+    table::{count, grouped},
+    time::format_time,
+};
 
 /// The counts of the report.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,9 +90,9 @@ impl Tally {
     pub(crate) fn sentence(&self, seconds: f64) -> String {
         let number = |count: usize| grouped(count as u64);
         let mut text = format!(
-            "{} points in {} batches, {seconds:.1} s, {} points/s",
-            number(self.points),
-            number(self.batches),
+            "{} in {}, {seconds:.1} s, {} points/s",
+            count(self.points, "point", "points"),
+            count(self.batches, "batch", "batches"),
             grouped(self.rate(seconds)),
         );
         if self.hints > 0 {

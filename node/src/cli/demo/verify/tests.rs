@@ -52,7 +52,7 @@ fn column(name: &str, values: Vec<Option<Value>>) -> Column {
     for value in values {
         match value {
             Some(value) => {
-                column.values.push(value);
+                assert!(column.values.push(value));
                 column.present.push(true);
             }
             None => column.push_absent(),
