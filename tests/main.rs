@@ -2,10 +2,13 @@
 
 mod crash;
 mod determinism;
+mod full;
+mod garbage;
 mod hints;
 mod levels;
 mod meta;
 mod mute;
+mod strangers;
 mod torn;
 mod transport;
 mod versions;
