@@ -168,6 +168,7 @@ fn protocol(criterion: &mut Criterion) {
         let Ok(mut source) = Source::new(known.clone()) else {
             panic!("the fleet is valid")
         };
+        assert_eq!(source.fill(samples(hosts, 0)), Ok(()));
         group.bench_function("fill_new_series", |b| {
             b.iter(|| {
                 Source::new(known.clone()).map(|mut s| s.fill(samples(hosts, 0)).map(|()| s))

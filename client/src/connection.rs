@@ -317,7 +317,7 @@ impl Connection {
         Permit {
             held: Held {
                 _bytes: credit,
-                _request: request,
+                _request: Some(request),
             },
             bytes,
             home: self.stable_id(),

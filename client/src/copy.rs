@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     connection::{NotSent, RequestError},
     core::Core,
+    gate::UnderWay,
     part::{Goal, Part, hopeless},
 };
 
@@ -47,6 +48,7 @@ pub(crate) enum Event {
 pub(crate) struct Carry {
     pub(crate) target: NodeId,
     pub(crate) done: oneshot::Sender<(NodeId, Sequence)>,
+    pub(crate) under_way: UnderWay,
 }
 
 pub(crate) struct CopyTask {
@@ -122,6 +124,8 @@ impl CopyTask {
                 Err(refusal) => refusal,
             };
             if hopeless(error.code) {
+                // The hints in it have had their answers before the collector hears of the copy.
+                drop(carry);
                 self.send(Event::Refused { owner: self.index, code: error.code, detail: error.detail })
                     .await;
                 return Attempt::Ended;
@@ -132,6 +136,7 @@ impl CopyTask {
                 sleep(pause).await;
                 continue;
             }
+            drop(carry);
             let slow = again || error.code == Code::DeadlineExceeded;
             self.send(Event::Failed {
                 owner: self.index,
@@ -157,8 +162,9 @@ impl CopyTask {
             candidates.truncate(wanted.max(1));
             let mut placed = false;
             for node in candidates {
+                let Some(under_way) = self.part.gate.enter() else { return };
                 let (done, wait) = oneshot::channel();
-                let mut carry = vec![Carry { target: self.owner, done }];
+                let mut carry = vec![Carry { target: self.owner, done, under_way }];
                 let _ = write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
                 drop(carry);
                 if let Ok((holder, sequence)) = wait.await {
@@ -171,12 +177,17 @@ impl CopyTask {
                 continue;
             }
             self.send(Event::NoHolder { owner: self.index }).await;
+            if self.part.gate.closed() {
+                return;
+            }
             if Instant::now() >= give_up || self.core.cancel.is_cancelled() {
                 metrics::counter!("quorate_client_copies_abandoned_total").increment(1);
                 return;
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
+            // As with a hint, the write must not be called definitely failed meanwhile.
+            let Some(_under_way) = self.part.gate.enter() else { return };
             if self.core.is_live(self.owner)
                 && matches!(self.store(Vec::new()).await, Attempt::Ended)
             {
@@ -187,6 +198,9 @@ impl CopyTask {
 
     /// Asks a co-owner to remember that this owner lacks the part; a hint if there is none.
     async fn mark(&self) {
+        if self.part.gate.closed() {
+            return;
+        }
         let request = Mark {
             shard: self.part.shard,
             owner: self.owner,
@@ -260,8 +274,7 @@ impl Refusal {
             }
             other => (other.code(), 0),
         };
-        // A node that answers with a failure has appended nothing.
-        let sent = !error.not_sent() && !matches!(error, RequestError::Failure(_));
+        let sent = error.may_have_effect();
         let retry_after = Duration::from_millis(retry_after_ms.into());
         Self { code, retry_after, sent, detail }
     }
@@ -292,13 +305,23 @@ async fn write(
         hint_for: carry.iter().map(|carry| carry.target).collect(),
     };
     let reply = connection.request(&request, part.bytes.clone(), goal.deadline).await;
-    let (written, _) = reply.map_err(|error| Refusal::from_request(node, error))?;
+    let (written, _) = reply.map_err(|error| {
+        let refusal = Refusal::from_request(node, error);
+        if refusal.sent {
+            carry.iter().for_each(|carry| carry.under_way.uncertain());
+        }
+        refusal
+    })?;
     core.observe(written.highest_version, written.meta_index);
     for HintAnswer { target, answer } in &written.hints {
-        if answer.error.is_none()
-            && let Some(at) = carry.iter().position(|carry| carry.target == *target)
-        {
-            let _ = carry.swap_remove(at).done.send((node, answer.sequence));
+        let Some(at) = carry.iter().position(|carry| carry.target == *target) else { continue };
+        match answer.error {
+            None => {
+                let _ = carry.swap_remove(at).done.send((node, answer.sequence));
+            }
+            // After a failed sync the hint may be on the disk all the same.
+            Some(Code::Io) => carry[at].under_way.uncertain(),
+            Some(_) => {}
         }
     }
     Ok(written)

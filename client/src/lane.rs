@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_protocol::{
     frame::{Frame, Message},
-    message::{Cancel, Deliver, MetaGet, RaftSnapshot, Scan, Write},
+    message::{Cancel, Deliver, MetaGet, Ping, RaftSnapshot, Scan, Write},
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
@@ -93,12 +93,12 @@ pub(crate) const fn long_poll(op: u16) -> bool {
 const BATCH: usize = 128 << 10;
 
 /// What a request holds until it is answered.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Held {
     /// Its share of the connection's credit, if it has a payload.
     pub(crate) _bytes: Option<OwnedSemaphorePermit>,
     /// Its place among the open requests.
-    pub(crate) _request: OwnedSemaphorePermit,
+    pub(crate) _request: Option<OwnedSemaphorePermit>,
 }
 
 /// One lane; shared by its callers and its two tasks.
@@ -133,6 +133,12 @@ impl Lane {
             answer,
             open: true,
         })
+    }
+
+    /// Asks for a sign of life outside of all limits; at most a few at a time.
+    pub(crate) fn probe(self: &Arc<Self>) -> Option<Call> {
+        let frame = Frame::new(0, &Ping {}, bytes::Bytes::new()).ok()?;
+        self.submit(frame, Held::default()).ok()
     }
 
     /// Requests without an answer.
@@ -187,6 +193,14 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Whether the answer is there, or will never be.
+    pub(crate) fn is_over(&mut self) -> bool {
+        !matches!(
+            self.answer.try_recv(),
+            Err(oneshot::error::TryRecvError::Empty)
+        )
+    }
+
     /// Gives the request up and says whether it had left.
     pub(crate) fn abandon(&mut self) -> Abandoned {
         if !self.open {

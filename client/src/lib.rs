@@ -13,6 +13,7 @@ mod copy;
 mod core;
 pub mod env;
 pub mod error;
+mod gate;
 mod health;
 pub mod lane;
 mod part;

@@ -23,6 +23,7 @@ use crate::{
     copy::{Carry, CopyTask, Event},
     core::Core,
     error::{Certainty, RowId},
+    gate::Gate,
     receipt::{CopyState, OwnerCopy, PartReceipt},
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Part {
     pub(crate) rows: Vec<RowId>,
     pub(crate) from: i64,
     pub(crate) to: i64,
+    /// Whether hints may still be placed.
+    pub(crate) gate: Gate,
 }
 
 /// What the caller of the write asked for.
@@ -163,8 +166,10 @@ impl Collector {
             // Start at the owner's own place, so that holders share the load.
             for turn in 0..copies {
                 let slot = (index + turn) % carried.len();
+                // Nobody can have closed the gate yet.
+                let Some(under_way) = self.part.gate.enter() else { continue };
                 let (done, wait) = oneshot::channel();
-                carried[slot].1.push(Carry { target: *owner, done });
+                carried[slot].1.push(Carry { target: *owner, done, under_way });
                 waits[index].push(wait);
             }
         }
@@ -262,7 +267,8 @@ impl Collector {
     }
 
     fn certainty(&self) -> Certainty {
-        if self.tracker.definite() { Certainty::Definite } else { Certainty::Indefinite }
+        let definite = self.tracker.definite() && self.part.gate.close();
+        if definite { Certainty::Definite } else { Certainty::Indefinite }
     }
 
     /// Answers the caller, once.

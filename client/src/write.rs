@@ -24,6 +24,7 @@ use crate::{
     config::WriteOptions,
     core::Core,
     error::{Certainty, Error, FailedRows, RowId, WriteError},
+    gate::Gate,
     part::{self, Goal, Part, PartResult},
     receipt::{Dropped, Receipt},
     route::{Routed, Selection, ShardRows, route},
@@ -221,6 +222,7 @@ impl Call<'_> {
                     rows,
                     from,
                     to,
+                    gate: Gate::default(),
                 });
                 let result = part::start(self.core, Arc::clone(&part), self.goal, permit);
                 self.started.push((part, result));

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what a text means, and which lines are refused, is what the reference implementation
 //! says (see `SPEC.md`); a refused line leaves nothing in the batch and costs its neighbours nothing.
-//! [`strict`] is that meaning; [`fast`] reads the lines that are plain, which is nearly all of them,
+//! `strict` is that meaning; `fast` reads the lines that are plain, which is nearly all of them,
 //! and leaves every other line to `strict`. Clients parse; nodes never see text.
 
 use std::{collections::BTreeMap, ops::Range};

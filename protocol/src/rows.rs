@@ -100,7 +100,7 @@ impl Rows {
                 .columns
                 .iter()
                 .map(|column| column.slice(range.clone()))
-                .filter(|column| column.present.count() > 0)
+                .filter(|column| column.present.any())
                 .collect(),
         }
     }

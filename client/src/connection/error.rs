@@ -331,7 +331,7 @@ impl RequestError {
             Self::NotSent(NotSent::TooLarge { .. }) => Code::TooLarge,
             Self::NotSent(NotSent::Invalid(_)) => Code::Invalid,
             Self::NotSent(NotSent::Full) => Code::Busy,
-            Self::NotSent(NotSent::Disconnected(_)) | Self::Lost(_) => Code::Io,
+            Self::NotSent(NotSent::Disconnected(_)) | Self::Lost(_) => Code::Unavailable,
             Self::NotSent(NotSent::Deadline) | Self::Deadline => Code::DeadlineExceeded,
             Self::Failure(failure) => failure.code,
             Self::Protocol(_) => Code::Malformed,
@@ -342,6 +342,21 @@ impl RequestError {
     #[must_use]
     pub const fn not_sent(&self) -> bool {
         matches!(self, Self::NotSent(_))
+    }
+
+    /// Whether it may have had its effect, or may still have it: everything but what never left and
+    /// what the peer refused before it did anything.
+    #[must_use]
+    pub const fn may_have_effect(&self) -> bool {
+        match self {
+            Self::NotSent(_) => false,
+            Self::Lost(_) | Self::Deadline | Self::Protocol(_) => true,
+            // Said when work was broken off, at whatever point.
+            Self::Failure(failure) => matches!(
+                failure.code,
+                Code::Cancelled | Code::DeadlineExceeded | Code::Internal | Code::Unknown(_)
+            ),
+        }
     }
 
     /// Whether the same request may succeed later or elsewhere.

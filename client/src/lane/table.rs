@@ -177,7 +177,7 @@ mod tests {
         let (to, reply) = oneshot::channel();
         let held = Held {
             _bytes: None,
-            _request: Arc::clone(requests).try_acquire_owned().unwrap(),
+            _request: Arc::clone(requests).try_acquire_owned().ok(),
         };
         (table.submit(frame(), held, to).unwrap(), reply)
     }

@@ -85,14 +85,18 @@ impl PeerHandle {
     /// Its state now.
     #[must_use]
     pub fn state(&self) -> PeerState {
+        // The worker has not noticed yet.
+        if self.0.stop.is_cancelled() {
+            return PeerState::Removed;
+        }
         self.0.state.borrow().clone()
     }
 
     /// Its connection, if it is up and not lost in this instant.
     #[must_use]
     pub fn connection(&self) -> Option<Arc<Connection>> {
-        match &*self.0.state.borrow() {
-            PeerState::Up(connection) if connection.lost().is_none() => Some(connection.clone()),
+        match self.state() {
+            PeerState::Up(connection) if connection.lost().is_none() => Some(connection),
             _ => None,
         }
     }
@@ -107,9 +111,10 @@ impl PeerHandle {
     pub async fn wait_up(&self) -> Option<Arc<Connection>> {
         let mut state = self.watch();
         loop {
-            match &*state.borrow_and_update() {
+            state.mark_unchanged();
+            match self.state() {
                 PeerState::Up(connection) if connection.lost().is_none() => {
-                    return Some(Arc::clone(connection));
+                    return Some(connection);
                 }
                 PeerState::Removed => return None,
                 _ => {}

@@ -320,10 +320,9 @@ impl DiskFile for MemoryFile {
             .min(content.live.len());
         let rest = content.live.get(from..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
-        buffer
-            .iter_mut()
-            .zip(rest)
-            .for_each(|(to, from)| *to = *from);
+        if let (Some(to), Some(from)) = (buffer.get_mut(..count), rest.get(..count)) {
+            to.copy_from_slice(from);
+        }
         Ok(count)
     }
 

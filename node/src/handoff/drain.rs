@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{DiscardReason, HintRecord, QuarantineReason, Terminal};
+use super::{DiscardReason, HandoffError, HintRecord, QuarantineReason, Terminal};
 use crate::core::Core;
 
 /// How hints are delivered.
@@ -236,7 +236,9 @@ async fn send(
             Err(wait) => pause = pause.max(Some(wait)),
         }
     }
-    finish(&core, target, ends).await;
+    if !finish(&core, target, ends).await {
+        pause = pause.max(Some(Duration::ZERO));
+    }
     pause.map_or(Ok(()), Err)
 }
 
@@ -252,14 +254,20 @@ fn terminal(answer: Answer) -> Result<Terminal, Duration> {
     }
 }
 
-async fn finish(core: &Core, target: NodeId, ends: Vec<(Sequence, Terminal)>) {
+/// Books ends; false if they could not be booked.
+async fn finish(core: &Core, target: NodeId, ends: Vec<(Sequence, Terminal)>) -> bool {
     let refused = ends.iter().filter(|(_, end)| matches!(end, Terminal::Quarantined(_))).count();
     if refused > 0 {
         tracing::warn!(%target, refused, "hints refused for good; see 'quorate hints ls'");
     }
-    if let Err(error) = core.handoff.complete_all(target, ends).await {
-        // They stay pending and are delivered again, which changes nothing.
-        tracing::warn!(%target, %error, "delivered hints could not be booked");
+    match core.handoff.complete_all(target, ends).await {
+        // Booked before: by the age limit, or by an earlier delivery.
+        Ok(()) | Err(HandoffError::NotPending { .. }) => true,
+        Err(error) => {
+            // They stay pending and are delivered again, which changes nothing.
+            tracing::warn!(%target, %error, "delivered hints could not be booked");
+            false
+        }
     }
 }
 

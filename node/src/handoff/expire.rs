@@ -4,9 +4,10 @@
 //! `any` acknowledgement rests on is quarantined instead. Hints in flight are left to the drain.
 //! Called by a timer of its own, so that no amount of draining can starve it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_protocol::id::NodeId;
+use quorate_protocol::id::{NodeId, ShardId};
 use serde::Serialize;
 
 use super::log::Item;
@@ -43,7 +44,11 @@ impl Handoff {
     ) -> Result<Expiry, HandoffError> {
         let age = u64::try_from(self.config.max_age().as_nanos()).unwrap_or(u64::MAX);
         let before = Some(now_ns.saturating_sub(age));
-        let want = Want { max_records: STEP_RECORDS, max_bytes: STEP_BYTES, before };
+        let want = Want {
+            max_records: STEP_RECORDS,
+            max_bytes: STEP_BYTES,
+            before,
+        };
         let mut expiry = Expiry::default();
         for queue in self.shared.all() {
             loop {
@@ -83,16 +88,30 @@ fn give_back(queue: &Queue, records: &[HintRecord]) {
     queue.put_back(records.iter().map(|record| record.sequence.0));
 }
 
+/// One mark per shard of the step: each costs a sync.
 async fn mark_all(
     owner: NodeId,
     records: &[HintRecord],
     marks: &Marks,
     range_of: &impl Fn(&[u8]) -> Option<(i64, i64)>,
 ) -> Result<(), HandoffError> {
-    for record in records {
+    let mut ranges: BTreeMap<ShardId, (i64, i64)> = BTreeMap::new();
+    for record in records.iter().filter(|record| !record.any_ack) {
         let (from, to) = range_of(&record.bytes).unwrap_or((i64::MIN, i64::MAX));
+        let range = ranges.entry(record.shard).or_insert((from, to));
+        *range = (range.0.min(from), range.1.max(to));
+    }
+    for (shard, (from, to)) in ranges {
         let reason = MarkReason::HintExpired;
-        marks.add(Mark { shard: record.shard, owner, reason, from, to }).await?;
+        marks
+            .add(Mark {
+                shard,
+                owner,
+                reason,
+                from,
+                to,
+            })
+            .await?;
     }
     Ok(())
 }

@@ -51,7 +51,9 @@ fn read_slot(disk: &dyn Disk, path: &Path, owner: u64) -> io::Result<Option<(u64
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let Parsed::Header(header) = Header::read(&*file)? else { return Ok(None) };
+    let Parsed::Header(header) = Header::read(&*file)? else {
+        return Ok(None);
+    };
     if header.kind != Kind::Accounts || header.owner != owner {
         return Ok(None);
     }
@@ -61,7 +63,9 @@ fn read_slot(disk: &dyn Disk, path: &Path, owner: u64) -> io::Result<Option<(u64
         match (record.meta.flags, &mut accounts) {
             (SNAPSHOT, _) => accounts = Accounts::from_snapshot(&record.payload),
             (ENTRIES, Some(accounts)) => {
-                let Some(entries) = decode_entries(&record.payload) else { break };
+                let Some(entries) = decode_entries(&record.payload) else {
+                    break;
+                };
                 for entry in entries {
                     accounts.accept(entry.first.saturating_add(entry.count));
                     accounts.end(&entry);
@@ -108,7 +112,9 @@ impl Ledger {
     /// Creates both slots, so that later turns need no room.
     pub(super) fn create(&self) -> io::Result<()> {
         for file in SLOTS {
-            self.disk.open(&self.directory.join(file), Open::Create)?.allocate(SLOT_BYTES)?;
+            self.disk
+                .open(&self.directory.join(file), Open::Create)?
+                .allocate(SLOT_BYTES)?;
         }
         self.disk.sync_directory(&self.directory)
     }
@@ -133,10 +139,21 @@ impl Ledger {
             Ok::<_, io::Error>(file)
         })();
         let file = prepared.map_err(|error| {
-            if crate::disk::is_full(&error) { FlushError::Full } else { FlushError::Failed(error) }
+            if crate::disk::is_full(&error) {
+                FlushError::Full
+            } else {
+                FlushError::Failed(error)
+            }
         })?;
         let mut writer = Writer::resume(file, header, header::LENGTH);
-        writer.push(&RecordMeta { sequence: 1, flags: SNAPSHOT, ..RecordMeta::default() }, &snapshot);
+        writer.push(
+            &RecordMeta {
+                sequence: 1,
+                flags: SNAPSHOT,
+                ..RecordMeta::default()
+            },
+            &snapshot,
+        );
         writer.flush()?;
         self.number = number;
         self.writer = Some(writer);
@@ -162,9 +179,14 @@ impl Ledger {
             }
             return self.turn(&accounts);
         }
-        let Some(writer) = self.writer.as_mut() else { return Ok(()) };
-        let meta =
-            RecordMeta { sequence: self.next_record, flags: ENTRIES, ..RecordMeta::default() };
+        let Some(writer) = self.writer.as_mut() else {
+            return Ok(());
+        };
+        let meta = RecordMeta {
+            sequence: self.next_record,
+            flags: ENTRIES,
+            ..RecordMeta::default()
+        };
         writer.push(&meta, &payload);
         match if sync { writer.flush() } else { writer.write() } {
             Ok(()) => {
@@ -211,7 +233,12 @@ mod tests {
     }
 
     fn delivered(first: u64) -> Ended {
-        Ended { first, count: 1, terminal: Terminal::Delivered, shard: 0 }
+        Ended {
+            first,
+            count: 1,
+            terminal: Terminal::Delivered,
+            shard: 0,
+        }
     }
 
     fn step(ledger: &mut Ledger, accounts: &mut Accounts, sync: bool) -> Result<(), FlushError> {
@@ -244,7 +271,10 @@ mod tests {
             if count % 377 == 0 {
                 for keep in [Keep::All, Keep::Synced, Keep::First(77), Keep::Last(77)] {
                     let (_, found) = open(Arc::new(memory.crash(keep)));
-                    assert!((synced..=count).contains(&found.accepted()), "{keep:?} at {count}");
+                    assert!(
+                        (synced..=count).contains(&found.accepted()),
+                        "{keep:?} at {count}"
+                    );
                     assert_eq!(found.pending(), 0);
                     assert!(keep != Keep::All || found.accepted() == count);
                 }
@@ -260,7 +290,10 @@ mod tests {
         ledger.create().unwrap();
         ledger.turn(&accounts).unwrap();
         let growth = |paths: Vec<PathBuf>| {
-            paths.iter().map(|path| memory.content(path).unwrap().len()).sum::<usize>()
+            paths
+                .iter()
+                .map(|path| memory.content(path).unwrap().len())
+                .sum::<usize>()
         };
         let before = growth(memory.paths());
         for _ in 0..9000 {

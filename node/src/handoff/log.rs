@@ -28,8 +28,17 @@ use crate::segment::{Writer, name};
 
 /// What callers submit.
 pub(super) enum Item {
-    Append { target: NodeId, shard: ShardId, batch: Bytes, any_ack: bool, now_ns: u64 },
-    Complete { target: NodeId, ends: Vec<(Sequence, Terminal)> },
+    Append {
+        target: NodeId,
+        shard: ShardId,
+        batch: Bytes,
+        any_ack: bool,
+        now_ns: u64,
+    },
+    Complete {
+        target: NodeId,
+        ends: Vec<(Sequence, Terminal)>,
+    },
     /// Quarantine what readers found to be lost.
     Lost { target: NodeId },
     /// Remove the files of queues that are empty.
@@ -48,11 +57,20 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn queue(&self, target: NodeId) -> Option<Arc<Queue>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner).get(&target).cloned()
+        self.queues
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&target)
+            .cloned()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Queue>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.queues
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     pub(super) fn notify(&self) {
@@ -94,9 +112,20 @@ impl Log for HandoffLog {
         let mut later = Vec::new();
         for (index, item) in group.into_iter().enumerate() {
             match item {
-                Item::Append { target, shard, batch, any_ack, now_ns } => {
+                Item::Append {
+                    target,
+                    shard,
+                    batch,
+                    any_ack,
+                    now_ns,
+                } => {
                     let flags = if any_ack { ANY_ACK } else { 0 };
-                    let meta = RecordMeta { sequence: 0, shard: shard.0, stamp: now_ns, flags };
+                    let meta = RecordMeta {
+                        sequence: 0,
+                        shard: shard.0,
+                        stamp: now_ns,
+                        flags,
+                    };
                     match self.push(target, meta, &batch, index, &mut outputs) {
                         Ok(()) => drop(touched.insert(target)),
                         Err(error) => answer(&mut outputs, index, Err(error)),
@@ -130,7 +159,7 @@ impl Log for HandoffLog {
         }
         for target in touched {
             if let Some(tail) = self.tails.get(&target) {
-                tail.queue.stats(&*self.disk).publish(target);
+                tail.queue.figures().publish(target);
             }
         }
         outputs
@@ -172,7 +201,11 @@ impl HandoffLog {
         let Some(tail) = self.tails.get_mut(&target) else {
             return Err(HandoffError::NoQueue(target));
         };
-        if !tail.writer.as_ref().is_some_and(|writer| writer.fits(batch.len())) {
+        if !tail
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.fits(batch.len()))
+        {
             tail.flush(outputs);
             self.rotate(target, batch.len())?;
         }
@@ -228,18 +261,35 @@ impl HandoffLog {
             self.salt,
             self.config.segment_bytes,
         );
-        let mut queues = self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self
+            .shared
+            .queues
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         queues.insert(target, Arc::clone(&queue));
         drop(queues);
         let pushed = Vec::new();
-        let tail = Tail { queue, ledger, quarantine, writer, next_sequence, next_number, pushed };
+        let tail = Tail {
+            queue,
+            ledger,
+            quarantine,
+            writer,
+            next_sequence,
+            next_number,
+            pushed,
+        };
         self.tails.insert(target, tail);
     }
 
     /// Opens the next segment of a queue, within the limits.
     fn rotate(&mut self, target: NodeId, length: usize) -> Result<(), HandoffError> {
         let disk_bytes = |tail: &Tail| -> u64 {
-            tail.queue.state().segments.iter().map(|segment| segment.bytes).sum()
+            tail.queue
+                .state()
+                .segments
+                .iter()
+                .map(|segment| segment.bytes)
+                .sum()
         };
         let total: u64 = self.tails.values().map(disk_bytes).sum();
         let Some(tail) = self.tails.get_mut(&target) else {
@@ -250,10 +300,17 @@ impl HandoffLog {
         let usual = self.config.segment_bytes.min(limit).min(total_limit);
         let capacity = capacity_for(usual, length);
         if bytes + capacity > limit {
-            return Err(HandoffError::QueueFull { target, bytes, limit });
+            return Err(HandoffError::QueueFull {
+                target,
+                bytes,
+                limit,
+            });
         }
         if total + capacity > total_limit {
-            return Err(HandoffError::TotalFull { bytes: total, limit: total_limit });
+            return Err(HandoffError::TotalFull {
+                bytes: total,
+                limit: total_limit,
+            });
         }
         let result = tail.open_segment(&*self.disk, capacity, self.salt);
         match result {
@@ -298,7 +355,9 @@ impl Tail {
 
     /// Writes and syncs what was pushed, shows it to readers and answers its callers.
     pub(super) fn flush(&mut self, outputs: &mut [Output]) {
-        let Some(writer) = self.writer.as_mut().filter(|_| !self.pushed.is_empty()) else { return };
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.pushed.is_empty()) else {
+            return;
+        };
         let count = self.pushed.len() as u64;
         let first = self.next_sequence - count;
         let failure = match writer.flush() {

@@ -27,7 +27,10 @@ use crate::segment::{Executor, Found, Reader, Writer};
 pub const FILE: &str = "marks";
 
 const PAYLOAD: usize = 32;
-const LIMITS: Limits = Limits { group_bytes: 1 << 20, queue_bytes: 1 << 20 };
+const LIMITS: Limits = Limits {
+    group_bytes: 1 << 20,
+    queue_bytes: 1 << 20,
+};
 
 /// Why an owner may lack data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -88,16 +91,25 @@ impl Mark {
     }
 
     fn payload(&self) -> [u8; PAYLOAD] {
-        let words =
-            [self.owner.0, self.reason.code(), self.from.cast_unsigned(), self.to.cast_unsigned()];
+        let words = [
+            self.owner.0,
+            self.reason.code(),
+            self.from.cast_unsigned(),
+            self.to.cast_unsigned(),
+        ];
         let mut bytes = [0; PAYLOAD];
         let (places, _) = bytes.as_chunks_mut::<8>();
-        places.iter_mut().zip(words).for_each(|(place, word)| *place = word.to_le_bytes());
+        places
+            .iter_mut()
+            .zip(words)
+            .for_each(|(place, word)| *place = word.to_le_bytes());
         bytes
     }
 
     fn parse(shard: u64, payload: &Bytes) -> Option<Self> {
-        let ([owner, reason, from, to], []) = payload.as_chunks::<8>() else { return None };
+        let ([owner, reason, from, to], []) = payload.as_chunks::<8>() else {
+            return None;
+        };
         Some(Self {
             shard: ShardId(shard),
             owner: NodeId(u64::from_le_bytes(*owner)),
@@ -167,10 +179,7 @@ impl Marks {
     /// # Errors
     /// Disk full, I/O, or closed.
     pub async fn add(&self, mark: Mark) -> Result<(), HandoffError> {
-        let covered = |known: &Mark| known.from <= mark.from && mark.to <= known.to;
-        // In a function of its own: a guard must not live across the await below.
-        let known = self.known(&mark.key()).as_ref().is_some_and(covered);
-        if known {
+        if self.covers(&mark) {
             return Ok(());
         }
         match self.committer.submit(mark, PAYLOAD).await {
@@ -180,14 +189,21 @@ impl Marks {
         }
     }
 
-    fn known(&self, key: &Key) -> Option<Mark> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
+    fn covers(&self, mark: &Mark) -> bool {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.get(&mark.key())
+            .is_some_and(|known| known.from <= mark.from && mark.to <= known.to)
     }
 
     /// All marks, by shard, owner and reason.
     #[must_use]
     pub fn list(&self) -> Vec<Mark> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .copied()
+            .collect()
     }
 
     /// Commits what was submitted and stops.
@@ -213,7 +229,10 @@ fn read(disk: &dyn Disk, path: &Path) -> io::Result<(u64, BTreeMap<Key, Mark>)> 
         Parsed::Header(header) if header.kind == Kind::Marks => header,
         Parsed::Blank => return Ok((0, marks)),
         _ => {
-            let text = format!("{} is not a file of repair marks; move it away", path.display());
+            let text = format!(
+                "{} is not a file of repair marks; move it away",
+                path.display()
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
     };
@@ -226,7 +245,10 @@ fn read(disk: &dyn Disk, path: &Path) -> io::Result<(u64, BTreeMap<Key, Mark>)> 
                 }
             }
             Found::Damaged(damage) => {
-                tracing::warn!(records = damage.records, "damaged repair marks were skipped");
+                tracing::warn!(
+                    records = damage.records,
+                    "damaged repair marks were skipped"
+                );
             }
             Found::End { .. } => return Ok((header.number, marks)),
         }
@@ -236,13 +258,21 @@ fn read(disk: &dyn Disk, path: &Path) -> io::Result<(u64, BTreeMap<Key, Mark>)> 
 impl MarksLog {
     /// Writes a new file with all marks, and those of a group, in the place of the old one.
     fn rewrite(&mut self, group: &[Mark]) -> Result<(), FlushError> {
-        let mut marks = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut marks = self
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         for mark in group {
             widen(&mut marks, *mark);
         }
         let written = self.write_new(&marks);
         let (writer, next_record) = written.map_err(|error| {
-            if crate::disk::is_full(&error) { FlushError::Full } else { FlushError::Failed(error) }
+            if crate::disk::is_full(&error) {
+                FlushError::Full
+            } else {
+                FlushError::Failed(error)
+            }
         })?;
         self.number += 1;
         self.writer = Some(writer);
@@ -283,7 +313,9 @@ impl MarksLog {
     }
 
     fn store(&mut self, group: &[Mark]) -> Result<(), FlushError> {
-        let Some(writer) = self.writer.as_mut() else { return self.rewrite(group) };
+        let Some(writer) = self.writer.as_mut() else {
+            return self.rewrite(group);
+        };
         let mut next_record = self.next_record;
         for mark in group {
             push(writer, &mut next_record, mark);
@@ -305,7 +337,11 @@ impl MarksLog {
 fn push(writer: &mut Writer, next_record: &mut u64, mark: &Mark) {
     let sequence = *next_record;
     *next_record += 1;
-    let meta = RecordMeta { sequence, shard: mark.shard.0, ..RecordMeta::default() };
+    let meta = RecordMeta {
+        sequence,
+        shard: mark.shard.0,
+        ..RecordMeta::default()
+    };
     writer.push(&meta, &mark.payload());
 }
 
@@ -332,7 +368,13 @@ mod tests {
 
     fn mark(shard: u64, from: i64, to: i64) -> Mark {
         let (shard, owner) = (ShardId(shard), NodeId(2));
-        Mark { shard, owner, reason: MarkReason::HintExpired, from, to }
+        Mark {
+            shard,
+            owner,
+            reason: MarkReason::HintExpired,
+            from,
+            to,
+        }
     }
 
     fn open(disk: impl Disk + 'static) -> Marks {
@@ -353,6 +395,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn marks_are_stored_as_specified() {
+        for vector in crate::segment::vectors::vectors("mark") {
+            let mark = Mark::parse(7, &Bytes::from(vector.bytes.clone())).unwrap();
+            let text = |value: i64| value.to_string();
+            assert_eq!(mark.owner.0, vector.number("owner"));
+            assert_eq!(mark.reason.code(), vector.number("reason"));
+            assert!(vector.all("from").eq([text(mark.from)]));
+            assert!(vector.all("to").eq([text(mark.to)]));
+            assert_eq!(mark.payload()[..], vector.bytes);
+        }
+    }
+
     #[tokio::test]
     async fn a_covered_mark_writes_nothing() {
         let disk = FaultDisk::new(Arc::new(MemoryDisk::new()));
@@ -369,10 +424,16 @@ mod tests {
         let disk = FaultDisk::new(Arc::new(memory.clone()));
         let marks = open(disk.clone());
         disk.set_room(Some(10));
-        assert!(matches!(marks.add(mark(1, 0, 1)).await, Err(HandoffError::DiskFull)));
+        assert!(matches!(
+            marks.add(mark(1, 0, 1)).await,
+            Err(HandoffError::DiskFull)
+        ));
         disk.set_room(None);
         disk.fail_sync(1);
-        assert!(matches!(marks.add(mark(2, 0, 1)).await, Err(HandoffError::Io(_))));
+        assert!(matches!(
+            marks.add(mark(2, 0, 1)).await,
+            Err(HandoffError::Io(_))
+        ));
         assert!(marks.list().is_empty());
         marks.add(mark(3, 0, 1)).await.unwrap();
         marks.add(mark(4, 0, 1)).await.unwrap();
@@ -390,8 +451,7 @@ mod tests {
             let path = PathBuf::from("/handoff").join(FILE);
             let mut acked = Vec::new();
             for _ in 0..2 {
-                let opened =
-                    Marks::open(path.clone(), 3, Arc::new(disk.clone()), Executor::Inline);
+                let opened = Marks::open(path.clone(), 3, Arc::new(disk.clone()), Executor::Inline);
                 let Ok(marks) = opened else { continue };
                 for shard in acked.len() as u64..acked.len() as u64 + 3 {
                     if marks.add(mark(shard, 0, 1)).await.is_ok() {
@@ -401,7 +461,10 @@ mod tests {
             }
             for keep in [Keep::All, Keep::Synced, Keep::First(30)] {
                 let found = open(memory.crash(keep)).list();
-                assert!(acked.iter().all(|mark| found.contains(mark)), "stop {stop} {keep:?}");
+                assert!(
+                    acked.iter().all(|mark| found.contains(mark)),
+                    "stop {stop} {keep:?}"
+                );
             }
             if disk.injected().stopped == 0 {
                 assert!(stop > 20);

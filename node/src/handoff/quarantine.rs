@@ -80,18 +80,24 @@ impl Quarantine {
     /// Adds hints, durably.
     pub(super) fn keep(&mut self, hints: &[Quarantined]) -> Result<(), FlushError> {
         let ready = self.open_file().map_err(|error| {
-            if crate::disk::is_full(&error) { FlushError::Full } else { FlushError::Failed(error) }
+            if crate::disk::is_full(&error) {
+                FlushError::Full
+            } else {
+                FlushError::Failed(error)
+            }
         });
         ready?;
-        let Some(writer) = self.writer.as_mut() else { return Ok(()) };
+        let Some(writer) = self.writer.as_mut() else {
+            return Ok(());
+        };
         for (hint, sequence) in hints.iter().zip(self.next_record..) {
-            let meta =
-                RecordMeta { sequence, shard: hint.shard.0, stamp: hint.appended_at, flags: 0 };
-            let mut payload = Vec::with_capacity(PREFIX + hint.bytes.len());
-            payload.extend_from_slice(&hint.sequence.0.to_le_bytes());
-            payload.extend_from_slice(&u64::from(hint.reason.code()).to_le_bytes());
-            payload.extend_from_slice(&hint.bytes);
-            writer.push(&meta, &payload);
+            let meta = RecordMeta {
+                sequence,
+                shard: hint.shard.0,
+                stamp: hint.appended_at,
+                flags: 0,
+            };
+            writer.push(&meta, &payload_of(hint));
         }
         let result = writer.flush();
         match &result {
@@ -102,7 +108,11 @@ impl Quarantine {
     }
 
     fn open_file(&mut self) -> io::Result<()> {
-        if self.writer.as_ref().is_some_and(|writer| writer.position() < self.file_bytes) {
+        if self
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.position() < self.file_bytes)
+        {
             return Ok(());
         }
         self.disk.create_directory(&self.directory)?;
@@ -110,7 +120,12 @@ impl Quarantine {
             Some(number) => number,
             None => {
                 let entries = self.disk.read_directory(&self.directory)?;
-                entries.iter().filter_map(|entry| name::parse(&entry.name)).max().unwrap_or(0) + 1
+                entries
+                    .iter()
+                    .filter_map(|entry| name::parse(&entry.name))
+                    .max()
+                    .unwrap_or(0)
+                    + 1
             }
         };
         self.next_number = Some(number + 1);
@@ -149,7 +164,9 @@ pub(super) fn read(
             continue;
         }
         let file = disk.open(&path, Open::Read)?;
-        let Parsed::Header(header) = Header::read(&*file)? else { continue };
+        let Parsed::Header(header) = Header::read(&*file)? else {
+            continue;
+        };
         if header.kind != Kind::Quarantine {
             continue;
         }
@@ -165,12 +182,25 @@ pub(super) fn read(
     Ok(())
 }
 
+/// The stored form of a hint.
+fn payload_of(hint: &Quarantined) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(PREFIX + hint.bytes.len());
+    payload.extend_from_slice(&hint.sequence.0.to_le_bytes());
+    payload.extend_from_slice(&u64::from(hint.reason.code()).to_le_bytes());
+    payload.extend_from_slice(&hint.bytes);
+    payload
+}
+
 fn each_of(meta: RecordMeta, payload: &Bytes, each: &mut dyn FnMut(Quarantined)) {
-    let Some(prefix) = payload.get(..PREFIX) else { return };
+    let Some(prefix) = payload.get(..PREFIX) else {
+        return;
+    };
     let (words, _) = prefix.as_chunks::<8>();
     let [sequence, code] = words else { return };
     let code = u32::try_from(u64::from_le_bytes(*code)).ok();
-    let Some(reason) = code.and_then(Terminal::from_code) else { return };
+    let Some(reason) = code.and_then(Terminal::from_code) else {
+        return;
+    };
     each(Quarantined {
         sequence: Sequence(u64::from_le_bytes(*sequence)),
         shard: ShardId(meta.shard),
@@ -210,6 +240,29 @@ mod tests {
             read(&disk.crash(keep), queue, &mut |hint| found.push(hint)).unwrap();
             assert_eq!(found, all, "{keep:?}");
         }
-        read(&disk, Path::new("/h/4"), &mut |_| panic!("an empty quarantine")).unwrap();
+        read(&disk, Path::new("/h/4"), &mut |_| {
+            panic!("an empty quarantine")
+        })
+        .unwrap();
+    }
+    #[test]
+    fn hints_are_kept_as_specified() {
+        for vector in crate::segment::vectors::vectors("quarantined") {
+            let payload = Bytes::from(vector.bytes.clone());
+            let mut found = None;
+            each_of(RecordMeta::default(), &payload, &mut |hint| {
+                found = Some(hint)
+            });
+            let hint = found.unwrap();
+            assert_eq!(hint.sequence.0, vector.number("sequence"));
+            assert_eq!(u64::from(hint.reason.code()), vector.number("code"));
+            let hex: String = hint
+                .bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            assert!(vector.all("bytes").eq([hex.as_str()]));
+            assert_eq!(payload_of(&hint), vector.bytes);
+        }
     }
 }

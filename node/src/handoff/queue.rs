@@ -103,7 +103,12 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(target: NodeId, directory: PathBuf, state: State) -> Self {
-        Self { target, directory, state: Mutex::new(state), reading: Mutex::new(()) }
+        Self {
+            target,
+            directory,
+            state: Mutex::new(state),
+            reading: Mutex::new(()),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -136,30 +141,38 @@ impl Queue {
         state.returned.append(&mut in_flight);
     }
 
-    /// The figures; reads one record header for the age of the oldest hint.
+    /// The figures, without the age of the oldest hint.
+    pub(super) fn figures(&self) -> QueueStats {
+        let state = self.state();
+        let mut stats = QueueStats::of(&state.accounts);
+        stats.disk_bytes = state.segments.iter().map(|segment| segment.bytes).sum();
+        stats.bytes = state.pending_bytes();
+        stats
+    }
+
+    /// The figures; may read one record header for the age of the oldest hint.
     pub(super) fn stats(&self, disk: &dyn Disk) -> QueueStats {
-        let (mut stats, oldest, unread) = {
-            let state = self.state();
-            let mut stats = QueueStats::of(&state.accounts);
-            stats.disk_bytes = state.segments.iter().map(|segment| segment.bytes).sum();
-            stats.bytes = state.pending_bytes();
-            let place = state.place(state.accounts.floor());
-            let cursor = state.cursor;
-            let unread = state.segment(cursor.number).cloned().map(|segment| (segment, cursor));
-            (stats, place.map(|place| place.stamp), unread)
-        };
+        let mut stats = self.figures();
         if stats.pending > 0 {
-            let header = || {
-                let (segment, cursor) = unread?;
-                let file = self.open(disk, &segment).ok()?;
-                let Cursor { offset, sequence, .. } = cursor;
-                Reader::within(&*file, &segment.header, offset, segment.end, sequence)
-                    .header()
-                    .ok()?
-            };
-            stats.oldest_appended_at = oldest.or_else(|| header().map(|header| header.meta.stamp));
+            stats.oldest_appended_at = self.oldest(disk);
         }
         stats
+    }
+
+    fn oldest(&self, disk: &dyn Disk) -> Option<u64> {
+        let (segment, cursor) = {
+            let state = self.state();
+            if let Some(place) = state.place(state.accounts.floor()) {
+                return Some(place.stamp);
+            }
+            (state.segment(state.cursor.number)?.clone(), state.cursor)
+        };
+        let file = self.open(disk, &segment).ok()?;
+        let Cursor {
+            offset, sequence, ..
+        } = cursor;
+        let mut reader = Reader::within(&*file, &segment.header, offset, segment.end, sequence);
+        Some(reader.header().ok()??.meta.stamp)
     }
 
     /// The file of a segment, opened if it is not.
@@ -178,7 +191,11 @@ impl Queue {
 impl State {
     /// A queue without segments.
     pub(super) fn new(accounts: Accounts) -> Self {
-        let cursor = Cursor { number: 0, offset: header::LENGTH, sequence: accounts.next() };
+        let cursor = Cursor {
+            number: 0,
+            offset: header::LENGTH,
+            sequence: accounts.next(),
+        };
         Self {
             accounts,
             segments: VecDeque::new(),
@@ -191,7 +208,9 @@ impl State {
     }
 
     pub(super) fn index(&self, number: u64) -> Option<usize> {
-        self.segments.binary_search_by_key(&number, |segment| segment.header.number).ok()
+        self.segments
+            .binary_search_by_key(&number, |segment| segment.header.number)
+            .ok()
     }
 
     pub(super) fn segment(&self, number: u64) -> Option<&Segment> {
@@ -206,12 +225,17 @@ impl State {
     /// One past the last sequence of the segment at `index`.
     pub(super) fn sequences_end(&self, index: usize) -> u64 {
         let next = self.segments.get(index + 1);
-        next.map_or(self.accounts.next(), |segment| segment.header.first_sequence)
+        next.map_or(self.accounts.next(), |segment| {
+            segment.header.first_sequence
+        })
     }
 
     /// Where a record that was handed out lies.
     pub(super) fn place(&self, sequence: u64) -> Option<Place> {
-        self.in_flight.get(&sequence).or_else(|| self.returned.get(&sequence)).copied()
+        self.in_flight
+            .get(&sequence)
+            .or_else(|| self.returned.get(&sequence))
+            .copied()
     }
 
     /// Where the lowest pending record starts, if that is known.
@@ -230,9 +254,17 @@ impl State {
         }
         let (number, offset) = self.floor_position().unwrap_or((0, 0));
         let bytes = |segment: &Segment| {
-            let start = if segment.header.number == number { offset } else { header::LENGTH };
+            let start = if segment.header.number == number {
+                offset
+            } else {
+                header::LENGTH
+            };
             segment.end.saturating_sub(start)
         };
-        self.segments.iter().filter(|segment| segment.header.number >= number).map(bytes).sum()
+        self.segments
+            .iter()
+            .filter(|segment| segment.header.number >= number)
+            .map(bytes)
+            .sum()
     }
 }

@@ -37,7 +37,8 @@ struct Hand {
 impl Hand {
     fn takes(&self, length: usize, stamp: u64) -> bool {
         let room = self.records.len() < self.want.max_records.max(1)
-            && (self.records.is_empty() || self.bytes.saturating_add(length) <= self.want.max_bytes);
+            && (self.records.is_empty()
+                || self.bytes.saturating_add(length) <= self.want.max_bytes);
         room && self.want.before.is_none_or(|before| stamp < before)
     }
 
@@ -68,7 +69,11 @@ impl Queue {
         want: Want,
     ) -> Result<Vec<HintRecord>, HandoffError> {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut hand = Hand { want, records: Vec::new(), bytes: 0 };
+        let mut hand = Hand {
+            want,
+            records: Vec::new(),
+            bytes: 0,
+        };
         let outcome = self.hand_back(disk, &mut hand).and_then(|step| match step {
             Step::On => self.hand_on(disk, &mut hand),
             Step::Stop => Ok(()),
@@ -99,14 +104,15 @@ impl Queue {
                     let file = self.open(disk, &segment)?;
                     let end = place.offset + place.length;
                     let start = place.offset;
-                    let mut reader =
-                        Reader::within(&*file, &segment.header, start, end, sequence);
+                    let mut reader = Reader::within(&*file, &segment.header, start, end, sequence);
                     Some(reader.next_found()?)
                 }
             };
             let mut state = self.state();
             // It may have ended in the meantime.
-            let Some(place) = state.returned.remove(&sequence) else { continue };
+            let Some(place) = state.returned.remove(&sequence) else {
+                continue;
+            };
             if let Some(Found::Record(record)) = found {
                 state.in_flight.insert(sequence, place);
                 hand.add(record);
@@ -136,9 +142,10 @@ impl Queue {
                 }
                 state.cursor
             };
-            let Cursor { offset, sequence, .. } = cursor;
-            let mut reader =
-                Reader::within(&*file, &segment.header, offset, segment.end, sequence);
+            let Cursor {
+                offset, sequence, ..
+            } = cursor;
+            let mut reader = Reader::within(&*file, &segment.header, offset, segment.end, sequence);
             loop {
                 match reader.next_found() {
                     Ok(Found::Record(record)) if record.meta.sequence < sequences_end => {
@@ -170,11 +177,18 @@ impl Queue {
     fn at_cursor(&self) -> Option<(Segment, u64, bool)> {
         let mut state = self.state();
         let at = state.cursor;
-        let index = state.segments.partition_point(|segment| segment.header.number < at.number);
+        let index = state
+            .segments
+            .partition_point(|segment| segment.header.number < at.number);
         let Some(segment) = state.segments.get(index).cloned() else {
             let missing = at.sequence..state.accounts.next();
             if !missing.is_empty() {
-                state.lost.push(Lost { number: at.number, bytes: 0..0, sequences: missing, shard: 0 });
+                state.lost.push(Lost {
+                    number: at.number,
+                    bytes: 0..0,
+                    sequences: missing,
+                    shard: 0,
+                });
                 state.cursor.sequence = state.accounts.next();
             }
             return None;
@@ -183,7 +197,12 @@ impl Queue {
         if header.number > at.number {
             let missing = at.sequence..header.first_sequence;
             if !missing.is_empty() {
-                state.lost.push(Lost { number: at.number, bytes: 0..0, sequences: missing, shard: 0 });
+                state.lost.push(Lost {
+                    number: at.number,
+                    bytes: 0..0,
+                    sequences: missing,
+                    shard: 0,
+                });
             }
             state.cursor = Cursor {
                 number: header.number,
@@ -257,7 +276,12 @@ impl Queue {
         let missing = state.cursor.sequence..sequences_end;
         if !missing.is_empty() {
             let number = segment.header.number;
-            state.lost.push(Lost { number, bytes: 0..0, sequences: missing, shard: 0 });
+            state.lost.push(Lost {
+                number,
+                bytes: 0..0,
+                sequences: missing,
+                shard: 0,
+            });
             state.cursor.sequence = sequences_end;
         }
         if last {

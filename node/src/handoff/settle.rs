@@ -21,7 +21,9 @@ use crate::segment::{Found, Reader, header, trailer};
 
 impl HandoffLog {
     fn tail(&mut self, target: NodeId) -> Result<&mut Tail, HandoffError> {
-        self.tails.get_mut(&target).ok_or(HandoffError::NoQueue(target))
+        self.tails
+            .get_mut(&target)
+            .ok_or(HandoffError::NoQueue(target))
     }
 
     /// Books the ends of hints that were handed out.
@@ -42,7 +44,10 @@ impl HandoffLog {
             ends.sort_by_key(|(sequence, _)| *sequence);
             ends.dedup_by_key(|(sequence, _)| *sequence);
             for (sequence, terminal) in ends {
-                match state.place(sequence.0).filter(|_| state.accounts.is_pending(sequence.0)) {
+                match state
+                    .place(sequence.0)
+                    .filter(|_| state.accounts.is_pending(sequence.0))
+                {
                     Some(place) => places.push((sequence, terminal, place)),
                     None => stranger = Some(sequence),
                 }
@@ -59,8 +64,10 @@ impl HandoffLog {
         }
         tail.book(&entries)?;
         self.collect(target)?;
-        self.tail(target)?.note_position();
-        stranger.map_or(Ok(()), |sequence| Err(HandoffError::NotPending { target, sequence }))
+        self.tail(target)?.note_position(&*disk);
+        stranger.map_or(Ok(()), |sequence| {
+            Err(HandoffError::NotPending { target, sequence })
+        })
     }
 
     /// Quarantines what readers could not read.
@@ -79,7 +86,12 @@ impl HandoffLog {
             for range in state.accounts.pending_in(one.sequences.clone()) {
                 let Range { start: first, end } = range;
                 let count = end - first;
-                entries.push(Ended { first, count, terminal: reason, shard: one.shard });
+                entries.push(Ended {
+                    first,
+                    count,
+                    terminal: reason,
+                    shard: one.shard,
+                });
             }
             let segment = state.segment(one.number).cloned();
             drop(state);
@@ -107,7 +119,7 @@ impl HandoffLog {
         tail.book(&entries)?;
         tail.queue.state().lost.drain(..lost.len());
         self.collect(target)?;
-        self.tail(target)?.note_position();
+        self.tail(target)?.note_position(&*disk);
         Ok(())
     }
 
@@ -119,12 +131,17 @@ impl HandoffLog {
         let ended: Vec<Segment> = {
             let state = tail.queue.state();
             let done = |index: &usize| {
-                let Some(segment) = state.segments.get(*index) else { return false };
+                let Some(segment) = state.segments.get(*index) else {
+                    return false;
+                };
                 let range = segment.header.first_sequence..state.sequences_end(*index);
                 Some(segment.header.number) != active && state.accounts.pending_in(range).is_empty()
             };
             let indexes: Vec<usize> = (0..state.segments.len()).filter(done).collect();
-            indexes.into_iter().filter_map(|index| state.segments.get(index).cloned()).collect()
+            indexes
+                .into_iter()
+                .filter_map(|index| state.segments.get(index).cloned())
+                .collect()
         };
         if ended.is_empty() {
             return Ok(());
@@ -169,14 +186,23 @@ impl HandoffLog {
 
 /// Adds an end, joining runs of deliveries.
 fn add(entries: &mut Vec<Ended>, first: u64, terminal: Terminal, shard: u64) {
-    let shard = if terminal == Terminal::Delivered { 0 } else { shard };
+    let shard = if terminal == Terminal::Delivered {
+        0
+    } else {
+        shard
+    };
     if let Some(last) = entries.last_mut()
         && (last.first + last.count, last.terminal, last.shard) == (first, terminal, shard)
     {
         last.count += 1;
         return;
     }
-    entries.push(Ended { first, count: 1, terminal, shard });
+    entries.push(Ended {
+        first,
+        count: 1,
+        terminal,
+        shard,
+    });
 }
 
 impl Tail {
@@ -187,8 +213,12 @@ impl Tail {
             return Ok(());
         }
         let accounts = self.queue.state().accounts.clone();
-        let sync = entries.iter().any(|entry| entry.terminal != Terminal::Delivered);
-        self.ledger.store(&accounts, entries, sync).map_err(refused)?;
+        let sync = entries
+            .iter()
+            .any(|entry| entry.terminal != Terminal::Delivered);
+        self.ledger
+            .store(&accounts, entries, sync)
+            .map_err(refused)?;
         let mut state = self.queue.state();
         for entry in entries {
             state.accounts.end(entry);
@@ -221,12 +251,23 @@ impl Tail {
             Found::Damaged(_) | Found::End { .. } => {
                 let sequences = sequence.0..sequence.0 + 1;
                 let bytes = place.offset..end;
-                let lost = Lost { number: place.number, bytes, sequences, shard: place.shard };
+                let lost = Lost {
+                    number: place.number,
+                    bytes,
+                    sequences,
+                    shard: place.shard,
+                };
                 self.raw(disk, &segment, &lost)?
             }
         };
         let (shard, appended_at) = (ShardId(place.shard), place.stamp);
-        Ok(Quarantined { sequence, shard, appended_at, reason, bytes })
+        Ok(Quarantined {
+            sequence,
+            shard,
+            appended_at,
+            reason,
+            bytes,
+        })
     }
 
     /// The bytes of a range, as far as they can be read.
@@ -255,15 +296,18 @@ impl Tail {
     }
 
     /// Notes in the segment how far it has been read. Only a note: errors cost a longer start.
-    fn note_position(&self) {
-        let state = self.queue.state();
-        let Some((number, offset)) = state.floor_position() else { return };
-        let Some(segment) = state.segment(number) else { return };
-        let Some(file) = segment.file.clone() else { return };
-        let header = segment.header;
-        drop(state);
-        if offset > header::LENGTH {
-            let _ = trailer::write(&*file, &header, offset);
+    fn note_position(&self, disk: &dyn Disk) {
+        let place = {
+            let state = self.queue.state();
+            let position = state
+                .floor_position()
+                .filter(|(_, offset)| *offset > header::LENGTH);
+            position.and_then(|(number, offset)| Some((state.segment(number)?.clone(), offset)))
+        };
+        if let Some((segment, offset)) = place
+            && let Ok(file) = self.queue.open(disk, &segment)
+        {
+            let _ = trailer::write(&*file, &segment.header, offset);
         }
     }
 }

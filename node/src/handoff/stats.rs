@@ -47,7 +47,11 @@ pub struct Reason {
 impl QueueStats {
     pub(super) fn of(accounts: &Accounts) -> Self {
         let pending = accounts.pending();
-        let mut stats = Self { accepted: accounts.accepted(), pending, ..Self::default() };
+        let mut stats = Self {
+            accepted: accounts.accepted(),
+            pending,
+            ..Self::default()
+        };
         for (terminal, shard, count) in accounts.tallies() {
             match terminal {
                 Terminal::Delivered => stats.delivered += count,
@@ -56,7 +60,11 @@ impl QueueStats {
                 Terminal::Discarded(_) => stats.discarded += count,
             }
             if terminal != Terminal::Delivered {
-                stats.reasons.push(Reason { terminal, shard: ShardId(shard), count });
+                stats.reasons.push(Reason {
+                    terminal,
+                    shard: ShardId(shard),
+                    count,
+                });
             }
         }
         stats
@@ -72,7 +80,10 @@ impl QueueStats {
         self.discarded += other.discarded;
         self.bytes += other.bytes;
         self.disk_bytes += other.disk_bytes;
-        let both = self.oldest_appended_at.into_iter().chain(other.oldest_appended_at);
+        let both = self
+            .oldest_appended_at
+            .into_iter()
+            .chain(other.oldest_appended_at);
         self.oldest_appended_at = both.min();
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a command carries everything its application needs, the proposer's time included, so
 //! that applying it is a pure function of the state. Logs on disks hold commands: their encoding
-//! only ever grows at the end (vectors in `spec/meta.md`).
+//! only ever grows at the end (vectors in `SPEC.md`).
 
 use quorate_protocol::change::{Change, Outcome};
 use serde::{Deserialize, Serialize};

@@ -96,12 +96,10 @@ fn changes() -> Vec<(&'static str, Change)> {
 /// The `hex` line of the vector `name` in the specification.
 fn specified(name: &str) -> Vec<u8> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let texts = ["SPEC.md", "spec/meta.md"].map(|file| std::fs::read_to_string(root.join(file)));
+    let text = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
     let opening = format!("```vector name={name} ");
-    let block = texts
-        .iter()
-        .flatten()
-        .find_map(|text| text.split_once(&opening))
+    let block = text
+        .split_once(&opening)
         .and_then(|(_, rest)| rest.split_once("\n```"))
         .map(|(block, _)| block)
         .unwrap_or_else(|| panic!("the specification lacks the vector {name}"));

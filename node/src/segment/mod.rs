@@ -14,6 +14,8 @@ pub mod name;
 pub mod reader;
 pub mod record;
 pub mod trailer;
+#[cfg(test)]
+pub(crate) mod vectors;
 pub mod writer;
 
 pub use commit::Executor;

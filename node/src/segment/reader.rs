@@ -238,7 +238,7 @@ impl<'a> Reader<'a> {
         while offset < self.limit {
             let step = WINDOW.min(usize::try_from(self.limit - offset).unwrap_or(WINDOW));
             let chunk = self.bytes(offset, step)?;
-            if chunk.iter().all(|byte| *byte == 0) {
+            if is_blank(chunk) {
                 offset += step as u64;
                 continue;
             }
@@ -287,6 +287,14 @@ impl<'a> Reader<'a> {
             .get(at..at + length)
             .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
+}
+
+/// Whether there are only zeros; compared in blocks, because most of a fresh segment is.
+fn is_blank(bytes: &[u8]) -> bool {
+    const BLOCK: [u8; 4096] = [0; 4096];
+    bytes
+        .chunks(BLOCK.len())
+        .all(|chunk| BLOCK.starts_with(chunk))
 }
 
 #[cfg(test)]

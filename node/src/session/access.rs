@@ -10,8 +10,8 @@ use quorate_protocol::{
     code::Code,
     frame::{Frame, FrameError, Message},
     message::{
-        Deliver, Join, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan, Status,
-        Write,
+        Deliver, Join, Mark, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan,
+        Status, Write,
     },
 };
 
@@ -52,7 +52,7 @@ impl Denied {
 pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
     match request.op {
         Ping::OP => Ok(()),
-        Write::OP => role(identity, Role::Write),
+        Write::OP | Mark::OP => role(identity, Role::Write),
         Scan::OP => role(identity, Role::Read),
         MetaGet::OP | Status::OP => {
             role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
@@ -103,6 +103,23 @@ mod tests {
             forwarded: false,
             change,
         })
+    }
+
+    /// An op that somebody adds and forgets here would be refused from everybody.
+    #[test]
+    fn every_op_is_in_the_table() {
+        let node = Identity::node("c", "n").unwrap();
+        let empty = |op| Frame {
+            op,
+            ..frame(&Ping {})
+        };
+        let known = (0..=u16::MAX)
+            .filter(|op| !matches!(allowed(&empty(*op), &node), Err(Denied::Unknown(_))));
+        let listed = [
+            0x0002, 0x0010, 0x0011, 0x0012, 0x0020, 0x0021, 0x0022, 0x0030, 0x0040, 0x0041, 0x0042,
+            0x0050,
+        ];
+        assert!(known.eq(listed));
     }
 
     #[test]

@@ -103,6 +103,12 @@ impl Open {
         }
     }
 
+    /// Gives back what the request holds without an answer: its stream is gone.
+    pub(super) fn abandon(&self) {
+        self.close();
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }

@@ -208,9 +208,10 @@ impl Stream {
     }
 
     fn start(&mut self, request: Frame, open: Arc<Open>) {
-        let token = self.gone.child_token();
+        let cancel = CancellationToken::new();
+        let gone = self.gone.clone();
         self.running
-            .insert(request.id, (token.clone(), Arc::downgrade(&open)));
+            .insert(request.id, (cancel.clone(), Arc::downgrade(&open)));
         let session = &self.session;
         let sink = ReplySink::new(Arc::clone(&open));
         let work = session
@@ -218,18 +219,16 @@ impl Stream {
             .service
             .call(Arc::clone(&session.peer), request, sink);
         session.requests.spawn(async move {
-            let cancelled = tokio::select! {
+            let last = tokio::select! {
                 biased;
-                () = token.cancelled() => true,
-                () = work => false,
+                // Not answered: the work may have had its effect, and the requester must see its
+                // connection lost rather than a refusal.
+                () = gone.cancelled() => return open.abandon(),
+                () = cancel.cancelled() => failure(Code::Cancelled, ""),
+                () = work => failure(Code::Internal, "no answer was given"),
             };
             if !open.is_answered() {
-                open.fail(&if cancelled {
-                    failure(Code::Cancelled, "")
-                } else {
-                    failure(Code::Internal, "no answer was given")
-                })
-                .await;
+                open.fail(&last).await;
             }
         });
     }

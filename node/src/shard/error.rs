@@ -5,7 +5,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use quorate_protocol::id::{Sequence, ShardId};
+use quorate_protocol::id::ShardId;
 
 pub use super::env::EnvError;
 
@@ -125,13 +125,4 @@ impl From<EnvError> for ScanError {
     fn from(error: EnvError) -> Self {
         Self::Shard(error.into())
     }
-}
-
-/// A journal record and why it cannot be folded; see [`super::quarantine`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misfit {
-    /// Where the record stands in the journal.
-    pub sequence: Sequence,
-    /// One line for people.
-    pub reason: String,
 }

@@ -6,17 +6,18 @@
 //! in a live run, and a scan that looks in that order misses nothing. Run by [`super::background`]
 //! and by flushes; never on the path of an acknowledgement.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_protocol::{id::Version, rows::Rows};
+use quorate_protocol::id::Version;
 
 use super::{
     Inner,
-    error::{Misfit, ShardError},
+    error::ShardError,
     fault::{Fault, Step},
     fresh::Entry,
     open::OpenShard,
+    pieces::{Collector, FreshSeries},
     quarantine, run,
     run::NewBlock,
     series::{self, SeriesId},
@@ -28,9 +29,6 @@ use super::{
 const LOOKUPS: usize = 8192;
 /// What a series costs in a transaction beyond its key, which is stored twice.
 const SERIES_BYTES: usize = 128;
-
-/// The rows of some batches, by (hash, key).
-type Taken = BTreeMap<(u64, Bytes), Vec<Rows>>;
 
 /// A series that has no id on disk yet.
 struct NewSeries {
@@ -52,16 +50,17 @@ pub(super) fn fold(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
     if last > state.applied {
         clean(store, slot, &shard)?;
         let (taken, highest) = take(store, slot, &shard, &entries, &state)?;
+        let (series, pieces) = taken.finish();
         let mut fold = Fold {
             store,
             slot,
             shard: &shard,
             unsaved: Vec::new(),
         };
-        let by_id = fold.resolve(taken)?;
+        let by_id = fold.resolve(series)?;
         let mut writer = run::Writer::new(&shard);
-        for (id, parts) in by_id {
-            writer.push(id, &Rows::merge(parts));
+        for (id, series) in by_id {
+            writer.push(id, &pieces.rows(&series));
             while let Some(blocks) = writer.full_txn() {
                 fold.commit(Step::Commit, &[], &blocks, None)?;
                 store.probe.at(Step::Committed)?;
@@ -108,8 +107,8 @@ fn take(
     shard: &OpenShard,
     entries: &[Arc<Entry>],
     state: &State,
-) -> Result<(Taken, Version), ShardError> {
-    let (mut taken, mut highest) = (Taken::new(), Version(0));
+) -> Result<(Collector, Version), ShardError> {
+    let (mut taken, mut highest) = (Collector::default(), Version(0));
     for entry in entries
         .iter()
         .filter(|entry| entry.sequence > state.applied)
@@ -123,16 +122,10 @@ fn take(
         match decoded {
             Ok(batch) => {
                 highest = highest.max(part.version);
-                for (key, hash, rows) in batch.into_rows() {
-                    taken.entry((hash, key)).or_default().push(rows);
-                }
+                taken.add(batch);
             }
             Err(reason) => {
-                let misfit = Misfit {
-                    sequence: entry.sequence,
-                    reason,
-                };
-                set_aside(store, shard, slot, entry, &misfit)?;
+                set_aside(store, shard, slot, entry, &reason)?;
             }
         }
     }
@@ -144,12 +137,12 @@ fn set_aside(
     shard: &OpenShard,
     slot: &Slot,
     entry: &Entry,
-    misfit: &Misfit,
+    reason: &str,
 ) -> Result<(), ShardError> {
-    let name = format!("{:020}.batch", misfit.sequence.0);
-    let new = quarantine::keep(&shard.path, &name, entry.batch.bytes(), &misfit.reason)?;
+    let name = format!("{:020}.batch", entry.sequence.0);
+    let new = quarantine::keep(&shard.path, &name, entry.batch.bytes(), reason)?;
     if new {
-        tracing::warn!(shard = %slot.id, sequence = %misfit.sequence, reason = misfit.reason,
+        tracing::warn!(shard = %slot.id, sequence = %entry.sequence, reason,
             "a batch breaks the rules and is in quarantine");
         store.counters.quarantine_batch();
     }
@@ -165,19 +158,21 @@ struct Fold<'a> {
 }
 
 impl Fold<'_> {
-    /// The rows by id of their series; new series get the next ids in the order of their keys.
-    fn resolve(&mut self, taken: Taken) -> Result<BTreeMap<SeriesId, Vec<Rows>>, ShardError> {
+    /// The series by id; new ones get the next ids in the order of their keys.
+    fn resolve(
+        &mut self,
+        series: Vec<FreshSeries>,
+    ) -> Result<Vec<(SeriesId, FreshSeries)>, ShardError> {
         let env = &self.shard.env;
-        let mut by_id = BTreeMap::new();
-        let mut unknown: BTreeMap<Bytes, (u64, Vec<Rows>)> = BTreeMap::new();
-        let mut taken = taken.into_iter().peekable();
+        let (mut by_id, mut unknown) = (Vec::with_capacity(series.len()), Vec::new());
+        let mut series = series.into_iter().peekable();
         let mut next: SeriesId = 1;
-        while taken.peek().is_some() {
+        while series.peek().is_some() {
             env.read(|txn, [_, table, _, states]| -> Result<(), ShardError> {
-                for ((hash, key), rows) in taken.by_ref().take(LOOKUPS) {
-                    match series::find(txn, table, &key, hash).map_err(|e| env.wrap(e))? {
-                        Ok(id) => drop(by_id.insert(id, rows)),
-                        Err(_) => drop(unknown.insert(key, (hash, rows))),
+                for one in series.by_ref().take(LOOKUPS) {
+                    match series::find(txn, table, &one.key, one.hash).map_err(|e| env.wrap(e))? {
+                        Ok(id) => by_id.push((id, one)),
+                        Err(_) => unknown.push(one),
                     }
                 }
                 let stored = states
@@ -189,10 +184,16 @@ impl Fold<'_> {
                 Ok(())
             })?;
         }
-        for (id, (key, (hash, rows))) in (next..).zip(unknown) {
-            self.unsaved.push(NewSeries { hash, key, id });
-            by_id.insert(id, rows);
+        unknown.sort_by(|a, b| a.key.cmp(&b.key));
+        for (id, one) in (next..).zip(unknown) {
+            self.unsaved.push(NewSeries {
+                hash: one.hash,
+                key: one.key.clone(),
+                id,
+            });
+            by_id.push((id, one));
         }
+        by_id.sort_by_key(|(id, _)| *id);
         Ok(by_id)
     }
 

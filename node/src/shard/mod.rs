@@ -1,9 +1,9 @@
 //! The shard store: fresh batches in memory, folded into LMDB runs, read back merged.
 //!
-//! Reading order: [`fresh`] and [`slot`] are a shard in memory; [`directory`], [`env`], [`open`],
-//! [`state`], [`series`] and [`run`] are a shard on disk; [`fold`] and [`merge`] turn one into the
-//! other, [`background`] says when; [`read`] and [`filter`] answer scans; [`retention`] drops.
-//! Formats: `spec/shard.md`.
+//! Reading order: `fresh`, `pieces` and `slot` are a shard in memory; `directory`, `env`, `open`,
+//! `state`, `series` and `run` are a shard on disk; `fold` and `merge` turn one into the
+//! other, `background` says when; `read` and `filter` answer scans; `retention` drops.
+//! Formats: `SPEC.md`, section 13.
 //!
 //! Invariants: a batch that was accepted is visible to every scan that begins later, until its
 //! shard is dropped; [`ShardStore::applied_through`] never passes a record that is not in a
@@ -40,6 +40,7 @@ mod fold;
 mod fresh;
 mod merge;
 mod open;
+mod pieces;
 mod quarantine;
 mod read;
 pub mod retention;
@@ -52,7 +53,7 @@ pub use self::{
     config::Config,
     counters::Stats,
     directory::FORMAT,
-    error::{AdmitError, EnvError, Misfit, ScanError, ShardError, ShardGone},
+    error::{AdmitError, EnvError, ScanError, ShardError, ShardGone},
     executor::Executor,
     filter::{ScanFilter, TagFilter, TagTest},
     fresh::Admission,

@@ -3,11 +3,12 @@
 //! Invariants: the fresh batches are copied first and the stored state is read after that, on every
 //! page anew; folds go the other way round, so nothing accepted before the scan began is missed,
 //! and what is found twice is merged into one. A read transaction lives for one page: blocks are
-//! copied out, then decoded without it. Memory: the wanted rows of the fresh batches, and one page.
+//! copied out, then decoded without it. Memory: the fresh
+//! batches that have wanted rows, decoded, and one page.
 //! Called by sessions and exports through [`super::ShardStore::scan`].
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     ops::Bound,
     path::Path,
     sync::Arc,
@@ -22,6 +23,7 @@ use super::{
     fault::Step,
     filter::ScanFilter,
     open::OpenShard,
+    pieces::{Collector, FreshSeries, Pieces},
     quarantine,
     run::{StoredBlock, Window, cuts},
     series::{InOrder, SeriesId},
@@ -68,8 +70,12 @@ pub struct Scan {
     slot: Option<Arc<Slot>>,
     filter: ScanFilter,
     measurement: Option<Vec<u8>>,
-    fresh: BTreeMap<Bytes, Vec<Rows>>,
+    /// Series with fresh rows, and from which time on they are still to be yielded.
+    fresh: BTreeMap<Bytes, (FreshSeries, i64)>,
+    pieces: Pieces,
     at: At,
+    /// Loaded and not decoded yet.
+    found: VecDeque<Found>,
     ready: VecDeque<ScanItem>,
 }
 
@@ -87,7 +93,9 @@ impl Scan {
             filter,
             measurement,
             fresh: BTreeMap::new(),
+            pieces: Pieces::default(),
             at: At::Start,
+            found: VecDeque::new(),
             ready: VecDeque::new(),
         };
         scan.copy_fresh()?;
@@ -107,70 +115,62 @@ impl Scan {
             }
             fresh.within(self.filter.from, self.filter.to)
         };
-        for entry in entries {
-            if entry.batch.header().part.shard != slot.id {
-                continue;
-            }
+        let (escaped, mut taken) = (self.measurement.as_deref(), Collector::default());
+        for entry in entries
+            .iter()
+            .filter(|entry| entry.batch.header().part.shard == slot.id)
+        {
             // Folding puts a batch that breaks the rules into quarantine; it is served nowhere.
-            let Ok(batch) = entry.batch.decode() else {
-                continue;
-            };
-            let version = batch.header.part.version;
-            for measurement in &batch.measurements {
-                if self
-                    .measurement
-                    .as_ref()
-                    .is_some_and(|m| *m != measurement.escaped_name)
-                {
-                    continue;
-                }
-                for series in &measurement.series {
-                    if self.filter.tags_match(&series.key) {
-                        let rows = self.filter.apply(measurement.rows(series, version));
-                        if !rows.is_empty() {
-                            // A copy, because the key holds on to the keys of its whole batch.
-                            let key = Bytes::copy_from_slice(&series.key);
-                            self.fresh.entry(key).or_default().push(rows);
-                        }
-                    }
-                }
+            if let Ok(batch) = entry.batch.decode() {
+                taken.add_wanted(batch, Some(&self.filter), escaped);
             }
         }
+        let (series, pieces) = taken.finish();
+        let from = self.filter.from;
+        self.fresh = series
+            .into_iter()
+            .map(|one| (one.key.clone(), (one, from)))
+            .collect();
+        self.pieces = pieces;
         Ok(())
     }
 
     /// Reads until something is ready or the scan is over.
     fn fill(&mut self) -> Result<(), ScanError> {
         while self.ready.is_empty() {
-            if matches!(self.at, At::End) {
-                let Some((key, parts)) = self.fresh.pop_first() else {
-                    return Ok(());
-                };
-                self.emit(key, parts);
-                continue;
-            }
-            let Some(slot) = self.slot.clone() else {
-                return Ok(());
-            };
-            self.store
-                .probe
-                .at(Step::ScanPage)
-                .map_err(ShardError::from)?;
-            if slot.fresh().is_gone() {
-                return Err(ShardError::Gone(slot.id).into());
-            }
-            let store = Arc::clone(&self.store);
-            let Some(shard) = store.open.pin(slot.id)? else {
-                // Nothing was ever folded, so all there was when the scan began is in `fresh`.
-                self.at = At::End;
-                continue;
-            };
-            let (found, at) = self.page(&shard)?;
-            self.at = at;
-            for found in found {
-                self.emit_found(&slot, &shard, found)?;
+            let first = self.fresh.first_key_value().map(|(key, _)| key);
+            let found = self.found.front().map(|found| &found.key);
+            match (first, found) {
+                (Some(fresh), Some(found)) if fresh < found => self.emit_fresh(),
+                (_, Some(_)) => self.emit_found()?,
+                (Some(_), None) if matches!(self.at, At::End) => self.emit_fresh(),
+                (None, None) if matches!(self.at, At::End) => return Ok(()),
+                _ => self.load()?,
             }
         }
+        Ok(())
+    }
+
+    /// Loads the next page of stored blocks.
+    fn load(&mut self) -> Result<(), ScanError> {
+        self.store
+            .probe
+            .at(Step::ScanPage)
+            .map_err(ShardError::from)?;
+        let Some(slot) = &self.slot else {
+            self.at = At::End;
+            return Ok(());
+        };
+        if slot.fresh().is_gone() {
+            return Err(ShardError::Gone(slot.id).into());
+        }
+        let page = match self.store.open.pin(slot.id)? {
+            Some(shard) => self.page(&shard)?,
+            // Nothing was ever folded, so all there was when the scan began is in `fresh`.
+            None => (Vec::new(), At::End),
+        };
+        self.found.extend(page.0);
+        self.at = page.1;
         Ok(())
     }
 
@@ -244,38 +244,36 @@ impl Scan {
         })
     }
 
-    fn emit_found(
-        &mut self,
-        slot: &Slot,
-        shard: &OpenShard,
-        found: Found,
-    ) -> Result<(), ScanError> {
-        while let Some(entry) = self.fresh.first_entry()
-            && *entry.key() < found.key
-        {
-            let (key, parts) = entry.remove_entry();
-            self.emit(key, parts);
+    fn emit_fresh(&mut self) {
+        if let Some((key, (series, from))) = self.fresh.pop_first() {
+            let rows = self.pieces.rows(&series);
+            self.emit(key, vec![rows.slice(from, i64::MAX)]);
         }
+    }
+
+    fn emit_found(&mut self) -> Result<(), ScanError> {
+        let Some(found) = self.found.pop_front() else {
+            return Ok(());
+        };
         let (stored, damaged) = found.window.decode();
         for block in damaged {
-            report_damage(&self.store, &shard.path, block)?;
-            self.ready.push_back(Err(ScanError::Damaged {
-                shard: slot.id,
-                key: found.key.clone(),
-                from: block.key.start,
-                to: block.end.unwrap_or(i64::MAX),
-            }));
+            self.report(&found.key, block)?;
         }
         let mut parts: Vec<Rows> = stored
             .into_iter()
             .map(|rows| self.filter.apply(rows))
             .collect();
-        match found.window.end {
-            None => parts.extend(self.fresh.remove(&found.key).unwrap_or_default()),
-            Some(end) => {
-                for rows in self.fresh.get_mut(&found.key).into_iter().flatten() {
-                    parts.push(rows.slice(i64::MIN, end));
-                    *rows = rows.slice(end, i64::MAX);
+        if let Entry::Occupied(mut entry) = self.fresh.entry(found.key.clone()) {
+            let (series, from) = entry.get();
+            let rows = self.pieces.rows(series);
+            match found.window.end {
+                Some(end) => {
+                    parts.push(rows.slice(*from, end));
+                    entry.get_mut().1 = end;
+                }
+                None => {
+                    parts.push(rows.slice(*from, i64::MAX));
+                    entry.remove();
                 }
             }
         }
@@ -283,26 +281,52 @@ impl Scan {
         Ok(())
     }
 
+    fn report(&mut self, key: &Bytes, block: &StoredBlock) -> Result<(), ScanError> {
+        let Some(slot) = &self.slot else {
+            return Ok(());
+        };
+        // Pinned, so that a shard that is being dropped does not get a directory again.
+        if let Some(shard) = self.store.open.pin(slot.id)? {
+            report_damage(&self.store, &shard.path, block)?;
+        }
+        self.ready.push_back(Err(ScanError::Damaged {
+            shard: slot.id,
+            key: key.clone(),
+            from: block.key.start,
+            to: block.end.unwrap_or(i64::MAX),
+        }));
+        Ok(())
+    }
+
     fn emit(&mut self, key: Bytes, parts: Vec<Rows>) {
         let rows = Rows::merge(parts);
         let config = &self.store.config;
-        for range in cuts(&rows, config.block_rows, config.block_bytes) {
-            let part = if range.len() == rows.len() {
-                rows.clone()
-            } else {
-                rows.range(range)
-            };
+        let cuts = cuts(&rows, config.block_rows, config.block_bytes);
+        if cuts.len() == 1 {
+            self.ready.push_back(Ok(SeriesRows { key, rows }));
+            return;
+        }
+        for range in cuts {
+            let rows = rows.range(range);
             self.ready.push_back(Ok(SeriesRows {
                 key: key.clone(),
-                rows: part,
+                rows,
             }));
         }
     }
 
-    /// The next items, about a page of them; none at the end.
+    /// The next items, about `scan_bytes` of them in memory; none at the end.
     pub(super) fn next_page(&mut self) -> Vec<ScanItem> {
-        let mut page: Vec<_> = self.next().into_iter().collect();
-        page.extend(self.ready.drain(..));
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        while bytes < self.store.config.scan_bytes
+            && let Some(item) = self.next()
+        {
+            bytes += match &item {
+                Ok(item) => item.key.len() + item.rows.approximate_bytes(),
+                Err(_) => 0,
+            };
+            page.push(item);
+        }
         page
     }
 }
@@ -316,6 +340,7 @@ impl Iterator for Scan {
         {
             self.at = At::End;
             self.fresh.clear();
+            self.found.clear();
             self.ready.clear();
             return Some(Err(error));
         }

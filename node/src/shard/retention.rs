@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_protocol::id::ShardId;
+use quorate_protocol::{id::ShardId, map::ClusterMap};
 
 use super::{ShardStore, error::ShardError};
 
@@ -20,6 +20,16 @@ pub struct LiveShards {
 }
 
 impl LiveShards {
+    /// What a map says.
+    #[must_use]
+    pub fn of(map: &ClusterMap) -> Self {
+        let live = map.shards().map(|place| place.shard.id).collect();
+        Self {
+            live,
+            next: ShardId(map.next.shard),
+        }
+    }
+
     /// Whether the shard existed and does not any more.
     #[must_use]
     pub fn has_dropped(&self, shard: ShardId) -> bool {

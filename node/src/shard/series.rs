@@ -59,11 +59,17 @@ pub(super) fn insert(
     if let Err(ordinal) = find(txn, series, key, hash)? {
         let value = [&id.to_le_bytes(), key].concat();
         series.put(txn, &series_key(hash, ordinal), &value)?;
-        let (mut ordered, cut) = ordered(key);
-        ordered.extend(id.to_be_bytes());
-        keys.put(txn, &ordered, if cut { key } else { &[] })?;
+        let (ordered, value) = ordered_entry(key, id);
+        keys.put(txn, &ordered, value)?;
     }
     Ok(())
+}
+
+/// What the `keys` table has of a series: its key and its value there.
+pub(super) fn ordered_entry(key: &[u8], id: SeriesId) -> (Vec<u8>, &[u8]) {
+    let (mut ordered, cut) = ordered(key);
+    ordered.extend(id.to_be_bytes());
+    (ordered, if cut { key } else { &[] })
 }
 
 /// The order-preserving form of a key, and whether it was cut.

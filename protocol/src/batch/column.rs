@@ -63,9 +63,12 @@ impl Column {
     /// The rows of a range as a column of their own.
     #[must_use]
     pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
-        let mut slice = Self::new(self.field, self.name.clone(), self.kind());
-        slice.extend(self, range);
-        slice
+        Self {
+            field: self.field,
+            name: self.name.clone(),
+            present: self.present.slice(range.clone()),
+            values: self.values.slice(range),
+        }
     }
 }
 

@@ -159,7 +159,7 @@ impl DecodedMeasurement {
                 .columns
                 .iter()
                 .map(|column| column.slice(range.clone()))
-                .filter(|column| column.present.count() > 0)
+                .filter(|column| column.present.any())
                 .collect(),
         }
     }

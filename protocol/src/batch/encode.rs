@@ -76,7 +76,7 @@ pub fn encode_part(
         let Some(plan) = Plan::new(measurement, selected, &columns)? else {
             continue;
         };
-        total.add(&plan, columns.len(), measurement.tags.len())?;
+        total.add(&plan, columns.len(), measurement.table.tags().len())?;
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
         write::block(&mut out, measurement, &plan, &columns, &mut scratch);

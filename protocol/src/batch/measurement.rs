@@ -1,15 +1,13 @@
 //! The rows of one measurement while a batch is being filled.
 //!
-//! Invariant: every series has its canonical key, the hash of that key, and one value (or none) per
-//! tag column; every row names a series of this measurement; a field name may have several columns,
+//! Invariant: every row names a series of this measurement; a field name may have several columns,
 //! one per type, because which type is right is decided only when the batch is written. Filled by
 //! applications through [`super::Batch::measurement`] and by the line parser.
 
 use bytes::Bytes;
 
-use super::{intern::Interner, store::Store};
+use super::{intern::Interner, series::SeriesTable, store::Store};
 use crate::{
-    hash::series_hash,
     point::{PointError, Value, ValueRef, check_key_len, check_time, check_value, key},
     schema::FieldType,
 };
@@ -26,56 +24,31 @@ pub struct ColumnRef(pub(crate) u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowRef(pub(super) u32);
 
+impl RowRef {
+    /// The row's index, as [`super::Selection`] and [`super::Batch::rows_iter`] have it.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+}
+
 /// One measurement's part of a batch.
 #[derive(Clone, Debug)]
 pub struct MeasurementBuilder {
     name: Bytes,
-    escaped: Vec<u8>,
-    /// Canonical keys, and other spellings of them that lines used.
-    keys: Interner,
-    /// The series of each entry of `keys`, and whether the spelling is plain: see
-    /// [`Self::series_by_spelling`].
-    key_series: Vec<(u32, bool)>,
-    pub(super) series: Vec<Series>,
-    pub(super) tags: Vec<TagColumn>,
+    pub(super) table: SeriesTable,
     columns: Vec<FieldColumn>,
     pub(super) rows: Vec<Row>,
     /// Field names; per name and type, the column's index + 1, or 0.
     fields: Interner,
     field_columns: Vec<[u32; 5]>,
     string_bytes: usize,
-    /// Reused for building keys.
-    scratch: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Series {
-    /// Where `keys` has the canonical key.
-    key: u32,
-    pub(super) hash: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     pub(super) series: u32,
     pub(super) time: i64,
-}
-
-/// One tag of a measurement, over its series.
-#[derive(Clone, Debug)]
-pub(super) struct TagColumn {
-    /// Escaped.
-    pub(super) key: Vec<u8>,
-    /// Escaped.
-    pub(super) values: Interner,
-    /// Per series: the value's id + 1, or 0; series beyond the end do not have the tag.
-    of_series: Vec<u32>,
-}
-
-impl TagColumn {
-    pub(super) fn of(&self, series: u32) -> Option<u32> {
-        self.of_series.get(series as usize)?.checked_sub(1)
-    }
 }
 
 /// One field of one type.
@@ -136,17 +109,12 @@ impl MeasurementBuilder {
     pub(super) fn new(escaped: &[u8]) -> Self {
         Self {
             name: key::unescape_measurement(escaped).into(),
-            escaped: escaped.to_vec(),
-            keys: Interner::default(),
-            key_series: Vec::new(),
-            series: Vec::new(),
-            tags: Vec::new(),
+            table: SeriesTable::new(escaped),
             columns: Vec::new(),
             rows: Vec::new(),
             fields: Interner::default(),
             field_columns: Vec::new(),
             string_bytes: 0,
-            scratch: Vec::new(),
         }
     }
 
@@ -159,7 +127,7 @@ impl MeasurementBuilder {
     /// The measurement's name as it stands in keys.
     #[must_use]
     pub fn escaped_name(&self) -> &[u8] {
-        &self.escaped
+        self.table.escaped()
     }
 
     /// The series with these tags (unescaped, in any order). Keep the answer: rows are cheap,
@@ -172,68 +140,22 @@ impl MeasurementBuilder {
         K: AsRef<[u8]>,
         V: AsRef<[u8]>,
     {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        scratch.extend_from_slice(&self.escaped);
-        let series = key::append_tags(&mut scratch, tags)
-            .and_then(|()| check_key_len(scratch.len(), 0))
-            .map(|()| self.series_by_key(&scratch));
-        self.scratch = scratch;
-        series
+        self.table.by_tags(tags).map(SeriesRef)
     }
 
     /// The series with this canonical key, which begins with this measurement's escaped name.
     pub(crate) fn series_by_key(&mut self, key: &[u8]) -> SeriesRef {
-        let (id, new) = self.keys.intern(key);
-        if !new {
-            return SeriesRef(self.key_series[id as usize].0);
-        }
-        let series = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
-        self.key_series.push((series, is_plain(key)));
-        self.series.push(Series {
-            key: id,
-            hash: series_hash(key),
-        });
-        for (at, (tag, value)) in key::tags_of(key).enumerate() {
-            let column = match self.tags.get(at) {
-                Some(column) if column.key == tag => at,
-                _ => self.tag_column(tag),
-            };
-            let column = &mut self.tags[column];
-            column.of_series.resize(series as usize, 0);
-            column.of_series.push(column.values.intern(value).0 + 1);
-        }
-        SeriesRef(series)
+        SeriesRef(self.table.by_key(key))
     }
 
-    fn tag_column(&mut self, tag: &[u8]) -> usize {
-        self.tags
-            .iter()
-            .position(|column| column.key == tag)
-            .unwrap_or_else(|| {
-                let values = Interner::default();
-                self.tags.push(TagColumn {
-                    key: tag.to_vec(),
-                    values,
-                    of_series: Vec::new(),
-                });
-                self.tags.len() - 1
-            })
-    }
-
-    /// The series that a line spelled this way, tags perhaps unsorted, was found to be. Only for
-    /// plain spellings, without two backslashes in a row: about others the rules for the end of
-    /// a line and for the end of a name disagree.
+    /// The series that a line spelled this way, if that is known and plain.
     pub(crate) fn series_by_spelling(&self, spelling: &[u8]) -> Option<SeriesRef> {
-        let (series, plain) = self.key_series[self.keys.find(spelling)? as usize];
-        plain.then_some(SeriesRef(series))
+        self.table.by_spelling(spelling).map(SeriesRef)
     }
 
     /// Remembers another spelling of a key.
     pub(crate) fn add_spelling(&mut self, spelling: &[u8], series: SeriesRef) {
-        if self.keys.intern(spelling).1 {
-            self.key_series.push((series.0, is_plain(spelling)));
-        }
+        self.table.add_spelling(spelling, series.0);
     }
 
     /// The column of a field (name unescaped) with values of one type.
@@ -245,7 +167,7 @@ impl MeasurementBuilder {
             return Ok(column);
         }
         key::check_field_name(name)?;
-        check_key_len(self.escaped.len(), name.len())?;
+        check_key_len(self.table.escaped().len(), name.len())?;
         Ok(self.add_column(name, kind))
     }
 
@@ -343,13 +265,13 @@ impl MeasurementBuilder {
     /// The canonical key of a series.
     #[must_use]
     pub fn series_key(&self, series: SeriesRef) -> &[u8] {
-        self.keys.get(self.series[series.0 as usize].key)
+        self.table.key(series.0)
     }
 
     /// The hash of a series' key.
     #[must_use]
     pub fn series_hash(&self, series: SeriesRef) -> u64 {
-        self.series[series.0 as usize].hash
+        self.table.hash(series.0)
     }
 
     pub(super) fn clear_rows(&mut self) {
@@ -366,19 +288,8 @@ impl MeasurementBuilder {
             .iter()
             .map(|column| 64 + 8 * column.len())
             .sum();
-        let tags: usize = self
-            .tags
-            .iter()
-            .map(|tag| tag.values.approximate_bytes() + 4 * self.series.len())
-            .sum();
-        let keys = self.keys.approximate_bytes() + 16 * self.series.len();
-        keys + tags + values + 16 * self.rows.len() + self.string_bytes
+        self.table.approximate_bytes() + values + 16 * self.rows.len() + self.string_bytes
     }
-}
-
-/// Whether a key has no two backslashes in a row.
-fn is_plain(key: &[u8]) -> bool {
-    !key.windows(2).any(|two| two == b"\\\\")
 }
 
 impl FieldColumn {

@@ -12,10 +12,12 @@ pub(crate) mod codec;
 mod column;
 mod decode;
 mod encode;
+mod hashes;
 mod header;
 mod intern;
 mod measurement;
 mod presence;
+mod series;
 mod store;
 
 pub use builder::Batch;

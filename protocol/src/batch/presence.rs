@@ -73,6 +73,15 @@ impl Presence {
         }
     }
 
+    /// Whether some row is present.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        match &self.bits {
+            None => self.len > 0,
+            Some(words) => words.iter().any(|word| *word != 0),
+        }
+    }
+
     /// How many rows are present.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -137,6 +146,9 @@ impl Presence {
     /// The rows of a range.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
+        if self.is_all() {
+            return Self::all(range.len());
+        }
         let mut slice = Self::all(0);
         slice.extend(self, range);
         slice

@@ -122,8 +122,15 @@ impl Values {
         }
     }
 
-    /// Makes room for more slots.
-    pub fn reserve(&mut self, slots: usize) {
-        each!(self, inner => inner.reserve(slots));
+    /// The slots of a range.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::Float(slots) => Self::Float(slots[range].to_vec()),
+            Self::Integer(slots) => Self::Integer(slots[range].to_vec()),
+            Self::Unsigned(slots) => Self::Unsigned(slots[range].to_vec()),
+            Self::Boolean(slots) => Self::Boolean(slots[range].to_vec()),
+            Self::String(slots) => Self::String(slots[range].to_vec()),
+        }
     }
 }

@@ -30,7 +30,7 @@ impl<'t> Parser<'_, 't> {
             None => None,
         };
         // The rules for the end of a line and for the end of a name agree only without these.
-        if series.is_none() && key.windows(2).any(|two| two == b"\\\\") {
+        if series.is_none() && key.contains(&b'\\') && key.windows(2).any(|two| two == b"\\\\") {
             return None;
         }
         self.cells.clear();

@@ -18,6 +18,10 @@ pub fn escape_tag(out: &mut Vec<u8>, name: &[u8]) {
 }
 
 fn escape(out: &mut Vec<u8>, name: &[u8], special: impl Fn(u8) -> bool) {
+    if !name.iter().any(|byte| special(*byte)) {
+        out.extend_from_slice(name);
+        return;
+    }
     for &byte in name {
         if special(byte) {
             out.push(b'\\');
@@ -113,7 +117,8 @@ pub(crate) fn check_measurement(name: &[u8]) -> Result<(), PointError> {
     check_tag(name, Part::Measurement)
 }
 
-fn check_tag(name: &[u8], part: Part) -> Result<(), PointError> {
+/// Refuses tag keys and values (unescaped) that a key cannot say.
+pub(crate) fn check_tag(name: &[u8], part: Part) -> Result<(), PointError> {
     if name.is_empty() {
         return Err(PointError::Empty(part));
     }

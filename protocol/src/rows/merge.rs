@@ -73,7 +73,7 @@ fn concat(mut parts: Vec<Rows>) -> Rows {
 
 /// Drops columns without values and rows without fields.
 fn tidy(mut rows: Rows) -> Rows {
-    rows.columns.retain(|column| column.present.count() > 0);
+    rows.columns.retain(|column| column.present.any());
     let order = |column: &Column| (column.field, column.kind());
     if !rows.columns.is_sorted_by_key(order) {
         rows.columns.sort_by_key(order);

@@ -6,3 +6,4 @@ mod life;
 mod model;
 mod race;
 mod support;
+mod vectors;

@@ -10,8 +10,8 @@ use crate::{
     batch::{
         Column, DecodeError, MAX_CELLS, MAX_KEY_BYTES,
         codec::{column, packed, reader::Reader, times},
+        hashes::series_hashes,
     },
-    hash::series_hash,
     point::{MAX_KEY_LEN, MAX_TIME, MIN_TIME, key},
 };
 
@@ -186,9 +186,7 @@ fn keys(
         ends.push(total);
     }
     let mut all = Vec::with_capacity(total);
-    let mut hashes = Vec::with_capacity(series);
     for at in 0..series {
-        let start = all.len();
         all.extend_from_slice(escaped);
         for tag in &tags {
             if let Some(value) = tag.of(at) {
@@ -198,8 +196,8 @@ fn keys(
                 all.extend_from_slice(value);
             }
         }
-        hashes.push(series_hash(&all[start..]));
     }
+    let hashes = series_hashes(&all, &ends);
     let all = Bytes::from(all);
     let starts = std::iter::once(0).chain(ends.iter().copied());
     let slices = starts.zip(&ends).map(|(start, end)| all.slice(start..*end));

@@ -123,7 +123,7 @@ fn kept(
 /// Sorts rows by series, keeping their order otherwise.
 fn group(measurement: &MeasurementBuilder, rows: &[u32]) -> Plan {
     const NONE: u32 = u32::MAX;
-    let mut ordinal = vec![NONE; measurement.series.len()];
+    let mut ordinal = vec![NONE; measurement.table.len()];
     let (mut series, mut counts): (Vec<u32>, Vec<i64>) = (Vec::new(), Vec::new());
     for &row in rows {
         let of = measurement.rows[row as usize].series;

@@ -10,7 +10,7 @@ use crate::{
             column::{self, Head},
             packed, put_bytes, put_varint, times,
         },
-        measurement::TagColumn,
+        series::TagColumn,
     },
     id::FieldId,
 };
@@ -42,7 +42,7 @@ pub(super) fn block(
 /// Tag columns with their dictionaries, then the number of series, then their indices.
 fn tags(out: &mut Vec<u8>, measurement: &MeasurementBuilder, plan: &Plan, indices: &mut Vec<i64>) {
     let has = |tag: &&TagColumn| plan.series.iter().any(|series| tag.of(*series).is_some());
-    let mut tags: Vec<&TagColumn> = measurement.tags.iter().filter(has).collect();
+    let mut tags: Vec<&TagColumn> = measurement.table.tags().iter().filter(has).collect();
     tags.sort_by(|a, b| a.key.cmp(&b.key));
     put_varint(out, plan.series.len() as u64);
     put_varint(out, tags.len() as u64);

@@ -1,0 +1,90 @@
+//! Single messages to single nodes, past the client's write path.
+//!
+//! For what a client would not do on purpose: copies in another order on every replica, versions of
+//! the test's choice. Invariant: the batches are made by the same encoder as a client's.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use quorate_certs::Credentials;
+use quorate_client::{
+    Env,
+    config::TransportConfig,
+    connection::{Connection, Dialer},
+};
+use quorate_protocol::{
+    batch::{Batch, PartHeader, Selection, encode_part},
+    id::{BatchId, NodeId, Version},
+    map::ClusterMap,
+    message::{Write, Written},
+    point::Point,
+};
+use tokio::time::Instant;
+
+/// Time for one message.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The way to every node of a cluster.
+pub struct Raw {
+    dialer: Dialer,
+}
+
+impl Raw {
+    /// Dials with these credentials.
+    #[must_use]
+    pub fn new(env: Env, credentials: Credentials) -> Self {
+        let transport = TransportConfig::default();
+        let endpoint = env.client_endpoint(&transport).unwrap();
+        Self { dialer: Dialer::new(env, endpoint, credentials, transport).unwrap() }
+    }
+
+    /// A connection to one node.
+    pub async fn connect(&self, map: &ClusterMap, node: NodeId) -> Arc<Connection> {
+        self.dialer.dial(&map.node(node).unwrap().addr, node).await.unwrap()
+    }
+}
+
+/// Points of one shard as an encoded batch with this version. All groups and fields must exist.
+#[must_use]
+pub fn encode(map: &ClusterMap, database: &str, points: &[Point], version: Version) -> (Write, Bytes) {
+    let mut batch = Batch::new();
+    points.iter().for_each(|point| batch.push(point));
+    let database = map.database_named(database).unwrap();
+    let policy = database.policy_named(None).unwrap();
+    let mut places = batch.rows_iter().map(|(_, _, hash, time)| {
+        let group = policy.group_at(time).unwrap();
+        group.shard_for(hash).unwrap()
+    });
+    let shard = places.next().unwrap();
+    assert!(places.all(|other| other.id == shard.id), "the points are of several shards");
+    drop(places);
+    let header = PartHeader {
+        batch: BatchId(u128::from(version.0)),
+        version,
+        meta_index: map.index,
+        database: database.id,
+        policy: policy.id,
+        shard: shard.id,
+        epoch: shard.epoch,
+    };
+    let bytes = encode_part(&batch, &header, Selection::All, &|measurement, field, kind| {
+        let field = database.field(measurement, field).filter(|field| field.kind == kind);
+        field.map(|field| field.id)
+    });
+    let request = Write {
+        shard: shard.id,
+        epoch: shard.epoch,
+        meta_index: map.index,
+        deadline_ms: 5_000,
+        store: true,
+        any: false,
+        hint_for: Vec::new(),
+    };
+    (request, bytes.unwrap())
+}
+
+/// Sends one write message.
+pub async fn send(connection: &Arc<Connection>, request: &Write, batch: &Bytes) -> Written {
+    let deadline = Instant::now() + PATIENCE;
+    connection.request(request, batch.clone(), deadline).await.unwrap().0
+}

@@ -1,0 +1,13 @@
+//! Connections between clients and nodes: what they promise when all is well and when nothing is.
+//!
+//! Most tests run on the simulated network under a paused clock, so that a second of silence costs
+//! no second; those that need the real system say so.
+
+mod certificates;
+mod hostile;
+mod network;
+mod pool;
+mod requests;
+mod spec;
+mod streams;
+mod world;
