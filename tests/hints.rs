@@ -47,7 +47,8 @@ fn a_hint_is_delivered_after_its_holder_was_killed_and_restarted() {
         let ledger = Ledger::new();
         create_database(&client, "db", 3).await;
         let options = WriteOptions::default();
-        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
+        let all = WriteOptions::at(Level::All);
+        write(&client, "db", &[sample(0, 0)], &all, &ledger).await.unwrap();
         let target = THREE;
         cluster.kill(target).await;
         wait_until("the client has noticed", async || client.up() == [ONE, TWO]).await;
@@ -63,8 +64,8 @@ fn a_hint_is_delivered_after_its_holder_was_killed_and_restarted() {
         cluster.kill(holder).await;
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} lives");
         cluster.restart(holder).await;
-        wait_until("the holder is back", async || client.up() == live).await;
-        let after = queues(&client, &live).await.unwrap()[&(holder, target)];
+        let all = wait_for("statuses", PATIENCE, async || queues(&client, &live).await).await;
+        let after = all[&(holder, target)];
         assert_eq!((after.accepted, after.pending), (50, 50), "the crash has cost hints");
 
         cluster.restart(target).await;

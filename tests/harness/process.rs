@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use quorate_certs::{Authority, Config as CertsConfig, Credentials, Existing, Role, UnixTime};
+use quorate_certs::{Authority, Config as CertsConfig, Credentials, Existing, Role, Roles, UnixTime};
 use quorate_client::{Client, ClientConfig, Env};
 use quorate_protocol::id::NodeId;
 use rustix::process::{Pid, Signal, kill_process};
@@ -108,6 +108,12 @@ impl Processes {
         let sans = ["127.0.0.1".to_owned()];
         let now = UnixTime::now();
         self.authority.issue_node(&self.pki(), name, &sans, now, Existing::Refuse).unwrap()
+    }
+
+    /// Makes a client's certificate.
+    pub fn issue_client(&self, name: &str) -> PathBuf {
+        let (roles, now) = (Roles::default(), UnixTime::now());
+        self.authority.issue_client(&self.pki(), name, roles, now, Existing::Refuse).unwrap()
     }
 
     /// The directory of the CA and all identities.

@@ -19,35 +19,30 @@ struct Dialogue {
 fn dialogues() -> Vec<Dialogue> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
-    {
-        let text = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
-        let mut lines = text.lines();
-        while let Some(line) = lines.next() {
-            let Some(rest) = line.strip_prefix("```vector name=") else {
-                continue;
-            };
-            let Some((name, "kind=dialogue")) = rest.split_once(' ') else {
-                continue;
-            };
-            let mut dialogue = Dialogue {
-                name: name.to_owned(),
-                send: vec![],
-                reply: vec![],
-                close: None,
-            };
-            for line in lines.by_ref().take_while(|line| *line != "```") {
-                match line.split_once(": ").unwrap() {
-                    ("hex", hex) => dialogue.send.extend(bytes(hex)),
-                    ("reply", hex) => dialogue.reply.extend(bytes(hex)),
-                    ("close", code) => dialogue.close = Some(code.parse().unwrap()),
-                    (key, _) => panic!("{name}: unknown key {key}"),
-                }
+    let text = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(rest) = line.strip_prefix("```vector name=") else {
+            continue;
+        };
+        let Some((name, "kind=dialogue")) = rest.split_once(' ') else {
+            continue;
+        };
+        let mut dialogue = Dialogue {
+            name: name.to_owned(),
+            send: vec![],
+            reply: vec![],
+            close: None,
+        };
+        for line in lines.by_ref().take_while(|line| *line != "```") {
+            match line.split_once(": ").unwrap() {
+                ("hex", hex) => dialogue.send.extend(bytes(hex)),
+                ("reply", hex) => dialogue.reply.extend(bytes(hex)),
+                ("close", code) => dialogue.close = Some(code.parse().unwrap()),
+                (key, _) => panic!("{name}: unknown key {key}"),
             }
-            found.push(dialogue);
         }
-        if !found.is_empty() {
-            break;
-        }
+        found.push(dialogue);
     }
     found
 }
