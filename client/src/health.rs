@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     connection::Connection,
     core::Core,
-    pool::{PeerHandle, PeerState},
+    pool::{DownReason, PeerHandle, PeerState},
 };
 
 impl Core {
@@ -52,6 +52,25 @@ impl Core {
         let peer = self.pool.peer(node)?;
         tried(&peer, deadline).await;
         peer.connection()
+    }
+
+    /// Ends when every seed has refused this client, or is refused by it, for a reason that no
+    /// further dial can change.
+    pub(crate) async fn refused_by_all(&self) {
+        let mut changes = self.pool.changes();
+        loop {
+            let seeds = self.pool.seeds();
+            let refused = |peer: &PeerHandle| match peer.state() {
+                PeerState::Down { reason: DownReason::Connect(error), .. } => !error.retryable(),
+                _ => false,
+            };
+            if !seeds.is_empty() && seeds.iter().all(refused) {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Why a seed or node is down, for whoever could not connect at all.

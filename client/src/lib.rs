@@ -107,7 +107,12 @@ impl Client {
         let client = Self { core, _last };
         let mut map = client.watch();
         let first = map.wait_for(|map| map.index.0 > 0);
-        if timeout_at(deadline, first).await.is_err() {
+        let mapped = tokio::select! {
+            biased;
+            first = timeout_at(deadline, first) => matches!(first, Ok(Ok(_))),
+            () = client.core.refused_by_all() => false,
+        };
+        if !mapped {
             let reason = client.core.last_failure().unwrap_or_else(|| "no answer".to_owned());
             client.close().await;
             return Err(unreachable(reason));

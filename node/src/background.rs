@@ -75,6 +75,9 @@ async fn housekeeping(core: Arc<Core>) {
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
+        if let Some(failure) = core.meta.failure() {
+            tracing::error!(failure, "metadata has stopped on this node; check its disk and restart it");
+        }
         drop_dead_shards(&core).await;
         let folded = core.shards.applied_through();
         // The versions of what is given up must outlive it.

@@ -5,6 +5,8 @@
 //! the number of steps alone; so what was written can be computed again, host by host, when it is
 //! read back. Used by the fleet writer and by the comparison with the replicas.
 
+use std::ops::Range;
+
 use quorate_protocol::{
     batch::{Batch, ColumnRef, SeriesRef},
     point::{PointError, key::series_key},
@@ -15,6 +17,8 @@ use quorate_protocol::{
 pub(super) const MEASUREMENT: &str = "cpu";
 /// Hosts, which is rows per tick.
 pub(super) const HOSTS: usize = 1000;
+/// Ticks in a batch.
+pub(super) const TICKS: usize = 5;
 /// Fields of every row, sorted.
 pub(super) const FIELDS: [&str; 10] = [
     "usage_guest",
@@ -178,20 +182,22 @@ impl Generator {
         }
     }
 
-    /// Fills a slot with the next tick and says which it is.
-    pub(super) fn fill(&mut self, slot: &mut Slot) -> Result<usize, PointError> {
+    /// Fills a slot with the next ticks and says which they are.
+    pub(super) fn fill(&mut self, slot: &mut Slot) -> Result<Range<usize>, PointError> {
         slot.batch.clear_rows();
-        let time = self.fleet.time(self.tick);
         let measurement = slot.batch.measurement(MEASUREMENT)?;
-        for (walk, series) in self.walks.iter_mut().zip(&slot.series) {
-            let row = measurement.row(*series, time)?;
-            for (value, column) in walk.step().iter().zip(&slot.columns) {
-                measurement.set_integer(row, *column, *value)?;
+        let ticks = self.tick..self.tick + TICKS;
+        for tick in ticks.clone() {
+            let time = self.fleet.time(tick);
+            for (walk, series) in self.walks.iter_mut().zip(&slot.series) {
+                let row = measurement.row(*series, time)?;
+                for (value, column) in walk.step().iter().zip(&slot.columns) {
+                    measurement.set_integer(row, *column, *value)?;
+                }
             }
         }
-        let tick = self.tick;
-        self.tick += 1;
-        Ok(tick)
+        self.tick = ticks.end;
+        Ok(ticks)
     }
 }
 
@@ -214,11 +220,13 @@ mod tests {
         let mut slot = Slot::new().unwrap();
         let mut walks: Vec<Walk> = (0..HOSTS).map(|host| FLEET.walk(host)).collect();
         let keys = Fleet::keys().unwrap();
-        for tick in 0..3 {
-            assert_eq!(generator.fill(&mut slot), Ok(tick));
+        for batch in 0..3 {
+            let ticks = generator.fill(&mut slot).unwrap();
+            assert_eq!(ticks, batch * TICKS..(batch + 1) * TICKS);
             let measurement = &slot.batch.measurements()[0];
-            assert_eq!(measurement.len(), HOSTS);
-            for (host, (row, series, time)) in measurement.rows().enumerate() {
+            assert_eq!(measurement.len(), HOSTS * TICKS);
+            for (at, (row, series, time)) in measurement.rows().enumerate() {
+                let (tick, host) = (ticks.start + at / HOSTS, at % HOSTS);
                 assert_eq!(FLEET.tick(time), Some(tick));
                 assert_eq!(measurement.series_key(series), keys[host]);
                 let expected = walks[host].step();

@@ -5,7 +5,7 @@
 //! kept, its values are computed again; of live metrics the points themselves. Each writer keeps
 //! its own part while it runs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
 use quorate_protocol::point::{Point, Value};
@@ -36,16 +36,16 @@ impl FleetLedger {
         }
     }
 
-    /// A tick is about to be sent.
-    pub(super) fn sent(&mut self, tick: usize) {
-        if tick >= self.ticks.len() {
-            self.ticks.resize(tick + 1, Fate::Sent);
+    /// Ticks are about to be sent.
+    pub(super) fn sent(&mut self, ticks: Range<usize>) {
+        if ticks.end > self.ticks.len() {
+            self.ticks.resize(ticks.end, Fate::Sent);
         }
     }
 
-    /// A tick was acknowledged.
-    pub(super) fn acked(&mut self, tick: usize) {
-        if let Some(fate) = self.ticks.get_mut(tick) {
+    /// Ticks were acknowledged.
+    pub(super) fn acked(&mut self, ticks: Range<usize>) {
+        for fate in self.ticks.get_mut(ticks).into_iter().flatten() {
             *fate = Fate::Acked;
         }
     }
@@ -160,12 +160,11 @@ mod tests {
     #[test]
     fn only_what_was_acknowledged_counts() {
         let mut fleet = FleetLedger::new(Fleet { seed: 1, start: 0 });
-        fleet.sent(0);
-        fleet.sent(1);
-        fleet.sent(2);
-        fleet.acked(0);
-        fleet.acked(2);
-        fleet.acked(9);
+        fleet.sent(0..2);
+        fleet.sent(2..3);
+        fleet.acked(0..1);
+        fleet.acked(2..3);
+        fleet.acked(9..10);
         assert_eq!(fleet.fate(1), Some(Fate::Sent));
         assert_eq!(fleet.fate(3), None);
         assert_eq!(fleet.acked_from(1), 1);

@@ -21,6 +21,7 @@ use std::{
 
 use clap::Args;
 use quorate_client::Env;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{connect::unix_time, fail::Fail, output::Output};
 use cluster::Cluster;
@@ -60,17 +61,7 @@ pub(crate) async fn run(args: Demo, env: Env) -> Result<(), Fail> {
         Some(dir) => own_folder(dir)?,
         None => temporary_folder(&env)?,
     };
-    let ended = tokio::select! {
-        biased;
-        ended = perform(&args, &dir, &env) => ended,
-        // The processes end when their handles are dropped with the other branch.
-        interrupted = tokio::signal::ctrl_c() => {
-            Err(Fail::failed(match interrupted {
-                Ok(()) => "interrupted".to_owned(),
-                Err(error) => format!("cannot handle signals: {error}"),
-            }))
-        }
-    };
+    let own = args.dir.is_none();
     let kept = |fail: Fail| match fail {
         Fail::Failed(text) => Fail::Failed(format!(
             "{text}; data and the nodes' logs are in {}",
@@ -78,7 +69,16 @@ pub(crate) async fn run(args: Demo, env: Env) -> Result<(), Fail> {
         )),
         other => other,
     };
-    let (facts, commands) = ended.map_err(kept)?;
+    let (facts, commands) = match perform(&args, &dir, &env).await {
+        Ok(Some(ended)) => ended,
+        Ok(None) => {
+            if own {
+                remove(&dir);
+            }
+            return Err(Fail::failed("interrupted"));
+        }
+        Err(fail) => return Err(kept(fail)),
+    };
     let seconds = began.elapsed().as_secs_f64();
     let mut out = Output::new();
     if args.json {
@@ -94,7 +94,7 @@ pub(crate) async fn run(args: Demo, env: Env) -> Result<(), Fail> {
             complaints.join("; ")
         ))));
     }
-    if args.dir.is_none() {
+    if own {
         remove(&dir);
     }
     if !args.json {
@@ -103,26 +103,33 @@ pub(crate) async fn run(args: Demo, env: Env) -> Result<(), Fail> {
     out.flush()
 }
 
-/// Starts the nodes, tells the story, stops the nodes.
-async fn perform(args: &Demo, dir: &Path, env: &Env) -> Result<(Facts, Vec<String>), Fail> {
+/// Starts the nodes, tells the story, stops the nodes; none if it was interrupted.
+async fn perform(args: &Demo, dir: &Path, env: &Env) -> Result<Option<(Facts, Vec<String>)>, Fail> {
     let mut screen = Screen::new();
-    let mut cluster = Cluster::start(dir, unix_time(env)).await?;
+    let mut cluster = tokio::select! {
+        biased;
+        started = Cluster::start(dir, unix_time(env)) => started?,
+        ended = interrupt() => return ended.map(|()| None),
+    };
     let addresses: Vec<String> = cluster
         .members
         .iter()
         .map(|node| format!("{} {}", node.name, node.addr))
         .collect();
     screen.say(&format!("three nodes run: {}", addresses.join(", ")));
-    let facts = Story {
+    let mut story = Story {
         cluster: &mut cluster,
         screen: &mut screen,
         env: env.clone(),
         plan: Plan {
             seconds: args.seconds,
         },
-    }
-    .tell()
-    .await;
+    };
+    let facts = tokio::select! {
+        biased;
+        facts = story.tell() => facts.map(Some),
+        ended = interrupt() => ended.map(|()| None),
+    };
     screen.clear();
     let commands = cluster
         .members
@@ -130,9 +137,21 @@ async fn perform(args: &Demo, dir: &Path, env: &Env) -> Result<(Facts, Vec<Strin
         .map(|member| cluster.command(member))
         .collect();
     let stopped = cluster.stop().await;
-    let facts = facts?;
+    let Some(facts) = facts? else {
+        return Ok(None);
+    };
     stopped?;
-    Ok((facts, commands))
+    Ok(Some((facts, commands)))
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn interrupt() -> Result<(), Fail> {
+    let failed = |error: io::Error| Fail::failed(format!("cannot handle signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(failed),
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 /// The folder that was asked for; new or empty, so that nothing is mixed up.

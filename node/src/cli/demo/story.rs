@@ -197,13 +197,9 @@ impl Story<'_> {
             "{leader} leads now, {:.1} s later",
             election.as_secs_f64()
         ));
-        self.watch(
-            admin,
-            progress,
-            self.plan.part(0.36),
-            before + self.plan.points(1),
-        )
-        .await?;
+        let rest = self.plan.part(0.36).saturating_sub(killed.elapsed());
+        self.watch(admin, progress, rest, before + self.plan.points(1))
+            .await?;
         let waiting = Survey::take(admin).await.hints().pending;
         self.screen.say(&format!(
             "{} hints wait for {name}; starting it again",

@@ -5,6 +5,7 @@
 //! sent again. Each runs until it is told to stop and then waits for what it has sent.
 
 use std::{
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    fleet::{Fleet, Generator, HOSTS, Slot},
+    fleet::{Fleet, Generator, HOSTS, Slot, TICKS},
     host::Host,
     ledger::{FleetLedger, LiveLedger},
 };
@@ -31,8 +32,8 @@ use crate::cli::fail::Fail;
 pub(super) const DATABASE: &str = "demo";
 /// Between two samples of this host.
 const SAMPLE: Duration = Duration::from_millis(200);
-/// Between two ticks of the fleet: what it reports in ten seconds is written in this time.
-const PACE: Duration = Duration::from_millis(25);
+/// Between two batches of the fleet, which hold 50 seconds of its time each.
+const PACE: Duration = Duration::from_millis(125);
 /// Batches of the fleet under way at the same time.
 const IN_FLIGHT: usize = 4;
 /// How often a batch is sent before it is given up.
@@ -180,25 +181,25 @@ pub(super) async fn live(desk: Desk, env: Env) -> Result<(LiveLedger, Acks), Fai
     Ok((ledger, acks))
 }
 
-/// Writes the fleet's ticks, a few at a time, until told to stop.
+/// Writes the fleet's ticks, some batches at a time, until told to stop.
 pub(super) async fn fleet(desk: Desk, fleet: Fleet) -> Result<(FleetLedger, Acks), Fail> {
     let (mut ledger, mut acks) = (FleetLedger::new(fleet), Acks::default());
     let mut generator = Generator::new(fleet);
     let slots: Result<Vec<Slot>, _> = (0..IN_FLIGHT).map(|_| Slot::new()).collect();
     let mut slots = slots.map_err(Fail::failed)?;
-    let mut writes: JoinSet<(Slot, usize, Attempt)> = JoinSet::new();
+    let mut writes: JoinSet<(Slot, Range<usize>, Attempt)> = JoinSet::new();
     let mut ticker = interval(PACE);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut running = true;
     while running || !writes.is_empty() {
         running = running && next_tick(&mut ticker, &desk.stop).await;
         if running && let Some(mut slot) = slots.pop() {
-            let tick = generator.fill(&mut slot).map_err(Fail::failed)?;
-            ledger.sent(tick);
+            let ticks = generator.fill(&mut slot).map_err(Fail::failed)?;
+            ledger.sent(ticks.clone());
             let desk = desk.clone();
             writes.spawn(async move {
                 let attempt = desk.write(&slot.batch).await;
-                (slot, tick, attempt)
+                (slot, ticks, attempt)
             });
         }
         // Without a free batch, or at the end, wait for one; else take what is ready.
@@ -209,14 +210,13 @@ pub(super) async fn fleet(desk: Desk, fleet: Fleet) -> Result<(FleetLedger, Acks
             writes.try_join_next()
         };
         while let Some(ended) = done {
-            let (slot, tick, attempt) = ended.map_err(Fail::failed)?;
+            let (slot, ticks, attempt) = ended.map_err(Fail::failed)?;
+            let points = (HOSTS * TICKS) as u64;
             if attempt.acked {
-                ledger.acked(tick);
-                desk.progress
-                    .fleet
-                    .fetch_add(HOSTS as u64, Ordering::Relaxed);
+                ledger.acked(ticks);
+                desk.progress.fleet.fetch_add(points, Ordering::Relaxed);
             }
-            acks.add(&attempt, HOSTS as u64);
+            acks.add(&attempt, points);
             slots.push(slot);
             done = writes.try_join_next();
         }

@@ -22,12 +22,9 @@ const LOST: usize = 4;
 
 fn ledger() -> Ledger {
     let mut fleet = FleetLedger::new(FLEET);
-    for tick in 0..TICKS {
-        fleet.sent(tick);
-        if tick != LOST {
-            fleet.acked(tick);
-        }
-    }
+    fleet.sent(0..TICKS);
+    fleet.acked(0..LOST);
+    fleet.acked(LOST + 1..TICKS);
     let mut live = LiveLedger::default();
     live.sent(&points());
     live.acked(&points());
