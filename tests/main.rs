@@ -9,6 +9,7 @@ mod levels;
 mod meta;
 mod mute;
 mod strangers;
+mod sync;
 mod torn;
 mod transport;
 mod versions;

@@ -240,7 +240,14 @@ impl SimNet {
         }
         let which = state.alike.entry((from, to, datagram.len())).or_default();
         *which += 1;
-        let mut parts = [at, address(from), address(to), datagram.len() as u64, *which, 0];
+        let mut parts = [
+            at,
+            address(from),
+            address(to),
+            datagram.len() as u64,
+            *which,
+            0,
+        ];
         let mut random = SplitMix(hash(state.seed, &parts));
         let lost = random.chance(state.link.loss);
         let twice = random.chance(state.link.duplicate);
@@ -290,9 +297,13 @@ impl SimNet {
 
 /// FNV-1a.
 fn hash(seed: u64, parts: &[u64]) -> u64 {
-    parts.iter().copied().flat_map(u64::to_le_bytes).fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    })
+    parts
+        .iter()
+        .copied()
+        .flat_map(u64::to_le_bytes)
+        .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        })
 }
 
 fn address(addr: SocketAddr) -> u64 {
