@@ -179,7 +179,7 @@ impl Collector {
             let task = CopyTask {
                 core: Arc::clone(&self.core),
                 part: Arc::clone(&self.part),
-                goal: self.patient(),
+                goal: self.goal,
                 index,
                 owner: *owner,
                 events: sender.clone(),
@@ -189,18 +189,10 @@ impl Collector {
         }
         for (node, carry) in carried.into_iter().filter(|(_, carry)| !carry.is_empty()) {
             let (core, part) = (Arc::clone(&self.core), Arc::clone(&self.part));
-            let goal = self.patient();
+            let goal = self.goal;
             self.core.tasks.spawn(async move { crate::copy::carry(core, part, goal, node, carry).await });
         }
         events
-    }
-
-    /// The goal of the copies. They go on behind a short deadline of the caller until a silent owner
-    /// would have been found mute: only then is it known whether it is slow (a mark) or down (a
-    /// hint).
-    fn patient(&self) -> Goal {
-        let known = Instant::now() + 2 * self.core.config.transport.mute_after;
-        Goal { deadline: self.goal.deadline.max(known), ..self.goal }
     }
 
     /// The next event. At the deadline the caller hears what there is, and the work goes on.
