@@ -317,7 +317,11 @@ impl Cluster {
         let mut sum = None;
         for id in ids {
             let memory = self.memory(*id);
-            for path in memory.paths().iter().filter(|path| path.to_string_lossy().contains(part)) {
+            for path in memory
+                .paths()
+                .iter()
+                .filter(|path| path.to_string_lossy().contains(part))
+            {
                 let bytes = memory.content(path).unwrap_or_default();
                 let Some(first) = bytes.windows(mark.len()).position(|at| at == mark) else {
                     continue;
