@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quorate_protocol::{
     batch::EncodedBatch,
     change::Change,
-    id::{NodeId, ShardId},
+    id::NodeId,
     map::ClusterMap,
     message::Propose,
 };
@@ -117,10 +117,7 @@ async fn drop_dead_shards(core: &Core) {
     if snapshot.map.index.0 == 0 {
         return;
     }
-    let live = LiveShards {
-        live: snapshot.live_shards().collect(),
-        next: ShardId(snapshot.map.next.shard),
-    };
+    let live = LiveShards::of(&snapshot.map);
     for (shard, result) in retention::sweep(&core.shards, &live).await {
         if result.is_ok() {
             tracing::info!(%shard, "removed a dropped shard");
