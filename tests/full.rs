@@ -164,6 +164,8 @@ fn f24_a_busy_owner_gets_back_pressure_and_a_mark_but_no_hints() {
             hints.accepted, 0,
             "an overload was answered with hints: {hints:?}"
         );
+        let marks = cluster.disk_bytes(&[ONE, TWO], "/handoff/marks", b"QREC");
+        assert!(marks.is_some(), "nobody remembers that node 3 is behind");
         // Nothing is lost where it was acknowledged, and the busy node is behind, not broken.
         let replicas = exports(&client, "db", &[ONE, TWO]).await;
         ledger.check(&replicas).assert_whole();
