@@ -80,7 +80,7 @@ impl CopyTask {
         waits: Vec<oneshot::Receiver<(NodeId, Sequence)>>,
     ) {
         if up {
-            match self.store(carry).await {
+            match self.store(carry, self.goal).await {
                 Attempt::Ended => return,
                 Attempt::Slow => return self.mark().await,
                 Attempt::Down => {}
@@ -105,10 +105,10 @@ impl CopyTask {
         self.hint(holders).await;
     }
 
-    /// Sends the copy, again while the owner answers "not now", until the deadline.
-    async fn store(&self, mut carry: Vec<Carry>) -> Attempt {
+    /// Sends the copy, again while the owner answers "not now", until the deadline of `goal`.
+    async fn store(&self, mut carry: Vec<Carry>, goal: Goal) -> Attempt {
         loop {
-            let error = match write(&self.core, &self.part, self.goal, self.owner, true, &mut carry).await {
+            let error = match write(&self.core, &self.part, goal, self.owner, true, &mut carry).await {
                 Ok(Written { copy: Some(Answer { error: None, sequence, .. }), .. }) => {
                     self.send(Event::Stored { owner: self.index, sequence }).await;
                     return Attempt::Ended;
@@ -116,8 +116,9 @@ impl CopyTask {
                 Ok(Written { copy: Some(answer), .. }) => Refusal {
                     code: answer.error.unwrap_or(Code::Internal),
                     retry_after: Duration::from_millis(answer.retry_after_ms.into()),
-                    // After a failed sync the record may be on the disk all the same.
-                    sent: answer.error == Some(Code::Io),
+                    // After a failed sync the record may be on the disk all the same; and nothing
+                    // is known of what a later version means.
+                    sent: matches!(answer.error, Some(Code::Io | Code::Internal | Code::Unknown(_))),
                     detail: format!("node {}", self.owner),
                 },
                 Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),
@@ -132,7 +133,7 @@ impl CopyTask {
             }
             let again = !error.sent && matches!(error.code.class(), Class::Retry | Class::RefreshMeta);
             let pause = error.retry_after.max(RETRY_PAUSE);
-            if again && Instant::now() + pause < self.goal.deadline {
+            if again && Instant::now() + pause < goal.deadline {
                 sleep(pause).await;
                 continue;
             }
@@ -154,14 +155,17 @@ impl CopyTask {
         let give_up = self.goal.deadline + GIVE_UP_AFTER;
         let mut pause = RETRY_PAUSE;
         loop {
-            let mut candidates = self.candidates(&holders);
+            let candidates = self.candidates(&holders);
             let wanted = self.goal.hint_copies.saturating_sub(holders.len());
             if wanted == 0 || (candidates.is_empty() && !holders.is_empty()) {
                 return;
             }
-            candidates.truncate(wanted.max(1));
             let mut placed = false;
+            // Those that come first may be full: the others are asked until there are enough.
             for node in candidates {
+                if holders.len() >= self.goal.hint_copies || self.core.cancel.is_cancelled() {
+                    break;
+                }
                 let Some(under_way) = self.part.gate.enter() else { return };
                 let (done, wait) = oneshot::channel();
                 let mut carry = vec![Carry { target: self.owner, done, under_way }];
@@ -189,7 +193,7 @@ impl CopyTask {
             // As with a hint, the write must not be called definitely failed meanwhile.
             let Some(_under_way) = self.part.gate.enter() else { return };
             if self.core.is_live(self.owner)
-                && matches!(self.store(Vec::new()).await, Attempt::Ended)
+                && matches!(self.store(Vec::new(), self.late()).await, Attempt::Ended)
             {
                 return;
             }
@@ -320,7 +324,7 @@ async fn write(
                 let _ = carry.swap_remove(at).done.send((node, answer.sequence));
             }
             // After a failed sync the hint may be on the disk all the same.
-            Some(Code::Io) => carry[at].under_way.uncertain(),
+            Some(Code::Io | Code::Internal | Code::Unknown(_)) => carry[at].under_way.uncertain(),
             Some(_) => {}
         }
     }
