@@ -193,7 +193,14 @@ impl Call<'_> {
                 let bytes = match encode(self.batch, &header, &selection, schema) {
                     Ok(bytes) if bytes.len() <= MAX_PAYLOAD => bytes,
                     Ok(_) | Err(EncodeError::TooLarge { .. }) if rows.len() > 1 => {
-                        todo.extend(split(self.batch, selection, rows.len() / 2));
+                        let pieces = split(self.batch, selection, rows.len() / 2);
+                        if pieces.len() > 1 {
+                            todo.extend(pieces);
+                        } else {
+                            // All of one series and time: they are one row on the wire.
+                            let detail = "rows of one series and time exceed a frame together";
+                            self.fail(rows, Code::TooLarge, detail.to_owned());
+                        }
                         continue;
                     }
                     Ok(bytes) => {
@@ -361,4 +368,33 @@ fn row_ids(selection: &Selection) -> Vec<RowId> {
 fn all_rows(batch: &Batch) -> Vec<RowId> {
     let rows = batch.rows_iter();
     rows.map(|(measurement, row, _, _)| RowId { measurement: measurement as u32, row }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::point::{Point, Value};
+
+    use super::*;
+
+    fn batch(times: &[i64]) -> Batch {
+        let mut batch = Batch::new();
+        for time in times {
+            let point = Point::builder("m").field("f", Value::Float(1.0)).at(*time);
+            batch.push(&point.unwrap());
+        }
+        batch
+    }
+
+    #[test]
+    fn pieces_hold_every_row_once_and_keep_equal_places_together() {
+        let batch = batch(&[1, 2, 1, 3, 2, 1]);
+        let pieces = split(&batch, vec![(0..6).collect()], 2);
+        assert_eq!(pieces, vec![vec![vec![0, 2, 5]], vec![vec![1, 4]], vec![vec![3]]]);
+    }
+
+    #[test]
+    fn rows_of_one_place_cannot_be_cut() {
+        // The caller must not try for ever.
+        assert_eq!(split(&batch(&[7, 7]), vec![vec![0, 1]], 1).len(), 1);
+    }
 }
