@@ -115,7 +115,7 @@ impl Call<'_> {
 
     /// Sends what can go; then asks metadata for what the rest needs, and sends the rest.
     async fn send_all(&mut self, map: &ClusterMap, database: DatabaseId, policy: PolicyId) {
-        self.core.settled(self.goal.deadline).await;
+        self.core.settled(self.patience()).await;
         let routed = self.route(map, database, policy, None);
         let Routed { shards, waiting, new_fields, new_times, refused, dropped } = routed;
         self.failed.extend(refused);
@@ -147,11 +147,22 @@ impl Call<'_> {
             }
         }
         let map = self.core.topology.map();
-        self.core.settled(self.goal.deadline).await;
+        self.core.settled(self.patience()).await;
         let routed = self.route(&map, database, policy, Some(&waiting));
         self.failed.extend(routed.refused);
+        // The policy may have been shortened meanwhile.
+        if let Some(more) = routed.dropped {
+            Dropped::join(&mut self.dropped, more);
+        }
         self.send(&map, database, policy, routed.shards).await;
         self.fail(row_ids(&routed.waiting), left_out.0, left_out.1);
+    }
+
+    /// How long the first dials of nodes may hold this write up: half of its time, so that a node
+    /// that swallows everything leaves the others enough.
+    fn patience(&self) -> Instant {
+        let now = Instant::now();
+        now + self.goal.deadline.saturating_duration_since(now) / 2
     }
 
     fn route(
