@@ -132,17 +132,17 @@ impl Call<'_> {
             changes.push(Change::CreateGroups { policy, times: new_times });
         }
         let deadline = self.goal.deadline.min(Instant::now() + self.core.config.meta_timeout);
-        let mut left_out =
-            (Code::StaleMeta, "the database or policy changed during the write".to_owned());
+        let mut left_out = None;
         for change in changes {
             match topology::propose(self.core, change, deadline).await {
                 Ok(proposed) => {
                     if let Outcome::Partly { code, detail } = proposed.outcome {
-                        left_out = (code, detail);
+                        left_out.get_or_insert((code, detail));
                     }
                 }
+                // Rows that need only the other change can still go.
                 Err(error) => {
-                    return self.fail(row_ids(&waiting), error.code(), error.to_string());
+                    left_out.get_or_insert((error.code(), error.to_string()));
                 }
             }
         }
@@ -155,7 +155,10 @@ impl Call<'_> {
             Dropped::join(&mut self.dropped, more);
         }
         self.send(&map, database, policy, routed.shards).await;
-        self.fail(row_ids(&routed.waiting), left_out.0, left_out.1);
+        let (code, detail) = left_out.unwrap_or_else(|| {
+            (Code::StaleMeta, "the database or policy changed during the write".to_owned())
+        });
+        self.fail(row_ids(&routed.waiting), code, detail);
     }
 
     /// How long the first dials of nodes may hold this write up: half of its time, so that a node
