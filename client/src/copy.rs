@@ -25,6 +25,8 @@ use crate::{
 
 /// How long after its deadline a part's background work goes on when no node takes a hint.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+/// Time for one node to write a mark down.
+const MARK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before asking again after an answer that named no time.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 
@@ -205,21 +207,11 @@ impl CopyTask {
         if self.part.gate.closed() {
             return;
         }
-        let request = Mark {
-            shard: self.part.shard,
-            owner: self.owner,
-            from: self.part.from,
-            to: self.part.to,
-        };
-        for holder in self.part.owners.iter().copied().filter(|node| *node != self.owner) {
-            let Some(connection) = self.core.connection(holder) else { continue };
-            let reply = connection.request(&request, bytes::Bytes::new(), self.late().deadline).await;
-            if let Ok((marked, _)) = reply
-                && marked.answer.error.is_none()
-            {
-                self.send(Event::Marked { owner: self.index, holder }).await;
-                return;
-            }
+        let part = &self.part;
+        let others: Vec<NodeId> =
+            part.owners.iter().copied().filter(|node| *node != self.owner).collect();
+        if let Some(holder) = mark(&self.core, part, self.owner, &others).await {
+            return self.send(Event::Marked { owner: self.index, holder }).await;
         }
         self.hint(Vec::new()).await;
     }
@@ -241,6 +233,25 @@ impl CopyTask {
         // The collector listens until the last sender is gone.
         let _ = self.events.send(event).await;
     }
+}
+
+/// Has the first of `holders` that can remember that `owner` lacks the part; which one does.
+pub(crate) async fn mark(
+    core: &Core,
+    part: &Part,
+    owner: NodeId,
+    holders: &[NodeId],
+) -> Option<NodeId> {
+    let request = Mark { shard: part.shard, owner, from: part.from, to: part.to };
+    for holder in holders {
+        let Some(connection) = core.connection(*holder) else { continue };
+        let deadline = Instant::now() + MARK_TIMEOUT;
+        let reply = connection.request(&request, bytes::Bytes::new(), deadline).await;
+        if reply.is_ok_and(|(marked, _)| marked.answer.error.is_none()) {
+            return Some(*holder);
+        }
+    }
+    None
 }
 
 /// Sends hints that travel alone, to a node that is no owner.
