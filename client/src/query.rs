@@ -71,14 +71,33 @@ impl Query {
 /// Series as they come: each with its rows of one shard group, one row per time.
 #[derive(Debug)]
 pub struct RowStream {
-    receiver: mpsc::Receiver<Result<(Bytes, Rows), Error>>,
+    receiver: mpsc::Receiver<Item>,
+    /// The end, or an error, was seen.
+    ended: bool,
 }
+
+/// A series, or nothing to say that there are no more: a reader must be able to tell the end from a
+/// client that was closed on the way.
+type Item = Result<Option<(Bytes, Rows)>, Error>;
 
 impl RowStream {
     /// The next series key with rows; none at the end. A series that spans several groups comes
     /// once per group, in order of time. After an error nothing follows.
     pub async fn next(&mut self) -> Option<Result<(Bytes, Rows), Error>> {
-        self.receiver.recv().await
+        if self.ended {
+            return None;
+        }
+        match self.receiver.recv().await {
+            Some(Ok(Some(series))) => Some(Ok(series)),
+            other => {
+                self.ended = true;
+                match other {
+                    Some(Ok(_)) => None,
+                    Some(Err(error)) => Some(Err(error)),
+                    None => Some(Err(Error::Closed)),
+                }
+            }
+        }
     }
 }
 
@@ -94,14 +113,13 @@ pub(crate) fn start(core: &Arc<Core>, query: Query) -> Result<RowStream, Error> 
             () = cancel.cancelled() => {}
             // The reader has gone: nobody is left to be told of anything.
             () = sender.closed() => {}
-            result = merge_shards(readers, &sender) => {
-                if let Err(error) = result {
-                    let _ = sender.send(Err(error)).await;
-                }
-            }
+            () = async {
+                let result = merge_shards(readers, &sender).await;
+                let _ = sender.send(result.map(|()| None)).await;
+            } => {}
         }
     });
-    Ok(RowStream { receiver })
+    Ok(RowStream { receiver, ended: false })
 }
 
 /// One reader per shard that can hold rows of the query, in order of time.
@@ -139,7 +157,7 @@ fn readers(core: &Arc<Core>, map: &ClusterMap, query: &Query) -> Result<Vec<Shar
 /// the readers do.
 async fn merge_shards(
     mut readers: Vec<ShardReader>,
-    sender: &mpsc::Sender<Result<(Bytes, Rows), Error>>,
+    sender: &mpsc::Sender<Item>,
 ) -> Result<(), Error> {
     let mut heap = BinaryHeap::with_capacity(readers.len());
     let mut heads: Vec<Rows> = Vec::with_capacity(readers.len());
@@ -152,7 +170,7 @@ async fn merge_shards(
     }
     while let Some(Reverse((key, index))) = heap.pop() {
         let rows = std::mem::take(&mut heads[index]);
-        if !rows.is_empty() && sender.send(Ok((key, rows))).await.is_err() {
+        if !rows.is_empty() && sender.send(Ok(Some((key, rows)))).await.is_err() {
             return Ok(());
         }
         if let Some((key, rows)) = readers[index].next().await? {
@@ -220,5 +238,28 @@ impl ShardReader {
         let rows = Rows::merge(taken.collect()).collapse();
         self.last_key = Some(key.clone());
         Ok(Some((key, rows)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_does_not_pass_as_whole() {
+        let (sender, receiver) = mpsc::channel(4);
+        let mut stream = RowStream { receiver, ended: false };
+        let series = (Bytes::from_static(b"m"), Rows::default());
+        sender.send(Ok(Some(series))).await.unwrap();
+        drop(sender);
+        assert!(matches!(stream.next().await, Some(Ok(_))));
+        assert!(matches!(stream.next().await, Some(Err(Error::Closed))));
+        assert!(stream.next().await.is_none());
+
+        let (sender, receiver) = mpsc::channel(4);
+        let mut stream = RowStream { receiver, ended: false };
+        sender.send(Ok(None)).await.unwrap();
+        assert!(stream.next().await.is_none(), "this one is whole");
+        assert!(stream.next().await.is_none());
     }
 }

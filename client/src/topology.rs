@@ -77,7 +77,8 @@ impl Topology {
         self.map.send_if_modified(|current| {
             let newer = map.index > current.index;
             if newer {
-                // First the pool: whoever sees the map may want its nodes.
+                // First the pool, since whoever sees the map may want its nodes; and in here, so
+                // that of two new maps the older one cannot have the last word.
                 core.pool.update(nodes);
                 *current = map;
             }

@@ -188,8 +188,13 @@ impl Node {
         let transport = core.config.transport.clone();
         let server = Server::start(endpoint, credentials, transport, service);
         background::start(&core);
-        become_member(&core, &identity, &advertise).await?;
-        Ok(Self { core, server, name, addr })
+        let node = Self { core, server, name, addr };
+        if let Err(error) = become_member(&node.core, &identity, &advertise).await {
+            // Its tasks would keep the directory and the port for ever.
+            node.shutdown().await;
+            return Err(error);
+        }
+        Ok(node)
     }
 
     /// The node's id.

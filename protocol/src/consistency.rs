@@ -123,10 +123,12 @@ impl Tracker {
         tracker
     }
 
-    /// Takes note of an owner's copy. A stored copy stays stored.
+    /// Takes note of an owner's copy. A stored copy stays stored, and a lost one stays lost unless
+    /// it is stored: that a later attempt was refused says nothing of the earlier one.
     pub fn copy(&mut self, owner: usize, copy: Copy) -> Verdict {
         if let Some(slot) = self.copies.get_mut(owner)
             && *slot != Copy::Stored
+            && (*slot != Copy::Lost || copy == Copy::Stored)
         {
             *slot = copy;
         }
@@ -198,6 +200,16 @@ mod tests {
         assert_eq!(tracker.copy(0, Copy::Lost), Verdict::Waiting);
         assert_eq!(tracker.copy(1, Copy::Refused), Verdict::Impossible);
         assert!(!tracker.definite());
+    }
+
+    #[test]
+    fn a_refusal_after_a_lost_answer_is_not_definite() {
+        let mut tracker = Tracker::new(Level::One, 1, 1);
+        tracker.copy(0, Copy::Lost);
+        tracker.copy(0, Copy::Refused);
+        assert!(!tracker.definite());
+        tracker.copy(0, Copy::Stored);
+        assert_eq!(tracker.stored(), 1);
     }
 
     #[test]
