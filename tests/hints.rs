@@ -26,7 +26,9 @@ const THREE: NodeId = NodeId(3);
 async fn holder_of(client: &Client, live: &[NodeId], target: NodeId) -> (NodeId, QueueStatus) {
     wait_for("a holder of hints", PATIENCE, async || {
         let all = queues(client, live).await?;
-        let mut holders = all.iter().filter(|((_, to), queue)| *to == target && queue.pending > 0);
+        let mut holders = all
+            .iter()
+            .filter(|((_, to), queue)| *to == target && queue.pending > 0);
         let ((node, _), queue) = holders.next().ok_or("nobody holds a hint")?;
         Ok((*node, *queue))
     })
@@ -35,7 +37,11 @@ async fn holder_of(client: &Client, live: &[NodeId], target: NodeId) -> (NodeId,
 
 /// One value for the one row that several versions of are written.
 fn version_of_row(value: i64) -> Point {
-    Point::builder("row").tag("is", "one").field("value", value).at(EPOCH).unwrap()
+    Point::builder("row")
+        .tag("is", "one")
+        .field("value", value)
+        .at(EPOCH)
+        .unwrap()
 }
 
 #[test]
@@ -47,12 +53,17 @@ fn a_hint_is_delivered_after_its_holder_was_killed_and_restarted() {
         let ledger = Ledger::new();
         create_database(&client, "db", 3).await;
         let options = WriteOptions::default();
-        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
+        let all = WriteOptions::at(Level::All);
+        write(&client, "db", &[sample(0, 0)], &all, &ledger)
+            .await
+            .unwrap();
         let target = THREE;
         cluster.kill(target).await;
         wait_until("the client has noticed", async || client.up() == [ONE, TWO]).await;
         for n in 1..=50 {
-            write(&client, "db", &[sample(0, n)], &options, &ledger).await.unwrap();
+            write(&client, "db", &[sample(0, n)], &options, &ledger)
+                .await
+                .unwrap();
         }
         assert!(client.settle(PATIENCE).await);
         let live = [ONE, TWO];
@@ -61,17 +72,26 @@ fn a_hint_is_delivered_after_its_holder_was_killed_and_restarted() {
 
         let pid = cluster.pid(holder);
         cluster.kill(holder).await;
-        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} lives");
+        assert!(
+            !std::path::Path::new(&format!("/proc/{pid}")).exists(),
+            "{pid} lives"
+        );
         cluster.restart(holder).await;
-        wait_until("the holder is back", async || client.up() == live).await;
-        let after = queues(&client, &live).await.unwrap()[&(holder, target)];
-        assert_eq!((after.accepted, after.pending), (50, 50), "the crash has cost hints");
+        let all = wait_for("statuses", PATIENCE, async || queues(&client, &live).await).await;
+        let after = all[&(holder, target)];
+        assert_eq!(
+            (after.accepted, after.pending),
+            (50, 50),
+            "the crash has cost hints"
+        );
 
         cluster.restart(target).await;
         wait_healthy(&client, &cluster.ids()).await;
         let sum = wait_drained(&client, &cluster.ids()).await;
         assert_eq!(sum.delivered, 50);
-        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
+        ledger
+            .check(&exports(&client, "db", &cluster.ids()).await)
+            .assert_whole();
         client.close().await;
     });
 }
@@ -85,11 +105,15 @@ fn f14_a_late_hint_never_overwrites_what_is_newer() {
         create_database(&client, "db", 3).await;
         let quorum = WriteOptions::default();
         let all = WriteOptions::at(Level::All);
-        write(&client, "db", &[version_of_row(0)], &all, &ledger).await.unwrap();
+        write(&client, "db", &[version_of_row(0)], &all, &ledger)
+            .await
+            .unwrap();
 
         cluster.stop(THREE).await;
         cluster.wait_up(&client, &[ONE, TWO]).await;
-        write(&client, "db", &[version_of_row(1)], &quorum, &ledger).await.unwrap();
+        write(&client, "db", &[version_of_row(1)], &quorum, &ledger)
+            .await
+            .unwrap();
         assert!(client.settle(PATIENCE).await);
         let (holder, _) = holder_of(&client, &[ONE, TWO], THREE).await;
 
@@ -97,15 +121,24 @@ fn f14_a_late_hint_never_overwrites_what_is_newer() {
         cluster.net().partition(host(holder), host(THREE));
         cluster.restart(THREE).await;
         cluster.wait_up(&client, &cluster.ids()).await;
-        write(&client, "db", &[version_of_row(2)], &all, &ledger).await.unwrap();
+        write(&client, "db", &[version_of_row(2)], &all, &ledger)
+            .await
+            .unwrap();
         let held = queues(&client, &cluster.ids()).await.unwrap()[&(holder, THREE)];
-        assert_eq!((held.pending, held.delivered), (1, 0), "the hint was not held back");
+        assert_eq!(
+            (held.pending, held.delivered),
+            (1, 0),
+            "the hint was not held back"
+        );
         let newest = export(&client, "db", Some(THREE)).await.unwrap();
         assert!(newest.contains("value=2i"), "{newest}");
 
         cluster.net().heal_all();
         let sum = wait_drained(&client, &cluster.ids()).await;
-        assert_eq!(sum.delivered, 1, "the old value was never delivered, so nothing was tested");
+        assert_eq!(
+            sum.delivered, 1,
+            "the old value was never delivered, so nothing was tested"
+        );
         let replicas = exports(&client, "db", &cluster.ids()).await;
         ledger.check(&replicas).assert_whole();
         for (node, text) in &replicas {
@@ -115,7 +148,9 @@ fn f14_a_late_hint_never_overwrites_what_is_newer() {
         for node in cluster.ids() {
             cluster.node(node).fold().await;
         }
-        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
+        ledger
+            .check(&exports(&client, "db", &cluster.ids()).await)
+            .assert_whole();
         cluster.finish().await;
     });
 }
@@ -129,7 +164,9 @@ fn the_books_balance_through_crashes_of_holder_and_target() {
             let ledger = Arc::new(Ledger::new());
             create_database(&client, "db", 3).await;
             let options = WriteOptions::default();
-            write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
+            write(&client, "db", &[sample(0, 0)], &options, &ledger)
+                .await
+                .unwrap();
             let pause = Duration::from_millis(7);
             let writer = Writer::start(&client, "db", 1, 3, pause, options, &ledger);
             for round in 0..6 {
@@ -137,8 +174,11 @@ fn the_books_balance_through_crashes_of_holder_and_target() {
                 let victim = NodeId(1 + (round + seed) % 3);
                 writer.acked(20).await;
                 cluster.crash(victim, Keep::Synced);
-                let live: Vec<NodeId> =
-                    cluster.ids().into_iter().filter(|node| *node != victim).collect();
+                let live: Vec<NodeId> = cluster
+                    .ids()
+                    .into_iter()
+                    .filter(|node| *node != victim)
+                    .collect();
                 cluster.wait_up(&client, &live).await;
                 writer.acked(20).await;
                 // Asserts the identity of every queue.
@@ -154,9 +194,15 @@ fn the_books_balance_through_crashes_of_holder_and_target() {
             assert!(client.settle(Duration::from_secs(120)).await);
             let sum = wait_drained(&client, &cluster.ids()).await;
             assert!(sum.delivered > 0 && cluster.net().counters().blocked > 0);
-            assert_eq!((sum.quarantined, sum.expired, sum.discarded), (0, 0, 0), "{sum:?}");
+            assert_eq!(
+                (sum.quarantined, sum.expired, sum.discarded),
+                (0, 0, 0),
+                "{sum:?}"
+            );
             assert!(done.iter().any(|write| write.error.is_none()));
-            ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
+            ledger
+                .check(&exports(&client, "db", &cluster.ids()).await)
+                .assert_whole();
             cluster.finish().await;
         });
     }
@@ -172,11 +218,21 @@ fn f09_any_is_accepted_while_the_queue_drains() {
         let ledger = Ledger::new();
         create_database(&client, "db", 3).await;
         let any = WriteOptions::at(Level::Any);
-        write(&client, "db", &[sample(0, 0)], &WriteOptions::at(Level::All), &ledger).await.unwrap();
+        write(
+            &client,
+            "db",
+            &[sample(0, 0)],
+            &WriteOptions::at(Level::All),
+            &ledger,
+        )
+        .await
+        .unwrap();
         cluster.stop(THREE).await;
         cluster.wait_up(&client, &[ONE, TWO]).await;
         for n in 1..200 {
-            write(&client, "db", &[sample(0, n)], &any, &ledger).await.unwrap();
+            write(&client, "db", &[sample(0, n)], &any, &ledger)
+                .await
+                .unwrap();
         }
         cluster.restart(THREE).await;
         cluster.wait_up(&client, &cluster.ids()).await;
@@ -187,19 +243,34 @@ fn f09_any_is_accepted_while_the_queue_drains() {
         // The target goes again while hints are on their way; more are taken all the same.
         cluster.isolate(THREE);
         for n in 200..220 {
-            write(&client, "db", &[sample(0, n)], &any, &ledger).await.unwrap();
+            write(&client, "db", &[sample(0, n)], &any, &ledger)
+                .await
+                .unwrap();
         }
         assert!(client.settle(PATIENCE).await);
         let sum = total(&queues(&client, &[ONE, TWO]).await.unwrap());
-        assert!(sum.pending > 0 && sum.delivered > 0, "it was not in the middle: {sum:?}");
+        assert!(
+            sum.pending > 0 && sum.delivered > 0,
+            "it was not in the middle: {sum:?}"
+        );
         cluster.rejoin(THREE);
         cluster.wait_up(&client, &cluster.ids()).await;
-        wait_for("all hints delivered", Duration::from_secs(3600), async || {
-            let sum = total(&queues(&client, &cluster.ids()).await?);
-            if sum.pending == 0 { Ok(()) } else { Err(format!("{sum:?}")) }
-        })
+        wait_for(
+            "all hints delivered",
+            Duration::from_secs(3600),
+            async || {
+                let sum = total(&queues(&client, &cluster.ids()).await?);
+                if sum.pending == 0 {
+                    Ok(())
+                } else {
+                    Err(format!("{sum:?}"))
+                }
+            },
+        )
         .await;
-        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
+        ledger
+            .check(&exports(&client, "db", &cluster.ids()).await)
+            .assert_whole();
         cluster.finish().await;
     });
 }
@@ -233,13 +304,18 @@ fn disk_fails_under_a_hint(seed: u64, plan: impl Fn(&Cluster)) {
         create_database(&client, "single", 1).await;
         let points: Vec<Point> = (0..30).map(|n| sample(n, n)).collect();
         let all = WriteOptions::at(Level::All);
-        write(&client, "single", &points, &all, &ledger).await.unwrap();
+        write(&client, "single", &points, &all, &ledger)
+            .await
+            .unwrap();
         cluster.stop(THREE).await;
         cluster.wait_up(&client, &[ONE, TWO]).await;
         plan(&cluster);
         // Series whose only owner is down: an `any` rests on hints alone.
         let points: Vec<Point> = (30..60).map(|n| sample(n, n)).collect();
-        let any = WriteOptions { timeout: Duration::from_secs(5), ..WriteOptions::at(Level::Any) };
+        let any = WriteOptions {
+            timeout: Duration::from_secs(5),
+            ..WriteOptions::at(Level::Any)
+        };
         let result = write(&client, "single", &points, &any, &ledger).await;
         let receipt = match &result {
             Ok(receipt) => receipt,
@@ -247,7 +323,10 @@ fn disk_fails_under_a_hint(seed: u64, plan: impl Fn(&Cluster)) {
         };
         for node in [ONE, TWO] {
             let injected = cluster.disk(node).injected();
-            assert!(injected.syncs + injected.full > 0, "node {node}'s disk has not failed");
+            assert!(
+                injected.syncs + injected.full > 0,
+                "node {node}'s disk has not failed"
+            );
         }
         // What the receipt calls hinted is really in a queue.
         let hinted: Vec<_> = receipt
@@ -261,7 +340,10 @@ fn disk_fails_under_a_hint(seed: u64, plan: impl Fn(&Cluster)) {
             .collect();
         let held = queues(&client, &[ONE, TWO]).await.unwrap();
         for holder in hinted {
-            assert!(held[&(holder, THREE)].accepted > 0, "{holder} has no hint: {held:?}");
+            assert!(
+                held[&(holder, THREE)].accepted > 0,
+                "{holder} has no hint: {held:?}"
+            );
         }
         for node in [ONE, TWO] {
             cluster.disk(node).set_room(None);
@@ -273,7 +355,9 @@ fn disk_fails_under_a_hint(seed: u64, plan: impl Fn(&Cluster)) {
             cluster.wait_up(&client, &[ONE, TWO]).await;
         }
         let again: Vec<Point> = (60..90).map(|n| sample(n, n)).collect();
-        write(&client, "single", &again, &any, &ledger).await.unwrap();
+        write(&client, "single", &again, &any, &ledger)
+            .await
+            .unwrap();
         cluster.restart(THREE).await;
         wait_healthy(&client, &cluster.ids()).await;
         assert!(client.settle(Duration::from_secs(120)).await);

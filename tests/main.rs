@@ -1,9 +1,15 @@
 //! The one test binary: one module per behaviour.
 
+mod crash;
+mod determinism;
+mod full;
+mod garbage;
 mod hints;
 mod levels;
 mod meta;
 mod mute;
+mod strangers;
+mod sync;
 mod torn;
 mod transport;
 mod versions;

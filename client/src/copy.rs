@@ -108,7 +108,8 @@ impl CopyTask {
     /// Sends the copy, again while the owner answers "not now", until the deadline.
     async fn store(&self, mut carry: Vec<Carry>) -> Attempt {
         loop {
-            let error = match write(&self.core, &self.part, self.goal, self.owner, true, &mut carry).await {
+            let goal = self.patient();
+            let error = match write(&self.core, &self.part, goal, self.owner, true, &mut carry).await {
                 Ok(Written { copy: Some(Answer { error: None, sequence, .. }), .. }) => {
                     self.send(Event::Stored { owner: self.index, sequence }).await;
                     return Attempt::Ended;
@@ -226,6 +227,13 @@ impl CopyTask {
         live.retain(|node| *node != self.owner && !not.contains(node));
         live.sort_by_key(|node| (!self.part.owners.contains(node), *node));
         live
+    }
+
+    /// The goal of one attempt: at least long enough to tell an owner that is mute, which gets a
+    /// hint, from one that is slow. The caller does not wait for it.
+    fn patient(&self) -> Goal {
+        let known = Instant::now() + self.core.config.transport.mute_after * 2;
+        Goal { deadline: self.goal.deadline.max(known), ..self.goal }
     }
 
     /// The goal of background work: a few seconds from now, whatever the caller's deadline was.

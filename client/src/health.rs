@@ -3,7 +3,7 @@
 //! Invariant: nothing here dials or waits for a dial, apart from the very first one of a node
 //! ([`Core::settled`]), so that a node nobody has tried yet does not pass for one that is down.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use quorate_protocol::id::NodeId;
 use tokio::time::{Instant, timeout_at};
@@ -13,6 +13,9 @@ use crate::{
     core::Core,
     pool::{DownReason, PeerHandle, PeerState},
 };
+
+/// How long a call waits for the first dials of a minority of the nodes.
+const SETTLE: Duration = Duration::from_millis(500);
 
 impl Core {
     /// The nodes with a connection, by id.
@@ -36,10 +39,18 @@ impl Core {
         up.get(index).cloned()
     }
 
-    /// Waits until the first dial of every node has come to something.
+    /// Waits until the first dial of every node has come to something; or, with most of them up,
+    /// for a moment only, since a node that is dead answers no dial.
     pub(crate) async fn settled(&self, deadline: Instant) {
+        let moment = Instant::now() + SETTLE;
         for peer in self.pool.peers() {
-            tried(&peer, deadline).await;
+            tried(&peer, moment.min(deadline)).await;
+        }
+        let (live, all) = (self.live().len(), self.pool.peers().len());
+        if live * 2 <= all {
+            for peer in self.pool.peers() {
+                tried(&peer, deadline).await;
+            }
         }
     }
 

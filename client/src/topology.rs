@@ -74,16 +74,15 @@ impl Topology {
     fn install(&self, core: &Core, map: ClusterMap) {
         let nodes: Vec<_> = map.active_nodes().map(|node| (node.id, node.addr.clone())).collect();
         let map = Arc::new(map);
-        let newer = self.map.send_if_modified(|current| {
+        self.map.send_if_modified(|current| {
             let newer = map.index > current.index;
             if newer {
+                // First the pool: whoever sees the map may want its nodes.
+                core.pool.update(nodes);
                 *current = map;
             }
             newer
         });
-        if newer {
-            core.pool.update(nodes);
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quorate_protocol::{
     batch::EncodedBatch,
     change::Change,
-    id::{NodeId, ShardId},
+    id::NodeId,
     map::ClusterMap,
     message::Propose,
 };
@@ -75,6 +75,9 @@ async fn housekeeping(core: Arc<Core>) {
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
+        if let Some(failure) = core.meta.failure() {
+            tracing::error!(failure, "metadata has stopped on this node; check its disk and restart it");
+        }
         drop_dead_shards(&core).await;
         let folded = core.shards.applied_through();
         // The versions of what is given up must outlive it.
@@ -114,10 +117,7 @@ async fn drop_dead_shards(core: &Core) {
     if snapshot.map.index.0 == 0 {
         return;
     }
-    let live = LiveShards {
-        live: snapshot.live_shards().collect(),
-        next: ShardId(snapshot.map.next.shard),
-    };
+    let live = LiveShards::of(&snapshot.map);
     for (shard, result) in retention::sweep(&core.shards, &live).await {
         if result.is_ok() {
             tracing::info!(%shard, "removed a dropped shard");

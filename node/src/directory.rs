@@ -51,10 +51,6 @@ impl Snapshot {
     pub(crate) fn shard(&self, id: ShardId) -> Option<&Place> {
         self.shards.get(&id)
     }
-
-    pub(crate) fn live_shards(&self) -> impl Iterator<Item = ShardId> + '_ {
-        self.shards.keys().copied()
-    }
 }
 
 /// The newest snapshot.

@@ -27,6 +27,11 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 /// Records of one [`Deliver`] at most.
 const MAX_DELIVER: usize = 1024;
 
+const COPIES: &str = "quorate_write_copies_total";
+const HINTS: &str = "quorate_write_hints_total";
+const DELIVERIES: &str = "quorate_write_deliveries_total";
+const MARKS: &str = "quorate_write_marks_total";
+
 /// Why a batch was not taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal {
@@ -40,7 +45,10 @@ impl From<Code> for Refusal {
     }
 }
 
-fn answer(result: Result<Sequence, Refusal>) -> Answer {
+/// The answer to one copy, hint or mark, counted under `metric` by what became of it.
+fn answer(metric: &'static str, result: Result<Sequence, Refusal>) -> Answer {
+    let outcome = result.as_ref().map_or_else(|refusal| refusal.code.text(), |_| "ok");
+    metrics::counter!(metric, "outcome" => outcome).increment(1);
     match result {
         Ok(sequence) => Answer { error: None, sequence, retry_after_ms: 0 },
         Err(refusal) => Answer {
@@ -70,13 +78,14 @@ impl Core {
             if !request.store {
                 return None;
             }
-            Some(answer(self.store(&snapshot, batch.clone(), Origin::Live).await))
+            let stored = self.store(&snapshot, batch.clone(), Origin::Live).await;
+            Some(answer(COPIES, stored))
         };
         let hints = async {
             let mut answers = Vec::with_capacity(request.hint_for.len());
             for target in &request.hint_for {
                 let result = self.hint(&snapshot, *target, &batch, request.any).await;
-                answers.push(HintAnswer { target: *target, answer: answer(result) });
+                answers.push(HintAnswer { target: *target, answer: answer(HINTS, result) });
             }
             answers
         };
@@ -115,7 +124,7 @@ impl Core {
         }
         let mut answers = Vec::with_capacity(stores.len());
         for store in stores {
-            answers.push(answer(store.await.unwrap_or(Err(Code::Internal.into()))));
+            answers.push(answer(DELIVERIES, store.await.unwrap_or(Err(Code::Internal.into()))));
         }
         Ok(Delivered { answers })
     }
@@ -131,7 +140,7 @@ impl Core {
         };
         let added = self.marks.add(mark).await;
         let added = added.map(|()| Sequence(0)).map_err(|error| hint_code(&error).into());
-        Marked { answer: answer(added) }
+        Marked { answer: answer(MARKS, added) }
     }
 
     /// The map at or beyond `index`.

@@ -37,13 +37,16 @@ pub const NAME: &str = "tested";
 /// Port of every simulated node; each has a host of its own.
 const PORT: u16 = 7100;
 
+/// Changes a node's settings before one of its starts.
+pub type Configure = Arc<dyn Fn(NodeId, &mut NodeConfig) + Send + Sync>;
+
 /// What a cluster shall be.
 #[derive(Clone)]
 pub struct Plan {
     /// How many nodes.
     pub nodes: u64,
     /// Changes a node's settings before each of its starts.
-    pub configure: Arc<dyn Fn(NodeId, &mut NodeConfig) + Send + Sync>,
+    pub configure: Configure,
     /// How far each node's wall clock is ahead, in ms; simulated clusters only.
     pub skew_ms: BTreeMap<NodeId, i64>,
     /// The clients' settings.
@@ -141,9 +144,7 @@ fn now() -> UnixTime {
 /// such a place: its syncs would be the only thing that takes real time.
 fn directory(simulated: bool) -> TempDir {
     let memory = std::path::Path::new("/dev/shm");
-    if simulated
-        && let Ok(directory) = TempDir::with_prefix_in("quorate-test-", memory)
-    {
+    if simulated && let Ok(directory) = TempDir::with_prefix_in("quorate-test-", memory) {
         return directory;
     }
     TempDir::with_prefix("quorate-test-").unwrap()
@@ -167,7 +168,15 @@ impl Cluster {
 
     /// A cluster over a simulated network.
     pub async fn simulated_with(plan: Plan, seed: u64) -> Self {
-        Self::start_all(World::Simulated { net: SimNet::new(seed), seed, lives: 0 }, plan).await
+        Self::start_all(
+            World::Simulated {
+                net: SimNet::new(seed),
+                seed,
+                lives: 0,
+            },
+            plan,
+        )
+        .await
     }
 
     async fn start_all(world: World, plan: Plan) -> Self {
@@ -193,11 +202,16 @@ impl Cluster {
         let memory = MemoryDisk::new();
         let (addr, disk): (_, Arc<dyn Disk>) = match &self.world {
             World::Loopback => (SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(SystemDisk)),
-            World::Simulated { .. } => (SocketAddr::from((host(id), PORT)), Arc::new(memory.clone())),
+            World::Simulated { .. } => {
+                (SocketAddr::from((host(id), PORT)), Arc::new(memory.clone()))
+            }
         };
         let member = Member {
             data: self.root.path().join(&name),
-            credentials: self.authority.issue_node_in_memory(&name, &sans, now()).unwrap(),
+            credentials: self
+                .authority
+                .issue_node_in_memory(&name, &sans, now())
+                .unwrap(),
             addr,
             memory,
             disk: FaultDisk::new(disk),
@@ -219,10 +233,17 @@ impl Cluster {
         let inline = matches!(self.world, World::Simulated { .. });
         let member = self.members.get_mut(&id).unwrap();
         assert!(member.running.is_none(), "node {id} runs already");
-        let mut config =
-            NodeConfig { data: member.data.clone(), listen: member.addr, ..NodeConfig::default() };
+        let mut config = NodeConfig {
+            data: member.data.clone(),
+            listen: member.addr,
+            ..NodeConfig::default()
+        };
         (self.plan.configure)(id, &mut config);
-        let world = NodeEnv { env, disk: Arc::new(member.disk.clone()), inline };
+        let world = NodeEnv {
+            env,
+            disk: Arc::new(member.disk.clone()),
+            inline,
+        };
         let node = Node::start(config, member.credentials.clone(), world, mode).await?;
         assert_eq!(node.id(), id);
         member.addr = node.addr();
@@ -238,7 +259,10 @@ impl Cluster {
                 *lives += 1;
                 let of_host = net.env(host);
                 Env {
-                    clock: Arc::new(Skewed { clock: of_host.clock, skew_ns: skew_ms * 1_000_000 }),
+                    clock: Arc::new(Skewed {
+                        clock: of_host.clock,
+                        skew_ns: skew_ms * 1_000_000,
+                    }),
                     entropy: Arc::new(Seeded(AtomicU64::new(*seed ^ (*lives << 32)))),
                     sockets: of_host.sockets,
                 }
@@ -255,7 +279,10 @@ impl Cluster {
     /// The addresses of the nodes that run.
     #[must_use]
     pub fn seeds(&self) -> Vec<String> {
-        let running = self.members.values().filter(|member| member.running.is_some());
+        let running = self
+            .members
+            .values()
+            .filter(|member| member.running.is_some());
         running.map(|member| member.addr.to_string()).collect()
     }
 
@@ -290,7 +317,10 @@ impl Cluster {
         assert!(member.running.is_none(), "node {id} uses its disk");
         let files = directory(true);
         copy(&member.data, files.path());
-        Image { memory: member.memory.crash(Keep::All), files }
+        Image {
+            memory: member.memory.crash(Keep::All),
+            files,
+        }
     }
 
     /// Gives a simulated node that is down the disks of an image, which stays as it is.
@@ -336,7 +366,9 @@ impl Cluster {
     #[must_use]
     pub fn client_credentials(&self, name: &str) -> Credentials {
         let roles = [Role::Admin, Role::Write, Role::Read].into_iter().collect();
-        self.authority.issue_client_in_memory(name, roles, now()).unwrap()
+        self.authority
+            .issue_client_in_memory(name, roles, now())
+            .unwrap()
     }
 
     /// A client of an authority that this cluster does not know, which has this cluster name.
@@ -346,7 +378,9 @@ impl Cluster {
     pub async fn client_of_other_ca(&mut self, cluster: &str) -> Result<Client, Error> {
         let other = Authority::ephemeral(cluster, CertsConfig::default(), now()).unwrap();
         let roles = [Role::Admin].into_iter().collect();
-        let credentials = other.issue_client_in_memory("stranger", roles, now()).unwrap();
+        let credentials = other
+            .issue_client_in_memory("stranger", roles, now())
+            .unwrap();
         let config = self.plan.client.clone();
         self.client_as(credentials, config).await
     }
@@ -383,7 +417,10 @@ impl Cluster {
         let env = self.env(host(id), 0);
         let addr = self.members[&id].addr;
         observe::wait_for("a free port", Duration::from_secs(5), async || {
-            env.sockets.bind(addr, 1 << 16).map(drop).map_err(|error| error.to_string())
+            env.sockets
+                .bind(addr, 1 << 16)
+                .map(drop)
+                .map_err(|error| error.to_string())
         })
         .await;
     }
@@ -412,9 +449,15 @@ impl Cluster {
     }
 
     fn others(&self, id: NodeId, act: impl Fn(&SimNet, Ipv4Addr)) {
-        let nodes = self.members.keys().filter(|other| **other != id).map(|other| host(*other));
+        let nodes = self
+            .members
+            .keys()
+            .filter(|other| **other != id)
+            .map(|other| host(*other));
         let clients = (1..=32).map(client_host);
-        nodes.chain(clients).for_each(|other| act(self.net(), other));
+        nodes
+            .chain(clients)
+            .for_each(|other| act(self.net(), other));
     }
 
     /// Starts a node again that was stopped or crashed.
@@ -439,7 +482,11 @@ impl Cluster {
     pub async fn wait_up(&self, client: &Client, nodes: &[NodeId]) {
         observe::wait_for("connections", observe::PATIENCE, async || {
             let up = client.up();
-            if up == nodes { Ok(()) } else { Err(format!("connected to {up:?}, not {nodes:?}")) }
+            if up == nodes {
+                Ok(())
+            } else {
+                Err(format!("connected to {up:?}, not {nodes:?}"))
+            }
         })
         .await;
     }

@@ -1,9 +1,11 @@
 //! An in-memory UDP network for quinn: latency, jitter, loss, duplication, partitions.
 //!
-//! Invariants: what happens to a datagram depends on the seed and on the order of sends alone, so
-//! under a paused single-threaded runtime the same seed gives the same trace, to the packet; nothing
-//! runs in the background: a datagram waits in its receiver's inbox until its time has come. Used
-//! through [`SimNet::env`], which is an [`Env`] for one host.
+//! Invariants: what happens to a datagram depends on the seed and on the datagram alone (when, from
+//! where, to where, how long, and which of its like), not on what else is sent in the same instant:
+//! tokio wakes the tasks of one instant in an order that no seed decides. So under a paused
+//! single-threaded runtime the same seed gives the same trace. Nothing runs in the background: a
+//! datagram waits in its receiver's inbox until its time has come. Used through [`SimNet::env`],
+//! which is an [`Env`] for one host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -86,7 +88,6 @@ struct Net {
 #[derive(Debug)]
 struct State {
     seed: u64,
-    random: SplitMix,
     link: Link,
     inboxes: BTreeMap<SocketAddr, Arc<Mutex<Inbox>>>,
     /// One-way: (from, to).
@@ -94,6 +95,10 @@ struct State {
     names: BTreeMap<String, IpAddr>,
     counters: Counters,
     trace: u64,
+    /// Microseconds since the start that `alike` is about.
+    instant: u64,
+    /// How many datagrams of one (from, to, length) were sent in that instant.
+    alike: BTreeMap<(SocketAddr, SocketAddr, usize), u64>,
     next_port: u16,
     order: u64,
 }
@@ -130,13 +135,14 @@ impl SimNet {
             start: Instant::now(),
             state: Mutex::new(State {
                 seed,
-                random: SplitMix(seed),
                 link: Link::default(),
                 inboxes: BTreeMap::new(),
                 blocked: BTreeSet::new(),
                 names: BTreeMap::new(),
                 counters: Counters::default(),
-                trace: 0xcbf2_9ce4_8422_2325,
+                trace: 0,
+                instant: 0,
+                alike: BTreeMap::new(),
                 next_port: 40_000,
                 order: 0,
             }),
@@ -205,7 +211,7 @@ impl SimNet {
     }
 
     /// A hash over every datagram sent so far: when, from where, to where, how long, what became
-    /// of it.
+    /// of it. The order within an instant does not count.
     #[must_use]
     pub fn trace(&self) -> u64 {
         self.with(|state| state.trace)
@@ -227,8 +233,24 @@ impl SimNet {
         let mut state = lock(&self.0.state);
         let state = &mut *state;
         state.counters.sent += 1;
-        let lost = state.random.chance(state.link.loss);
-        let twice = state.random.chance(state.link.duplicate);
+        let at = u64::try_from(now.duration_since(self.0.start).as_micros()).unwrap_or(u64::MAX);
+        if at != state.instant {
+            state.instant = at;
+            state.alike.clear();
+        }
+        let which = state.alike.entry((from, to, datagram.len())).or_default();
+        *which += 1;
+        let mut parts = [
+            at,
+            address(from),
+            address(to),
+            datagram.len() as u64,
+            *which,
+            0,
+        ];
+        let mut random = SplitMix(hash(state.seed, &parts));
+        let lost = random.chance(state.link.loss);
+        let twice = random.chance(state.link.duplicate);
         let fate = if state.blocked.contains(&(from.ip(), to.ip())) {
             state.counters.blocked += 1;
             1
@@ -244,17 +266,8 @@ impl SimNet {
         } else {
             0
         };
-        let at = now.duration_since(self.0.start).as_micros();
-        let parts = [
-            u64::try_from(at).unwrap_or(u64::MAX),
-            address(from),
-            address(to),
-            datagram.len() as u64,
-            fate,
-        ];
-        for byte in parts.into_iter().flat_map(u64::to_le_bytes) {
-            state.trace = (state.trace ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        }
+        parts[5] = fate;
+        state.trace = state.trace.wrapping_add(hash(0, &parts));
         let copies = match fate {
             0 => 1,
             4 => 2,
@@ -266,10 +279,10 @@ impl SimNet {
         };
         for _ in 0..copies {
             let jitter = u64::try_from(state.link.jitter.as_nanos()).unwrap_or(u64::MAX);
-            let more = Duration::from_nanos(state.random.next() % jitter.saturating_add(1).max(1));
+            let more = Duration::from_nanos(random.next() % jitter.saturating_add(1).max(1));
             state.order += 1;
             state.counters.delivered += 1;
-            let due = (now + state.link.latency + more, state.order);
+            let due = (now + state.link.latency + more, from, state.order);
             let mut inbox = lock(&inbox);
             inbox.waiting.insert(due, (from, datagram.to_vec()));
             // Wakes the receiver to look at its new earliest datagram.
@@ -280,6 +293,17 @@ impl SimNet {
             }
         }
     }
+}
+
+/// FNV-1a.
+fn hash(seed: u64, parts: &[u64]) -> u64 {
+    parts
+        .iter()
+        .copied()
+        .flat_map(u64::to_le_bytes)
+        .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        })
 }
 
 fn address(addr: SocketAddr) -> u64 {
@@ -360,8 +384,8 @@ impl Sockets for SimHost {
 
 #[derive(Default)]
 struct Inbox {
-    /// By time of arrival, then order of sending.
-    waiting: BTreeMap<(Instant, u64), (SocketAddr, Vec<u8>)>,
+    /// By time of arrival, then sender, then order of sending.
+    waiting: BTreeMap<(Instant, SocketAddr, u64), (SocketAddr, Vec<u8>)>,
     waker: Option<Waker>,
     /// Fires when the earliest of `waiting` arrives.
     timer: Option<Pin<Box<Sleep>>>,

@@ -14,7 +14,9 @@ use std::{
     time::Duration,
 };
 
-use quorate_certs::{Authority, Config as CertsConfig, Credentials, Existing, Role, UnixTime};
+use quorate_certs::{
+    Authority, Config as CertsConfig, Credentials, Existing, Role, Roles, UnixTime,
+};
 use quorate_client::{Client, ClientConfig, Env};
 use quorate_protocol::id::NodeId;
 use rustix::process::{Pid, Signal, kill_process};
@@ -82,11 +84,20 @@ impl Processes {
     pub async fn start(binary: &str, nodes: u64) -> Self {
         let root = TempDir::with_prefix("quorate-test-").unwrap();
         let pki = root.path().join("pki");
-        let authority =
-            Authority::create(&pki, NAME, CertsConfig::default(), UnixTime::now(), Existing::Refuse)
-                .unwrap();
-        let mut cluster =
-            Self { members: Vec::new(), authority, binary: PathBuf::from(binary), root };
+        let authority = Authority::create(
+            &pki,
+            NAME,
+            CertsConfig::default(),
+            UnixTime::now(),
+            Existing::Refuse,
+        )
+        .unwrap();
+        let mut cluster = Self {
+            members: Vec::new(),
+            authority,
+            binary: PathBuf::from(binary),
+            root,
+        };
         for id in 1..=nodes {
             let name = format!("n{id}");
             cluster.issue_node(&name);
@@ -107,7 +118,17 @@ impl Processes {
     pub fn issue_node(&self, name: &str) -> PathBuf {
         let sans = ["127.0.0.1".to_owned()];
         let now = UnixTime::now();
-        self.authority.issue_node(&self.pki(), name, &sans, now, Existing::Refuse).unwrap()
+        self.authority
+            .issue_node(&self.pki(), name, &sans, now, Existing::Refuse)
+            .unwrap()
+    }
+
+    /// Makes a client's certificate.
+    pub fn issue_client(&self, name: &str) -> PathBuf {
+        let (roles, now) = (Roles::default(), UnixTime::now());
+        self.authority
+            .issue_client(&self.pki(), name, roles, now, Existing::Refuse)
+            .unwrap()
     }
 
     /// The directory of the CA and all identities.
@@ -161,7 +182,11 @@ impl Processes {
     /// Starts a node, behind the words of `wrapper` if there are any, and waits until it is ready.
     async fn launch(&mut self, id: NodeId, wrapper: &[OsString]) {
         let first = self.members[0].addr.clone();
-        let mode = if id == NodeId(1) { vec!["--bootstrap"] } else { vec!["--join", &first] };
+        let mode = if id == NodeId(1) {
+            vec!["--bootstrap"]
+        } else {
+            vec!["--join", &first]
+        };
         let member = self.member(id);
         assert!(member.process.is_none(), "node {id} runs already");
         let args = self.node_args(&member.name, &member.addr, &self.data(id), &mode);
@@ -176,19 +201,30 @@ impl Processes {
         };
         let log = self.root.path().join(format!("n{id}.log"));
         let log = File::options().append(true).create(true).open(log).unwrap();
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
         let mut child = command.kill_on_drop(true).spawn().unwrap();
         let own = pid(child.id().unwrap());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(PATIENCE, lines.next_line()).await;
         let Ok(Ok(Some(line))) = line else {
-            panic!("node {id} did not become ready ({line:?}):\n{}", self.log(id));
+            panic!(
+                "node {id} did not become ready ({line:?}):\n{}",
+                self.log(id)
+            );
         };
         let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(ready["ready"], true, "{line}");
         assert_eq!(ready["id"], id.0, "{line}");
         let addr: SocketAddr = ready["addr"].as_str().unwrap().parse().unwrap();
-        let node = if wrapper.is_empty() { own } else { only_child(own) };
+        let node = if wrapper.is_empty() {
+            own
+        } else {
+            only_child(own)
+        };
         let member = self.member_mut(id);
         member.addr = addr.to_string();
         member.process = Some(Process { child, node });
@@ -212,14 +248,24 @@ impl Processes {
 
     fn signal(&self, id: NodeId, signal: Signal) {
         let process = self.member(id).process.as_ref().unwrap();
-        assert!(process.child.id().is_some(), "node {id} has ended by itself:\n{}", self.log(id));
+        assert!(
+            process.child.id().is_some(),
+            "node {id} has ended by itself:\n{}",
+            self.log(id)
+        );
         kill_process(process.node, signal).unwrap();
     }
 
     /// The process id of a running node.
     #[must_use]
     pub fn pid(&self, id: NodeId) -> i32 {
-        self.member(id).process.as_ref().unwrap().node.as_raw_nonzero().get()
+        self.member(id)
+            .process
+            .as_ref()
+            .unwrap()
+            .node
+            .as_raw_nonzero()
+            .get()
     }
 
     /// Kills a node with SIGKILL and waits until it is gone.
@@ -232,7 +278,10 @@ impl Processes {
         ids.iter().for_each(|id| self.signal(*id, Signal::KILL));
         for id in ids {
             let mut process = self.member_mut(*id).process.take().unwrap();
-            let status = timeout(PATIENCE, process.child.wait()).await.unwrap().unwrap();
+            let status = timeout(PATIENCE, process.child.wait())
+                .await
+                .unwrap()
+                .unwrap();
             assert!(!status.success(), "node {id} was not killed");
         }
     }
@@ -241,8 +290,15 @@ impl Processes {
     pub async fn terminate(&mut self, id: NodeId) {
         self.signal(id, Signal::TERM);
         let mut process = self.member_mut(id).process.take().unwrap();
-        let status = timeout(PATIENCE, process.child.wait()).await.unwrap().unwrap();
-        assert!(status.success(), "node {id} ended with {status}:\n{}", self.log(id));
+        let status = timeout(PATIENCE, process.child.wait())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            status.success(),
+            "node {id} ended with {status}:\n{}",
+            self.log(id)
+        );
     }
 
     /// Stops a node in its tracks: it keeps its memory and sockets and does nothing.
@@ -258,10 +314,16 @@ impl Processes {
     /// Runs the command once, with these arguments, to its end.
     pub async fn run(&self, args: &[OsString]) -> Ended {
         let mut command = Command::new(&self.binary);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let child = command.kill_on_drop(true).spawn().unwrap();
         let output = timeout(PATIENCE, child.wait_with_output()).await;
-        let output = output.unwrap_or_else(|_| panic!("{args:?} did not end")).unwrap();
+        let output = output
+            .unwrap_or_else(|_| panic!("{args:?} did not end"))
+            .unwrap();
         Ended {
             code: output.status.code(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -272,15 +334,22 @@ impl Processes {
     #[must_use]
     pub fn client_credentials(&self) -> Credentials {
         let roles = [Role::Admin, Role::Write, Role::Read].into_iter().collect();
-        self.authority.issue_client_in_memory("tester", roles, UnixTime::now()).unwrap()
+        self.authority
+            .issue_client_in_memory("tester", roles, UnixTime::now())
+            .unwrap()
     }
 
     /// A client with every role.
     pub async fn client(&self) -> Client {
-        let running = self.members.iter().filter(|member| member.process.is_some());
+        let running = self
+            .members
+            .iter()
+            .filter(|member| member.process.is_some());
         let seeds: Vec<String> = running.map(|member| member.addr.clone()).collect();
         let credentials = self.client_credentials();
-        Client::connect(&seeds, credentials, ClientConfig::default(), Env::system()).await.unwrap()
+        Client::connect(&seeds, credentials, ClientConfig::default(), Env::system())
+            .await
+            .unwrap()
     }
 }
 
@@ -294,7 +363,10 @@ fn only_child(tracer: Pid) -> Pid {
     let mut text = String::new();
     let path = format!("/proc/{tracer}/task/{tracer}/children");
     File::open(path).unwrap().read_to_string(&mut text).unwrap();
-    let children: Vec<u32> = text.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    let children: Vec<u32> = text
+        .split_whitespace()
+        .map(|id| id.parse().unwrap())
+        .collect();
     assert_eq!(children.len(), 1, "the tracer runs {text:?}");
     pid(children[0])
 }

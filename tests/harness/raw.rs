@@ -35,18 +35,28 @@ impl Raw {
     pub fn new(env: Env, credentials: Credentials) -> Self {
         let transport = TransportConfig::default();
         let endpoint = env.client_endpoint(&transport).unwrap();
-        Self { dialer: Dialer::new(env, endpoint, credentials, transport).unwrap() }
+        Self {
+            dialer: Dialer::new(env, endpoint, credentials, transport).unwrap(),
+        }
     }
 
     /// A connection to one node.
     pub async fn connect(&self, map: &ClusterMap, node: NodeId) -> Arc<Connection> {
-        self.dialer.dial(&map.node(node).unwrap().addr, node).await.unwrap()
+        self.dialer
+            .dial(&map.node(node).unwrap().addr, node)
+            .await
+            .unwrap()
     }
 }
 
 /// Points of one shard as an encoded batch with this version. All groups and fields must exist.
 #[must_use]
-pub fn encode(map: &ClusterMap, database: &str, points: &[Point], version: Version) -> (Write, Bytes) {
+pub fn encode(
+    map: &ClusterMap,
+    database: &str,
+    points: &[Point],
+    version: Version,
+) -> (Write, Bytes) {
     let mut batch = Batch::new();
     points.iter().for_each(|point| batch.push(point));
     let database = map.database_named(database).unwrap();
@@ -56,7 +66,10 @@ pub fn encode(map: &ClusterMap, database: &str, points: &[Point], version: Versi
         group.shard_for(hash).unwrap()
     });
     let shard = places.next().unwrap();
-    assert!(places.all(|other| other.id == shard.id), "the points are of several shards");
+    assert!(
+        places.all(|other| other.id == shard.id),
+        "the points are of several shards"
+    );
     drop(places);
     let header = PartHeader {
         batch: BatchId(u128::from(version.0)),
@@ -67,10 +80,17 @@ pub fn encode(map: &ClusterMap, database: &str, points: &[Point], version: Versi
         shard: shard.id,
         epoch: shard.epoch,
     };
-    let bytes = encode_part(&batch, &header, Selection::All, &|measurement, field, kind| {
-        let field = database.field(measurement, field).filter(|field| field.kind == kind);
-        field.map(|field| field.id)
-    });
+    let bytes = encode_part(
+        &batch,
+        &header,
+        Selection::All,
+        &|measurement, field, kind| {
+            let field = database
+                .field(measurement, field)
+                .filter(|field| field.kind == kind);
+            field.map(|field| field.id)
+        },
+    );
     let request = Write {
         shard: shard.id,
         epoch: shard.epoch,
@@ -86,5 +106,9 @@ pub fn encode(map: &ClusterMap, database: &str, points: &[Point], version: Versi
 /// Sends one write message.
 pub async fn send(connection: &Arc<Connection>, request: &Write, batch: &Bytes) -> Written {
     let deadline = Instant::now() + PATIENCE;
-    connection.request(request, batch.clone(), deadline).await.unwrap().0
+    connection
+        .request(request, batch.clone(), deadline)
+        .await
+        .unwrap()
+        .0
 }

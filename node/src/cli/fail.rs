@@ -6,7 +6,7 @@
 
 use std::{fmt, io};
 
-use quorate_client::{Error, WriteError};
+use quorate_client::Error;
 use quorate_protocol::code::Code;
 
 /// The end of a command that did not do all it was asked to.
@@ -46,22 +46,12 @@ impl Fail {
 impl From<Error> for Fail {
     fn from(error: Error) -> Self {
         let advice = match &error {
-            Error::Unreachable { .. } => Some(
-                "check that a node runs there, and that --connect and --certs belong to the same \
-                 cluster",
-            ),
-            Error::ReadLevel { .. } => {
-                Some("see 'quorate status', or read what is left with --consistency one")
-            }
+            // The connection knows what it met, and says what to do.
+            Error::Unreachable { .. } => None,
+            Error::ReadLevel { .. } => Some("see 'quorate status'"),
             other => advice(other.code()),
         };
         Self::Failed(with_advice(&error.to_string(), advice))
-    }
-}
-
-impl From<WriteError> for Fail {
-    fn from(error: WriteError) -> Self {
-        Self::Failed(with_advice(&error.to_string(), advice(error.code())))
     }
 }
 
@@ -81,9 +71,6 @@ pub(crate) fn advice(code: Code) -> Option<&'static str> {
             "'quorate db ls' lists databases, 'quorate db create NAME' makes one"
         }
         Code::PolicyNotFound => "'quorate rp ls DB' lists the database's policies",
-        Code::Unauthorised => {
-            "use a certificate made with 'quorate certs client --role admin|write|read'"
-        }
         Code::Unavailable => {
             "see 'quorate status'; a lower --consistency needs fewer owners to be up"
         }

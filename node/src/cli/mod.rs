@@ -98,7 +98,7 @@ pub fn main() -> ExitCode {
         }
     };
     let default = if matches!(cli.command, Command::Node(_)) {
-        "info,openraft=warn"
+        "info,openraft=off"
     } else {
         "error"
     };

@@ -12,14 +12,15 @@
 //! and metadata to it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasherDefault, DefaultHasher},
     path::Path,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use dashmap::DashMap;
 use quorate_protocol::{
     batch::EncodedBatch,
     id::{Sequence, ShardId, Version},
@@ -79,7 +80,7 @@ struct Inner {
     executor: Executor,
     probe: Arc<dyn Probe>,
     open: OpenShards,
-    slots: RwLock<Slots>,
+    slots: Slots,
     budget: Arc<Budget>,
     counters: Counters,
     /// The last record of the journal that was offered to a shard.
@@ -94,12 +95,16 @@ struct Inner {
     tasks: TaskTracker,
 }
 
-#[derive(Default)]
-struct Slots {
-    known: BTreeMap<ShardId, Arc<Slot>>,
-    /// Dropped since the store was opened: late records for them are refused.
-    dropped: BTreeSet<ShardId>,
+/// What the store knows of a shard.
+enum Known {
+    /// It takes batches.
+    Live(Arc<Slot>),
+    /// Dropped since the store was opened: late records for it are refused.
+    Dropped,
 }
+
+/// Shards by id. The hasher is fixed: nothing may depend on a random order.
+type Slots = DashMap<ShardId, Known, BuildHasherDefault<DefaultHasher>>;
 
 impl ShardStore {
     /// Opens the store in `dir`, which is created if it is missing. Looks into every shard once,
@@ -128,7 +133,7 @@ impl ShardStore {
         }
         let open = OpenShards::new(dir, config);
         let budget = Budget::new(config.fresh_bytes);
-        let mut slots = Slots::default();
+        let slots = Slots::default();
         let mut highest = Version(0);
         let mut found_applied = Sequence(0);
         for id in ids {
@@ -137,14 +142,14 @@ impl ShardStore {
             highest = highest.max(state.highest_version);
             found_applied = found_applied.max(state.applied);
             let slot = Slot::new(id, Arc::clone(&budget), state.applied);
-            slots.known.insert(id, Arc::new(slot));
+            slots.insert(id, Known::Live(Arc::new(slot)));
         }
         let inner = Inner {
             config,
             executor,
             probe,
             open,
-            slots: RwLock::new(slots),
+            slots,
             budget,
             counters: Counters::default(),
             accepted: AtomicU64::new(0),
@@ -192,18 +197,12 @@ impl ShardStore {
     /// # Errors
     /// There is no room now, or the shard takes no writes any more.
     pub fn admit(&self, shard: ShardId, bytes: u64) -> Result<Admission, AdmitError> {
-        let slots = self.inner.slots();
-        if slots.dropped.contains(&shard) {
+        if self.inner.is_dropped(shard) {
             return Err(AdmitError::Gone(shard));
         }
-        if slots
-            .known
-            .get(&shard)
-            .is_some_and(|slot| slot.poisoned().is_some())
-        {
+        if self.inner.slot(shard).is_some_and(|slot| slot.poisoned().is_some()) {
             return Err(AdmitError::Poisoned(shard));
         }
-        drop(slots);
         self.inner.budget.admit(bytes).ok_or_else(|| {
             self.inner.fold_wanted.notify_one();
             AdmitError::Busy {
@@ -326,7 +325,7 @@ impl ShardStore {
     /// # Errors
     /// The shard was dropped.
     pub fn scan(&self, shard: ShardId, filter: ScanFilter) -> Result<Scan, ShardError> {
-        if self.inner.slots().dropped.contains(&shard) {
+        if self.inner.is_dropped(shard) {
             return Err(ShardError::Gone(shard));
         }
         Scan::begin(Arc::clone(&self.inner), self.inner.slot(shard), filter)
@@ -361,7 +360,7 @@ impl ShardStore {
     /// The shards that have data here, ascending.
     #[must_use]
     pub fn shards(&self) -> Vec<ShardId> {
-        self.inner.slots().known.keys().copied().collect()
+        self.inner.slots_snapshot().iter().map(|slot| slot.id).collect()
     }
 
     /// How the store is.
@@ -383,12 +382,15 @@ impl ShardStore {
 }
 
 impl Inner {
-    fn slots(&self) -> RwLockReadGuard<'_, Slots> {
-        self.slots.read().unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self, shard: ShardId) -> Option<Arc<Slot>> {
+        match self.slots.get(&shard).as_deref() {
+            Some(Known::Live(slot)) => Some(Arc::clone(slot)),
+            Some(Known::Dropped) | None => None,
+        }
     }
 
-    fn slot(&self, shard: ShardId) -> Option<Arc<Slot>> {
-        self.slots().known.get(&shard).map(Arc::clone)
+    fn is_dropped(&self, shard: ShardId) -> bool {
+        matches!(self.slots.get(&shard).as_deref(), Some(Known::Dropped))
     }
 
     /// The shard's slot; `None` if it was dropped.
@@ -396,16 +398,22 @@ impl Inner {
         if let Some(slot) = self.slot(shard) {
             return Some(slot);
         }
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        if slots.dropped.contains(&shard) {
-            return None;
+        let new = || Slot::new(shard, Arc::clone(&self.budget), Sequence(0));
+        let known = self.slots.entry(shard).or_insert_with(|| Known::Live(Arc::new(new())));
+        match &*known {
+            Known::Live(slot) => Some(Arc::clone(slot)),
+            Known::Dropped => None,
         }
-        let new = || Arc::new(Slot::new(shard, Arc::clone(&self.budget), Sequence(0)));
-        Some(Arc::clone(slots.known.entry(shard).or_insert_with(new)))
     }
 
     fn slots_snapshot(&self) -> Vec<Arc<Slot>> {
-        self.slots().known.values().map(Arc::clone).collect()
+        let live = self.slots.iter().filter_map(|known| match &*known {
+            Known::Live(slot) => Some(Arc::clone(slot)),
+            Known::Dropped => None,
+        });
+        let mut live: Vec<_> = live.collect();
+        live.sort_by_key(|slot| slot.id);
+        live
     }
 
     fn accepted(&self) -> Sequence {
@@ -448,12 +456,7 @@ impl Inner {
     }
 
     fn drop_shard(&self, shard: ShardId) -> Result<(), ShardError> {
-        let slot = {
-            let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-            slots.dropped.insert(shard);
-            slots.known.remove(&shard)
-        };
-        if let Some(slot) = slot {
+        if let Some(Known::Live(slot)) = self.slots.insert(shard, Known::Dropped) {
             slot.fresh().drop_all();
             let _writer = slot.last_writer();
             self.open.remove(shard)?;

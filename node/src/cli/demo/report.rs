@@ -170,7 +170,7 @@ impl Facts {
              killed     {victim}, which led Raft, for {:.1} s; {new_leader} led {:.1} s later\n  \
              failed     {} writes\n  \
              latency    p50 {p50:.1} ms, p99 {p99:.1} ms; p99 {p99_down:.1} ms with {victim} dead\n  \
-             hints      {} kept for {victim}, {} delivered, {} pending\n  \
+             hints      {} kept, {} delivered, {} pending\n  \
              verified   {} points on each of three disks,\n             \
              {} values compared, {} missing or wrong\n  \
              replicas   {identical}, SHA-256 {}...\n",

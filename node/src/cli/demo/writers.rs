@@ -33,7 +33,7 @@ pub(super) const DATABASE: &str = "demo";
 /// Between two samples of this host.
 const SAMPLE: Duration = Duration::from_millis(200);
 /// Between two batches of the fleet, which hold 50 seconds of its time each.
-const PACE: Duration = Duration::from_millis(150);
+const PACE: Duration = Duration::from_millis(125);
 /// Batches of the fleet under way at the same time.
 const IN_FLIGHT: usize = 4;
 /// How often a batch is sent before it is given up.
