@@ -2,7 +2,7 @@
 //!
 //! Invariants: every request that was sent gets exactly one answer, or the lane fails as a whole;
 //! what a caller gave up stays on the books until it is answered, so that credit is never returned
-//! early; a request that never left is told apart from one that did. [`table`] is the state without
+//! early; a request that never left is told apart from one that did. `table` is the state without
 //! sockets, [`framed`] moves frames over a stream; the tasks here join the two. Opened by
 //! [`crate::connection`], one per traffic class, because one pipelined stream carries small requests
 //! two to four times as fast as a stream each, and classes must not wait for each other.

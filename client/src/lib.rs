@@ -4,7 +4,7 @@
 //! Reading order: [`Client`] here; [`config`]; `topology` follows the map; `route` splits a batch;
 //! `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say what came of
 //! it; `query` and `scan` read back. Under them [`pool`], [`connection`] and `lane` are the one
-//! way in which anybody in this project calls a node; [`env`] is the way to the world.
+//! way in which anybody in this project calls a node; [`mod@env`] is the way to the world.
 
 pub mod backoff;
 pub mod config;
@@ -150,7 +150,7 @@ impl Client {
     /// As [`Client::write`], but fails at once where the client's budget is full.
     ///
     /// # Errors
-    /// As [`Client::write`]; rows without room fail with [`Code::Busy`].
+    /// As [`Client::write`]; rows without room fail with [`Code::Busy`](quorate_protocol::code::Code::Busy).
     pub async fn try_write(
         &self,
         database: &str,

@@ -25,6 +25,9 @@ mod service;
 pub mod session;
 pub mod shard;
 mod sink;
+#[cfg(test)]
+#[path = "../../protocol/tests/spec/mod.rs"]
+mod spec;
 pub mod start;
 mod status;
 mod write;

@@ -123,14 +123,14 @@ impl Tracker {
         tracker
     }
 
-    /// Takes note of an owner's copy. A stored copy stays stored, and a lost one stays lost unless
-    /// it is stored: that a later attempt was refused says nothing of the earlier one.
+    /// Takes note of an owner's copy. A stored copy stays stored; one whose answer was lost may be
+    /// there whatever a later attempt is told, unless that one stores it.
     pub fn copy(&mut self, owner: usize, copy: Copy) -> Verdict {
-        if let Some(slot) = self.copies.get_mut(owner)
-            && *slot != Copy::Stored
-            && (*slot != Copy::Lost || copy == Copy::Stored)
-        {
-            *slot = copy;
+        if let Some(slot) = self.copies.get_mut(owner) {
+            match (*slot, copy) {
+                (Copy::Stored, _) | (Copy::Lost, Copy::Refused | Copy::Outstanding) => {}
+                _ => *slot = copy,
+            }
         }
         self.decide()
     }
@@ -204,12 +204,15 @@ mod tests {
 
     #[test]
     fn a_refusal_after_a_lost_answer_is_not_definite() {
-        let mut tracker = Tracker::new(Level::One, 1, 1);
+        let mut tracker = Tracker::new(Level::One, 2, 1);
         tracker.copy(0, Copy::Lost);
         tracker.copy(0, Copy::Refused);
+        assert_eq!(tracker.copy(1, Copy::Refused), Verdict::Impossible);
         assert!(!tracker.definite());
-        tracker.copy(0, Copy::Stored);
-        assert_eq!(tracker.stored(), 1);
+
+        let mut tracker = Tracker::new(Level::One, 2, 1);
+        tracker.copy(0, Copy::Lost);
+        assert_eq!(tracker.copy(0, Copy::Stored), Verdict::Reached);
     }
 
     #[test]

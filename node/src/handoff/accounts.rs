@@ -327,25 +327,29 @@ mod tests {
 
     #[test]
     fn the_books_are_stored_as_specified() {
-        use crate::segment::vectors::{numbers, vectors};
+        use crate::{segment::vectors::numbers, spec::vectors};
 
         for vector in vectors("accounts-snapshot") {
             let accounts = Accounts::from_snapshot(&vector.bytes).unwrap();
-            assert_eq!(accounts.next, vector.number("next"));
-            assert_eq!(accounts.floor, vector.number("floor"));
+            assert_eq!(accounts.next, vector.number::<u64>("next"));
+            assert_eq!(accounts.floor, vector.number::<u64>("floor"));
             let ended: Vec<String> = accounts
                 .ended
                 .iter()
                 .map(|(first, end)| format!("{first}..{end}"))
                 .collect();
-            assert_eq!(ended, vector.all("ended").collect::<Vec<_>>());
+            assert_eq!(ended, vector.all("ended"));
             let tallies: Vec<Vec<u64>> = accounts
                 .tallies()
                 .map(|(terminal, shard, count)| vec![u64::from(terminal.code()), shard, count])
                 .collect();
             assert_eq!(
                 tallies,
-                vector.all("tally").map(numbers).collect::<Vec<_>>()
+                vector
+                    .all("tally")
+                    .into_iter()
+                    .map(numbers)
+                    .collect::<Vec<_>>()
             );
             assert_eq!(accounts.snapshot(), vector.bytes);
         }
@@ -360,7 +364,14 @@ mod tests {
                 ]
             };
             let found: Vec<_> = entries.iter().map(fields).collect();
-            assert_eq!(found, vector.all("entry").map(numbers).collect::<Vec<_>>());
+            assert_eq!(
+                found,
+                vector
+                    .all("entry")
+                    .into_iter()
+                    .map(numbers)
+                    .collect::<Vec<_>>()
+            );
             assert_eq!(encode_entries(&entries), vector.bytes);
         }
     }

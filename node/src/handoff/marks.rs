@@ -397,13 +397,12 @@ mod tests {
 
     #[test]
     fn marks_are_stored_as_specified() {
-        for vector in crate::segment::vectors::vectors("mark") {
+        for vector in crate::spec::vectors("mark") {
             let mark = Mark::parse(7, &Bytes::from(vector.bytes.clone())).unwrap();
-            let text = |value: i64| value.to_string();
-            assert_eq!(mark.owner.0, vector.number("owner"));
-            assert_eq!(mark.reason.code(), vector.number("reason"));
-            assert!(vector.all("from").eq([text(mark.from)]));
-            assert!(vector.all("to").eq([text(mark.to)]));
+            assert_eq!(mark.owner.0, vector.number::<u64>("owner"));
+            assert_eq!(mark.reason.code(), vector.number::<u64>("reason"));
+            assert_eq!(mark.from, vector.number::<i64>("from"));
+            assert_eq!(mark.to, vector.number::<i64>("to"));
             assert_eq!(mark.payload()[..], vector.bytes);
         }
     }

@@ -247,21 +247,21 @@ mod tests {
     }
     #[test]
     fn hints_are_kept_as_specified() {
-        for vector in crate::segment::vectors::vectors("quarantined") {
+        for vector in crate::spec::vectors("quarantined") {
             let payload = Bytes::from(vector.bytes.clone());
             let mut found = None;
             each_of(RecordMeta::default(), &payload, &mut |hint| {
                 found = Some(hint)
             });
             let hint = found.unwrap();
-            assert_eq!(hint.sequence.0, vector.number("sequence"));
-            assert_eq!(u64::from(hint.reason.code()), vector.number("code"));
+            assert_eq!(hint.sequence.0, vector.number::<u64>("sequence"));
+            assert_eq!(u64::from(hint.reason.code()), vector.number::<u64>("code"));
             let hex: String = hint
                 .bytes
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
                 .collect();
-            assert!(vector.all("bytes").eq([hex.as_str()]));
+            assert_eq!(vector.one("bytes"), hex);
             assert_eq!(payload_of(&hint), vector.bytes);
         }
     }

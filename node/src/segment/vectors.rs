@@ -10,29 +10,7 @@ use super::reader::{Found, Reader};
 use super::record::{self, RecordMeta};
 use super::trailer;
 use crate::disk::{Disk, MemoryDisk, Open};
-
-/// One fenced vector block.
-pub(crate) struct Vector {
-    pub(crate) name: String,
-    pub(crate) fields: Vec<(String, String)>,
-    pub(crate) bytes: Vec<u8>,
-}
-
-impl Vector {
-    pub(crate) fn number(&self, key: &str) -> u64 {
-        let field = self.fields.iter().find(|(name, _)| name == key);
-        field
-            .unwrap_or_else(|| panic!("{}: no {key}", self.name))
-            .1
-            .parse()
-            .unwrap()
-    }
-
-    pub(crate) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        let fields = self.fields.iter().filter(move |(name, _)| name == key);
-        fields.map(|(_, value)| value.as_str())
-    }
-}
+use crate::spec::{Vector, unhex, vector, vectors};
 
 /// `a=1 b=2` as numbers, in that order.
 pub(crate) fn numbers(text: &str) -> Vec<u64> {
@@ -42,39 +20,8 @@ pub(crate) fn numbers(text: &str) -> Vec<u64> {
     values.collect()
 }
 
-fn unhex(hex: &str) -> Vec<u8> {
-    let digits = hex
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| std::str::from_utf8(pair).unwrap());
-    digits
-        .map(|pair| u8::from_str_radix(pair, 16).unwrap())
-        .collect()
-}
-
-/// The vectors of a kind.
-pub(crate) fn vectors(kind: &str) -> Vec<Vector> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let text = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
-    let mut found = Vec::new();
-    for block in text.split("```vector ").skip(1) {
-        let (info, rest) = block.split_once('\n').unwrap();
-        let Some(name) = info.strip_suffix(&format!(" kind={kind}")) else { continue };
-        let body = rest.split_once("```").unwrap().0;
-        let pairs = body.lines().map(|line| line.split_once(": ").unwrap());
-        let (hex, fields): (Vec<_>, Vec<_>) = pairs.partition(|(key, _)| *key == "hex");
-        found.push(Vector {
-            name: name.strip_prefix("name=").unwrap().to_owned(),
-            fields: fields.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            bytes: unhex(&hex.iter().map(|(_, value)| *value).collect::<String>()),
-        });
-    }
-    assert!(!found.is_empty(), "no vectors of kind {kind}");
-    found
-}
-
 fn header_of(vector: &Vector) -> Header {
-    let kind = match vector.all("segment").next().unwrap() {
+    let kind = match vector.one("segment") {
         "journal" => Kind::Journal,
         "marks" => Kind::Marks,
         other => panic!("{other}"),
@@ -101,7 +48,7 @@ fn headers() {
         );
         assert_eq!(
             u64::from(header.seed()),
-            vector.number("seed"),
+            vector.number::<u64>("seed"),
             "{}",
             vector.name
         );
@@ -110,7 +57,7 @@ fn headers() {
         }
     }
     for vector in vectors("segment-header-invalid") {
-        let expected = match vector.all("reason").next().unwrap() {
+        let expected = match vector.one("reason") {
             "damaged" => Parsed::Damaged,
             "blank" => Parsed::Blank,
             "newer 2" => Parsed::Newer(2),
@@ -177,7 +124,7 @@ fn segments_are_read() {
         assert_eq!((header.kind, header.owner), (Kind::Hints, 3));
         assert_eq!(
             found_in(&vector.bytes, &header),
-            vector.fields,
+            vector.entries,
             "{}",
             vector.name
         );
@@ -186,11 +133,7 @@ fn segments_are_read() {
 
 #[test]
 fn segments_are_written() {
-    let all = vectors("segment");
-    let vector = all
-        .iter()
-        .find(|vector| vector.name == "segment-three-records")
-        .unwrap();
+    let vector = vector("segment", "segment-three-records");
     let Parsed::Header(header) = Header::parse(&vector.bytes) else {
         panic!("no header")
     };
@@ -216,8 +159,8 @@ fn segments_are_written() {
 #[test]
 fn trailers() {
     for vector in vectors("segment-trailer") {
-        let seed = vector.number("seed") as u32;
-        let offset = vector.number("offset");
+        let seed = vector.number::<u32>("seed");
+        let offset: u64 = vector.number("offset");
         assert_eq!(trailer::encode(seed, offset as u32)[..], vector.bytes);
         assert_eq!(
             trailer::parse(seed, vector.bytes[..].try_into().unwrap()),
