@@ -9,8 +9,12 @@ use std::{
     time::Duration,
 };
 
-use quorate_client::{ClientConfig, WriteOptions, error::WriteErrorKind, receipt::CopyState};
-use quorate_protocol::{batch::Batch, code::Code, consistency::Level, id::NodeId, point::Point};
+use quorate_client::{
+    Client, ClientConfig, WriteOptions, error::WriteErrorKind, receipt::CopyState,
+};
+use quorate_protocol::{
+    batch::Batch, change::Change, code::Code, consistency::Level, id::NodeId, point::Point,
+};
 use quorate_tests::harness::{
     cluster::{Cluster, Plan},
     history::Ledger,
@@ -20,6 +24,7 @@ use quorate_tests::harness::{
         PATIENCE, create_database, exports, queues, statuses, total, wait_drained, wait_for,
         wait_healthy, wait_until,
     },
+    raw::{Raw, remove_node},
 };
 use tokio::time::{Instant, timeout};
 
@@ -290,7 +295,7 @@ fn f13_everything_closes_in_the_middle_of_writes_and_drains() {
 }
 
 #[test]
-fn f12_hints_of_a_dropped_database_are_given_up_and_counted() {
+fn f12_hints_of_a_dropped_database_and_of_a_removed_node_are_given_up_and_counted() {
     simulated(async {
         let mut cluster = Cluster::simulated(3, 105).await;
         let client = cluster.client().await;
@@ -306,7 +311,8 @@ fn f12_hints_of_a_dropped_database_are_given_up_and_counted() {
             .await
             .unwrap();
         cluster.stop(THREE).await;
-        cluster.wait_up(&client, &[ONE, TWO]).await;
+        let live = [ONE, TWO];
+        cluster.wait_up(&client, &live).await;
         for n in 1..=10 {
             write(&client, "dropped", &[sample(0, n)], &options, &dropped)
                 .await
@@ -316,12 +322,21 @@ fn f12_hints_of_a_dropped_database_are_given_up_and_counted() {
                 .unwrap();
         }
         assert!(client.settle(PATIENCE).await);
-        let before = total(&queues(&client, &[ONE, TWO]).await.unwrap());
+        let before = total(&queues(&client, &live).await.unwrap());
         assert_eq!(before.pending, 20);
-        let change = quorate_protocol::change::Change::DropDatabase {
-            name: "dropped".to_owned(),
-        };
-        client.change(change).await.unwrap();
+        drop_database(&client, "dropped").await;
+        // Nobody has to ask the target: it is down.
+        wait_for("the hints of the dropped database", PATIENCE, async || {
+            let sum = total(&queues(&client, &live).await?);
+            if (sum.pending, sum.discarded) == (10, 10) {
+                Ok(())
+            } else {
+                Err(format!("{sum:?}"))
+            }
+        })
+        .await;
+        let error = write(&client, "dropped", &[sample(0, 99)], &options, &dropped).await;
+        assert_eq!(error.unwrap_err().code(), Code::DatabaseNotFound);
         cluster.restart(THREE).await;
         wait_healthy(&client, &cluster.ids()).await;
         let sum = wait_drained(&client, &cluster.ids()).await;
@@ -332,10 +347,44 @@ fn f12_hints_of_a_dropped_database_are_given_up_and_counted() {
         );
         kept.check(&exports(&client, "kept", &cluster.ids()).await)
             .assert_whole();
-        let error = write(&client, "dropped", &[sample(0, 99)], &options, &dropped).await;
-        assert_eq!(error.unwrap_err().code(), Code::DatabaseNotFound);
+
+        // Now the node itself goes, for good, with hints waiting for it.
+        cluster.stop(THREE).await;
+        cluster.wait_up(&client, &live).await;
+        write(&client, "kept", &[sample(0, 11)], &options, &kept)
+            .await
+            .unwrap();
+        assert!(client.settle(PATIENCE).await);
+        assert_eq!(total(&queues(&client, &live).await.unwrap()).pending, 1);
+        drop_database(&client, "kept").await;
+        let now = quorate_certs::UnixTime::now();
+        let member = cluster
+            .authority()
+            .issue_node_in_memory("n1", &[], now)
+            .unwrap();
+        let raw = Raw::new(cluster.client_env(), member);
+        let connection = raw.connect(&client.map(), ONE).await;
+        remove_node(&connection, THREE).await;
+        wait_for("the hints of the removed node", PATIENCE, async || {
+            let sum = total(&queues(&client, &live).await?);
+            if (sum.pending, sum.discarded) == (0, 11) {
+                Ok(())
+            } else {
+                Err(format!("{sum:?}"))
+            }
+        })
+        .await;
         cluster.finish().await;
     });
+}
+
+async fn drop_database(client: &Client, name: &str) {
+    client
+        .change(Change::DropDatabase {
+            name: name.to_owned(),
+        })
+        .await
+        .unwrap();
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod full;
 mod garbage;
 mod hints;
 mod levels;
+mod limits;
 mod meta;
 mod mute;
 mod strangers;

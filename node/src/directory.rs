@@ -79,6 +79,11 @@ impl Directory {
         *self.index.borrow()
     }
 
+    /// Follows the index: it changes after the snapshot has.
+    pub(crate) fn changes(&self) -> watch::Receiver<MetaIndex> {
+        self.index.subscribe()
+    }
+
     /// The first snapshot at or beyond `index`; none if it does not come within `patience`.
     pub(crate) async fn reach(&self, index: MetaIndex, patience: Duration) -> Option<Arc<Snapshot>> {
         let mut watch = self.index.subscribe();

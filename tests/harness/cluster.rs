@@ -310,6 +310,29 @@ impl Cluster {
         &self.members[&id].memory
     }
 
+    /// Bytes of these simulated nodes' files whose path contains `part`, from the first occurrence
+    /// of `mark` to the last byte that is not zero; none if it occurs nowhere.
+    #[must_use]
+    pub fn disk_bytes(&self, ids: &[NodeId], part: &str, mark: &[u8]) -> Option<u64> {
+        let mut sum = None;
+        for id in ids {
+            let memory = self.memory(*id);
+            for path in memory
+                .paths()
+                .iter()
+                .filter(|path| path.to_string_lossy().contains(part))
+            {
+                let bytes = memory.content(path).unwrap_or_default();
+                let Some(first) = bytes.windows(mark.len()).position(|at| at == mark) else {
+                    continue;
+                };
+                let last = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(first);
+                *sum.get_or_insert(0) += (last - first) as u64;
+            }
+        }
+        sum
+    }
+
     /// Everything a simulated node that is down has on its disks.
     #[must_use]
     pub fn image(&self, id: NodeId) -> Image {

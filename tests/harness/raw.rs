@@ -14,9 +14,10 @@ use quorate_client::{
 };
 use quorate_protocol::{
     batch::{Batch, PartHeader, Selection, encode_part},
+    change::{Change, Outcome},
     id::{BatchId, NodeId, Version},
     map::ClusterMap,
-    message::{Write, Written},
+    message::{Propose, Write, Written},
     point::Point,
 };
 use tokio::time::Instant;
@@ -111,4 +112,19 @@ pub async fn send(connection: &Arc<Connection>, request: &Write, batch: &Bytes) 
         .await
         .unwrap()
         .0
+}
+
+/// Removes a member for good; the connection must be a node's.
+pub async fn remove_node(connection: &Arc<Connection>, node: NodeId) {
+    let change = Change::RemoveNode { node };
+    let request = Propose {
+        deadline_ms: 5_000,
+        forwarded: false,
+        change,
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let reply = connection
+        .exchange(&request, Bytes::new(), deadline, 1 << 20)
+        .await;
+    assert_eq!(reply.unwrap().0.outcome, Outcome::Done);
 }

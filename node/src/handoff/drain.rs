@@ -6,18 +6,23 @@
 //! that is refused for good never holds up what is behind it; the limit is kept over every second,
 //! and a wait for it ends at once when the node stops.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use quorate_client::connection::Connection;
 use quorate_protocol::{
     batch::EncodedBatch,
     code::{Class, Code},
-    id::{NodeId, Sequence},
+    id::{MetaIndex, NodeId, Sequence, ShardId},
     message::{Answer, Deliver, HintItem},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
+    sync::watch,
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
@@ -83,6 +88,9 @@ struct Drain {
     target: NodeId,
     bucket: Bucket,
     failures: u32,
+    maps: watch::Receiver<MetaIndex>,
+    /// The live shards of the map by which the queue was last swept; none before that.
+    swept: Option<BTreeSet<ShardId>>,
 }
 
 /// How a connection's worth of draining ended.
@@ -96,7 +104,10 @@ enum End {
 impl Drain {
     fn new(core: Arc<Core>, target: NodeId) -> Self {
         let bucket = Bucket::new(core.config.drain.rate_limit);
-        Self { core, target, bucket, failures: 0 }
+        let mut maps = core.directory.changes();
+        // The map of this moment counts as new.
+        maps.mark_changed();
+        Self { core, target, bucket, failures: 0, maps, swept: None }
     }
 
     async fn run(mut self) {
@@ -120,17 +131,42 @@ impl Drain {
         }
     }
 
-    /// Waits until the target is up.
-    async fn connected(&self) -> Option<Arc<Connection>> {
-        match self.core.pool.peer(self.target) {
-            Some(peer) => peer.wait_up().await,
-            // Not in the map, or not yet: look again when the pool has changed.
-            None => {
-                let mut changes = self.core.pool.changes();
-                let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
-                None
+    /// Waits until the target is up, and meanwhile gives up hints of shards that are dropped: a
+    /// target that never comes back must not keep them for ever.
+    async fn connected(&mut self) -> Option<Arc<Connection>> {
+        loop {
+            let changed = tokio::select! {
+                biased;
+                changed = self.maps.changed() => changed,
+                connection = up(&self.core, self.target) => return connection,
+            };
+            // Without maps there is nothing to drain by.
+            changed.ok()?;
+            self.sweep().await;
+        }
+    }
+
+    /// Looks through the whole queue, if a shard has gone since the last time.
+    async fn sweep(&mut self) {
+        let snapshot = self.core.directory.current();
+        let live: BTreeSet<ShardId> = snapshot.map.shards().map(|place| place.shard.id).collect();
+        let swept = self.swept.replace(live);
+        if swept.is_some_and(|swept| self.swept.as_ref().is_some_and(|live| swept.is_subset(live))) {
+            return;
+        }
+        let config = self.core.config.drain.clone();
+        loop {
+            let records = config.message_records.clamp(1, 1024);
+            match self.core.handoff.peek(self.target, records, config.message_bytes).await {
+                Ok(records) if records.is_empty() => break,
+                Ok(records) => drop(self.without_dead(records).await),
+                Err(error) => {
+                    tracing::warn!(target = %self.target, %error, "hints cannot be read");
+                    break;
+                }
             }
         }
+        self.core.handoff.rewind(self.target);
     }
 
     /// Grows with every failure in a row, with up to half of itself as jitter.
@@ -208,6 +244,19 @@ impl Drain {
             }
         }
         finish(&self.core, self.target, ends).await.then_some(left)
+    }
+}
+
+/// Waits until a node is up; none if it has to be looked for again.
+async fn up(core: &Core, target: NodeId) -> Option<Arc<Connection>> {
+    match core.pool.peer(target) {
+        Some(peer) => peer.wait_up().await,
+        // Not in the map, or not yet: look again when the pool has changed.
+        None => {
+            let mut changes = core.pool.changes();
+            let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
+            None
+        }
     }
 }
 
