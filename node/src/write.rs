@@ -131,6 +131,17 @@ impl Core {
 
     /// A durable note that another owner lacks something.
     pub(crate) async fn mark(&self, request: Mark) -> Marked {
+        // Marks are kept per shard and owner: only those that exist bound their number.
+        let snapshot = self.directory.current();
+        let place = snapshot.shard(request.shard);
+        if !place.is_some_and(|place| place.owners.contains(&request.owner)) {
+            let code = match place {
+                Some(_) => Code::NotOwner,
+                None if request.shard.0 >= snapshot.map.next.shard => Code::StaleMeta,
+                None => Code::ShardGone,
+            };
+            return Marked { answer: answer(Err(code.into())) };
+        }
         let mark = crate::handoff::Mark {
             shard: request.shard,
             owner: request.owner,
