@@ -13,6 +13,7 @@ mod data;
 mod directory;
 pub mod disk;
 pub mod endpoint;
+pub mod executor;
 pub mod handoff;
 pub mod journal;
 pub mod meta;

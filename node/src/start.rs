@@ -23,6 +23,7 @@ use quorate_protocol::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    executor::Executor,
     background,
     config::NodeConfig,
     core::{Core, Parts},
@@ -33,11 +34,10 @@ use crate::{
     journal::{Journal, JournalHome, JournalOpenError},
     meta::{Meta, MetaError, NewNode},
     raft::Lanes,
-    segment::commit::Executor,
     server::Server,
     service::NodeService,
     sink::ShardSink,
-    shard::{self, ShardError, ShardStore},
+    shard::{ShardError, ShardStore},
 };
 
 /// Pause between attempts to join.
@@ -248,8 +248,7 @@ async fn open(
     pool: Arc<Pool>,
 ) -> Result<Arc<Core>, StartError> {
     let executor = if world.inline { Executor::Inline } else { Executor::Thread };
-    let folding = if world.inline { shard::Executor::Inline } else { shard::Executor::Blocking };
-    let shards = ShardStore::open(config.shard, &data.join("shards"), folding)?;
+    let shards = ShardStore::open(config.shard, &data.join("shards"), executor)?;
     let home = JournalHome {
         directory: data.join("journal"),
         node: identity.node,
@@ -301,7 +300,7 @@ async fn open(
         &data.join("meta"),
         Lanes::new(Arc::clone(&pool)),
         Arc::new(move || clock.wall_ns()),
-        if world.inline { crate::meta::Disk::Inline } else { crate::meta::Disk::Blocking },
+        executor,
     )
     .await?;
     Ok(Arc::new(Core::new(Parts {

@@ -21,7 +21,8 @@ use crate::segment::commit::{Committer, Limits, Log, SubmitError};
 use crate::segment::header::{self, Header, Kind, Parsed};
 use crate::segment::record::RecordMeta;
 use crate::segment::writer::FlushError;
-use crate::segment::{Executor, Found, Reader, Writer};
+use crate::executor::Executor;
+use crate::segment::{Found, Reader, Writer};
 
 /// The usual file name, inside the directory of the hint queues.
 pub const FILE: &str = "marks";

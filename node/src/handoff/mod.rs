@@ -46,7 +46,7 @@ pub use stats::{QueueStats, Reason};
 pub use terminal::{DiscardReason, QuarantineReason, Terminal};
 
 use crate::disk::Disk;
-use crate::segment::Executor;
+use crate::executor::Executor;
 use crate::segment::commit::{Committer, Limits, SubmitError};
 use log::{HandoffLog, Item, Shared};
 use queue::Queue;
@@ -178,7 +178,8 @@ impl Handoff {
         let records = self
             .executor
             .run(move || reader.hand_out(&*disk, want))
-            .await??;
+            .await
+            .map_err(io::Error::from)??;
         if !queue.state().lost.is_empty()
             && let Err(error) = self
                 .submit(

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::executor::Executor;
 use super::*;
 use crate::disk::{FaultDisk, Keep, MemoryDisk, Open, SystemDisk};
 use crate::segment::header::Header;

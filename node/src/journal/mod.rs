@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::disk::Disk;
 use crate::poison::Poison;
-use crate::segment::Executor;
+use crate::executor::Executor;
 use crate::segment::commit::{Committer, Limits, SubmitError};
 use log::{Item, JournalLog};
 use spare::Spares;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use quorate_protocol::id::NodeId;
 
+use crate::executor::Executor;
 use super::*;
 use crate::disk::{FaultDisk, Keep, MemoryDisk, SystemDisk};
 

@@ -133,3 +133,9 @@ pub enum StoreError {
     #[error("metadata task was cancelled by a shutdown")]
     Cancelled,
 }
+
+impl From<crate::executor::Stopped> for StoreError {
+    fn from(_: crate::executor::Stopped) -> Self {
+        Self::Cancelled
+    }
+}

@@ -50,13 +50,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::executor::Executor;
 use command::{Command, Raft};
 use store::Store;
 
 pub use config::MetaConfig;
 pub use error::{MetaError, StoreError};
 pub use network::{Peer, RaftOp, RaftTransport, TransportError, TransportFuture};
-pub use store::Disk;
 
 /// Tells the wall clock's time in ns since the Unix epoch.
 pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -98,11 +98,11 @@ impl Meta {
         dir: &Path,
         transport: Arc<dyn RaftTransport>,
         clock: WallClock,
-        disk: Disk,
+        executor: Executor,
     ) -> Result<Self, MetaError> {
         config.check()?;
         let map_size = usize::try_from(config.map_size).unwrap_or(usize::MAX);
-        let store = Store::open(dir, map_size, disk)?;
+        let store = Store::open(dir, map_size, executor)?;
         let (published, _) = watch::channel(Arc::default());
         // Also publishes the stored map; Raft gets a machine of its own when it starts.
         machine::Machine::open(store.clone(), published.clone())?;

@@ -204,7 +204,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::meta::Disk;
+    use crate::executor::Executor;
 
     /// A map of up to three databases with up to three measurements of a few fields. Ids and names
     /// sort differently, as they do when fields come in any order.
@@ -245,7 +245,7 @@ mod tests {
         #[test]
         fn what_is_loaded_is_what_was_saved(maps in prop::collection::vec(map(), 1..8)) {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::open(dir.path(), 16 << 20, Disk::Inline).unwrap();
+            let store = Store::open(dir.path(), 16 << 20, Executor::Inline).unwrap();
             let mut old = ClusterMap::default();
             for new in maps {
                 store.write(|store, txn| save(store, txn, &old, &new)).unwrap();

@@ -15,9 +15,10 @@ use quorate_protocol::{
 };
 use tempfile::TempDir;
 
+use crate::executor::Executor;
 use super::*;
 
-struct Stores(Disk);
+struct Stores(Executor);
 
 impl StoreBuilder<command::Types, log::Log, machine::Machine, TempDir> for Stores {
     async fn build(&self) -> Result<(TempDir, log::Log, machine::Machine), command::StorageError> {
@@ -31,12 +32,12 @@ impl StoreBuilder<command::Types, log::Log, machine::Machine, TempDir> for Store
 
 #[test]
 fn the_stores_pass_the_librarys_suite_inline() {
-    Suite::test_all(Stores(Disk::Inline)).unwrap();
+    Suite::test_all(Stores(Executor::Inline)).unwrap();
 }
 
 #[test]
 fn the_stores_pass_the_librarys_suite_on_blocking_threads() {
-    Suite::test_all(Stores(Disk::Blocking)).unwrap();
+    Suite::test_all(Stores(Executor::Thread)).unwrap();
 }
 
 /// Nodes that reach each other by a function call, unless they are cut off.
@@ -152,7 +153,7 @@ impl Cluster {
                 dir.path(),
                 wire.clone(),
                 Arc::new(|| 1),
-                Disk::Inline,
+                Executor::Inline,
             );
             match opened.await {
                 Ok(meta) => {
@@ -474,7 +475,7 @@ async fn it_also_works_on_threads() {
                 from: 1,
             }),
             Arc::new(|| 1),
-            Disk::Blocking,
+            Executor::Thread,
         )
     };
     let meta = open().await.unwrap();

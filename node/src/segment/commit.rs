@@ -13,34 +13,7 @@ use std::thread;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-/// Where the disk work happens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Executor {
-    /// On a dedicated thread, group after group. The normal way.
-    #[default]
-    Thread,
-    /// In the task that asks, one item at a time: for simulations under a paused clock.
-    Inline,
-}
-
-impl Executor {
-    /// Runs blocking disk reads where this executor wants them.
-    ///
-    /// # Errors
-    /// When the runtime is shutting down and the work was dropped.
-    pub async fn run<T, F>(self, work: F) -> io::Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce() -> T + Send + 'static,
-    {
-        match self {
-            Self::Inline => Ok(work()),
-            Self::Thread => tokio::task::spawn_blocking(work)
-                .await
-                .map_err(io::Error::other),
-        }
-    }
-}
+use crate::executor::Executor;
 
 /// What a committer runs: the state behind a group commit.
 pub trait Log: Send + 'static {

@@ -32,7 +32,7 @@ pub(super) async fn fold(store: Arc<Inner>) {
             }
             let (id, inner) = (slot.id, Arc::clone(&store));
             let done = store.executor.run(move || inner.fold(&slot)).await;
-            if note(id, done.and_then(|done| done)) {
+            if note(id, done.map_err(ShardError::from).and_then(|done| done)) {
                 store.merge_wanted.notify_one();
             } else {
                 failed.insert(id);
@@ -61,7 +61,7 @@ pub(super) async fn merge(store: Arc<Inner>) {
                 }
                 let (id, inner, of) = (slot.id, Arc::clone(&store), Arc::clone(&slot));
                 let done = store.executor.run(move || inner.merge(&of)).await;
-                if note(id, done.and_then(|done| done)) {
+                if note(id, done.map_err(ShardError::from).and_then(|done| done)) {
                     slot.set_unmerged();
                 }
                 tokio::task::yield_now().await;

@@ -34,7 +34,6 @@ mod counters;
 mod directory;
 pub(crate) mod env;
 mod error;
-mod executor;
 pub mod fault;
 mod filter;
 mod fold;
@@ -50,12 +49,12 @@ mod series;
 mod slot;
 mod state;
 
+use crate::executor::Executor;
 pub use self::{
     config::Config,
     counters::Stats,
     directory::FORMAT,
     error::{AdmitError, EnvError, ScanError, ShardError, ShardGone},
-    executor::Executor,
     filter::{ScanFilter, TagFilter, TagTest},
     fresh::Admission,
     read::{Scan, ScanItem, SeriesRows},
@@ -348,13 +347,11 @@ impl ShardStore {
     /// # Errors
     /// The runtime is stopping.
     pub async fn scan_page(&self, mut scan: Scan) -> Result<(Scan, Vec<ScanItem>), ShardError> {
-        self.inner
-            .executor
-            .run(move || {
-                let page = scan.next_page();
-                (scan, page)
-            })
-            .await
+        let next = self.inner.executor.run(move || {
+            let page = scan.next_page();
+            (scan, page)
+        });
+        Ok(next.await?)
     }
 
     /// The shards that have data here, ascending.

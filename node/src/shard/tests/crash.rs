@@ -4,9 +4,10 @@ use std::sync::{Arc, atomic::Ordering};
 
 use quorate_protocol::id::Sequence;
 
+use crate::executor::Executor;
 use super::support::*;
 use crate::shard::{
-    Executor, ShardError, ShardStore,
+    ShardError, ShardStore,
     fault::{Fault, Step},
 };
 

@@ -8,9 +8,10 @@ use quorate_protocol::{
     id::{Sequence, ShardId},
 };
 
+use crate::executor::Executor;
 use super::support::*;
 use crate::shard::{
-    AdmitError, Config, EnvError, Executor, ScanError, ScanFilter, ShardError, ShardStore,
+    AdmitError, Config, EnvError, ScanError, ScanFilter, ShardError, ShardStore,
     directory,
     fault::{Fault, Step},
 };

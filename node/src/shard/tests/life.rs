@@ -4,9 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use quorate_protocol::id::{Sequence, ShardId};
 
+use crate::executor::Executor;
 use super::support::*;
 use crate::shard::{
-    AdmitError, Config, Executor, ScanError, ScanFilter, ShardError, ShardGone, ShardStore,
+    AdmitError, Config, ScanError, ScanFilter, ShardError, ShardGone, ShardStore,
     retention::{LiveShards, sweep},
 };
 
@@ -169,7 +170,7 @@ async fn large_shards_are_folded_at_once_and_their_runs_merged() {
         merge_runs: 3,
         ..Config::default()
     };
-    let store = ShardStore::open(config, dir.path(), Executor::Blocking).unwrap();
+    let store = ShardStore::open(config, dir.path(), Executor::Thread).unwrap();
     store.start();
     let mut released = store.released();
     let (mut journal, mut model) = (Journal::default(), Content::new());

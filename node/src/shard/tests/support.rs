@@ -17,8 +17,9 @@ use quorate_protocol::{
     rows::Rows,
 };
 
+use crate::executor::Executor;
 use crate::shard::{
-    Config, Executor, ScanFilter, ShardError, ShardStore,
+    Config, ScanFilter, ShardError, ShardStore,
     fault::{Fault, Probe, Step},
 };
 
