@@ -8,6 +8,7 @@ mod hints;
 mod levels;
 mod limits;
 mod meta;
+mod reads;
 mod mute;
 mod strangers;
 mod sync;

@@ -171,8 +171,15 @@ impl CopyTask {
                 let Some(under_way) = self.part.gate.enter() else { return };
                 let (done, wait) = oneshot::channel();
                 let mut carry = vec![Carry { target: self.owner, done, under_way }];
-                let _ = write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
+                let reply = write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
                 drop(carry);
+                if let Some(code) = reply.ok().and_then(|written| written.hints.first()?.answer.error)
+                    && code == Code::ShardGone
+                {
+                    // The shard was dropped meanwhile: no node will take a hint of it.
+                    let detail = format!("shard {}", self.part.shard);
+                    return self.send(Event::Refused { owner: self.index, code, detail }).await;
+                }
                 if let Ok((holder, sequence)) = wait.await {
                     holders.push(holder);
                     placed = true;

@@ -3,7 +3,8 @@
 //! Every shard is read from as many owners as the read level needs and merged by version; shards
 //! are merged by series key. Invariants: a stream that ends without an error is whole; an owner
 //! that fails on the way is replaced by another, from the series it failed in. Memory is bounded by
-//! the largest series of a shard, times the owners read.
+//! a page, and by the largest series of a shard, times the owners read; no stream is held open while
+//! another is read, so that a query may span any number of shards.
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
@@ -13,7 +14,7 @@ use quorate_protocol::{
     consistency::Level,
     id::{NodeId, ShardId},
     map::ClusterMap,
-    message::TagMatch,
+    message::{Scan, TagMatch},
     rows::Rows,
 };
 use tokio::sync::mpsc;
@@ -26,6 +27,10 @@ use crate::{
 
 /// Series that may wait for their reader.
 const READ_AHEAD: usize = 16;
+
+/// Encoded bytes that all pages of a query may take together, and the bounds of one of them.
+const READ_BYTES: usize = 64 << 20;
+const PAGE_BYTES: std::ops::Range<usize> = 256 << 10..8 << 20;
 
 /// What to read.
 #[derive(Clone, Debug)]
@@ -150,6 +155,11 @@ fn readers(core: &Arc<Core>, map: &ClusterMap, query: &Query) -> Result<Vec<Shar
             last_key: None,
         });
     }
+    let sources: usize = readers.iter().map(|reader| reader.required).sum();
+    let page = (READ_BYTES / sources.max(1)).clamp(PAGE_BYTES.start, PAGE_BYTES.end);
+    for reader in &mut readers {
+        reader.request.limit = u32::try_from(page).unwrap_or(u32::MAX);
+    }
     Ok(readers)
 }
 
@@ -185,7 +195,7 @@ async fn merge_shards(
 struct ShardReader {
     core: Arc<Core>,
     shard: ShardId,
-    request: quorate_protocol::message::Scan,
+    request: Scan,
     /// Owners that were not tried yet.
     unused: Vec<NodeId>,
     required: usize,
@@ -210,10 +220,8 @@ impl ShardReader {
                     });
                 }
                 let node = self.unused.remove(0);
-                match Source::open(&self.core, node, &self.request).await {
-                    Ok(source) => self.sources.push(source),
-                    Err(why) => reason = why,
-                }
+                let request = Scan { after: self.last_key.clone(), ..self.request.clone() };
+                self.sources.push(Source::new(Arc::clone(&self.core), node, request));
             }
             match self.advance().await {
                 Ok(series) => return Ok(series),
@@ -226,7 +234,7 @@ impl ShardReader {
     /// The lowest series key of all sources, with all their rows of it.
     async fn advance(&mut self) -> Result<Option<(Bytes, Rows)>, String> {
         for index in 0..self.sources.len() {
-            if let Err(why) = self.sources[index].fill(self.last_key.as_ref()).await {
+            if let Err(why) = self.sources[index].fill().await {
                 self.sources.swap_remove(index);
                 return Err(why);
             }

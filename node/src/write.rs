@@ -140,7 +140,7 @@ impl Core {
                 None if request.shard.0 >= snapshot.map.next.shard => Code::StaleMeta,
                 None => Code::ShardGone,
             };
-            return Marked { answer: answer(Err(code.into())) };
+            return Marked { answer: answer(MARKS, Err(code.into())) };
         }
         let mark = crate::handoff::Mark {
             shard: request.shard,

@@ -25,6 +25,8 @@ fn scan(frames: i64, bytes: i64) -> Scan {
         fields: vec![],
         from: frames,
         to: bytes,
+        after: None,
+        limit: 0,
     }
 }
 

@@ -154,12 +154,12 @@ async fn scan(request: &Frame, mut reply: ReplySink) {
     let scan: Scan = request.message().unwrap();
     let block = Bytes::from(vec![1; usize::try_from(scan.to).unwrap()]);
     for entries in 1..u32::try_from(scan.from).unwrap() {
-        let rows = Rows { entries };
+        let rows = Rows { entries, complete: false };
         if reply.more(&rows, block.clone()).await.is_err() {
             return;
         }
     }
-    reply.send(&Rows { entries: 0 }, Bytes::new()).await;
+    reply.send(&Rows { entries: 0, complete: true }, Bytes::new()).await;
 }
 
 pub fn write_to(shard: ShardId, wait_ms: u64) -> Write {

@@ -63,6 +63,8 @@ pub struct ScanFilter {
     pub from: i64,
     /// The time behind the last, in ns.
     pub to: i64,
+    /// Only series whose key is behind this one.
+    pub after: Option<Bytes>,
 }
 
 impl Default for ScanFilter {
@@ -74,6 +76,7 @@ impl Default for ScanFilter {
             fields: Vec::new(),
             from: i64::MIN,
             to: i64::MAX,
+            after: None,
         }
     }
 }

@@ -87,6 +87,7 @@ impl Scan {
         filter: ScanFilter,
     ) -> Result<Self, ShardError> {
         let measurement = filter.escaped_measurement();
+        let at = filter.after.as_ref().map_or(At::Start, |key| At::After(key.to_vec()));
         let mut scan = Self {
             store,
             slot,
@@ -94,7 +95,7 @@ impl Scan {
             measurement,
             fresh: BTreeMap::new(),
             pieces: Pieces::default(),
-            at: At::Start,
+            at,
             found: VecDeque::new(),
             ready: VecDeque::new(),
         };
@@ -127,8 +128,10 @@ impl Scan {
         }
         let (series, pieces) = taken.finish();
         let from = self.filter.from;
+        let after = self.filter.after.as_ref();
         self.fresh = series
             .into_iter()
+            .filter(|one| after.is_none_or(|after| one.key > *after))
             .map(|one| (one.key.clone(), (one, from)))
             .collect();
         self.pieces = pieces;
