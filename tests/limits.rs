@@ -221,9 +221,12 @@ fn f11_an_unknown_or_wrong_setting_is_refused_by_name() {
 
 #[test]
 fn f25_no_code_looks_at_the_text_of_an_error() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .unwrap();
     let looks = ["contains(", "starts_with(", "ends_with(", "find(", "=="];
-    let mut files = 0;
+    let mut looked_at = 0;
     let mut todo: Vec<_> = ["protocol", "certs", "client", "node"]
         .map(|name| root.join(name).join("src"))
         .into();
@@ -239,7 +242,6 @@ fn f25_no_code_looks_at_the_text_of_an_error() {
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
-        files += 1;
         let text = std::fs::read_to_string(&path).unwrap();
         // Tests may look at what people will read.
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
@@ -249,7 +251,11 @@ fn f25_no_code_looks_at_the_text_of_an_error() {
                 Some("tests" | "tests.rs" | "vectors.rs")
             )
         });
-        for (number, line) in code.lines().enumerate().filter(|_| !is_test) {
+        if is_test {
+            continue;
+        }
+        looked_at += 1;
+        for (number, line) in code.lines().enumerate() {
             for text in [
                 "error.to_string().",
                 "err.to_string().",
@@ -265,7 +271,7 @@ fn f25_no_code_looks_at_the_text_of_an_error() {
         }
     }
     assert!(
-        files > 100,
-        "{files} files: the sources are not where they were"
+        looked_at > 100,
+        "{looked_at} files: the sources are not where they were"
     );
 }
