@@ -23,11 +23,8 @@ fn identities_are_read_and_written_as_specified() {
     for vector in of_kind("identity", 3) {
         let uri = String::from_utf8(vector.bytes.clone()).unwrap();
         let read: Identity = uri.parse().unwrap();
-        let roles: Roles = vector
-            .one("roles")
-            .split(',')
-            .filter_map(|role| role.parse().ok())
-            .collect();
+        let roles: Roles =
+            vector.one("roles").split(',').filter_map(|role| role.parse().ok()).collect();
         let (cluster, name) = (vector.one("cluster"), vector.one("name"));
         let made = match vector.one("holder") {
             "node" => Identity::node(cluster, name).unwrap(),
@@ -55,15 +52,10 @@ fn certificates_are_understood_as_specified() {
         roots.add(CertificateDer::from(&*ca.bytes)).unwrap();
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .unwrap();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
     let or_none = |text: String| {
-        if text.is_empty() {
-            "-".to_owned()
-        } else {
-            text
-        }
+        if text.is_empty() { "-".to_owned() } else { text }
     };
     for vector in &all {
         let der = CertificateDer::from(&*vector.bytes);

@@ -33,15 +33,36 @@ const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// What became of an owner's copy, or of its hint; `owner` is the index in the part's list.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Stored { owner: usize, sequence: Sequence },
+    Stored {
+        owner: usize,
+        sequence: Sequence,
+    },
     /// Not stored by this attempt; `sent` if it may be nevertheless.
-    Failed { owner: usize, sent: bool, code: Code, detail: String },
+    Failed {
+        owner: usize,
+        sent: bool,
+        code: Code,
+        detail: String,
+    },
     /// No node will ever take it.
-    Refused { owner: usize, code: Code, detail: String },
-    Hinted { owner: usize, holder: NodeId, sequence: Sequence },
-    Marked { owner: usize, holder: NodeId },
+    Refused {
+        owner: usize,
+        code: Code,
+        detail: String,
+    },
+    Hinted {
+        owner: usize,
+        holder: NodeId,
+        sequence: Sequence,
+    },
+    Marked {
+        owner: usize,
+        holder: NodeId,
+    },
     /// No live node takes a hint at the moment.
-    NoHolder { owner: usize },
+    NoHolder {
+        owner: usize,
+    },
 }
 
 /// A hint for `target` that travels in a message to somebody else; `done` hears of success and is
@@ -110,7 +131,16 @@ impl CopyTask {
     /// Sends the copy, again while the owner answers "not now", until the deadline of `goal`.
     async fn store(&self, mut carry: Vec<Carry>, goal: Goal) -> Attempt {
         loop {
-            let error = match write(&self.core, &self.part, self.patient(goal), self.owner, true, &mut carry).await {
+            let error = match write(
+                &self.core,
+                &self.part,
+                self.patient(goal),
+                self.owner,
+                true,
+                &mut carry,
+            )
+            .await
+            {
                 Ok(Written { copy: Some(Answer { error: None, sequence, .. }), .. }) => {
                     self.send(Event::Stored { owner: self.index, sequence }).await;
                     return Attempt::Ended;
@@ -120,7 +150,10 @@ impl CopyTask {
                     retry_after: Duration::from_millis(answer.retry_after_ms.into()),
                     // After a failed sync the record may be on the disk all the same; and nothing
                     // is known of what a later version means.
-                    sent: matches!(answer.error, Some(Code::Io | Code::Internal | Code::Unknown(_))),
+                    sent: matches!(
+                        answer.error,
+                        Some(Code::Io | Code::Internal | Code::Unknown(_))
+                    ),
                     detail: format!("node {}", self.owner),
                 },
                 Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),
@@ -129,11 +162,16 @@ impl CopyTask {
             if hopeless(error.code) {
                 // The hints in it have had their answers before the collector hears of the copy.
                 drop(carry);
-                self.send(Event::Refused { owner: self.index, code: error.code, detail: error.detail })
-                    .await;
+                self.send(Event::Refused {
+                    owner: self.index,
+                    code: error.code,
+                    detail: error.detail,
+                })
+                .await;
                 return Attempt::Ended;
             }
-            let again = !error.sent && matches!(error.code.class(), Class::Retry | Class::RefreshMeta);
+            let again =
+                !error.sent && matches!(error.code.class(), Class::Retry | Class::RefreshMeta);
             let pause = error.retry_after.max(RETRY_PAUSE);
             if again && Instant::now() + pause < goal.deadline {
                 sleep(pause).await;
@@ -171,9 +209,11 @@ impl CopyTask {
                 let Some(under_way) = self.part.gate.enter() else { return };
                 let (done, wait) = oneshot::channel();
                 let mut carry = vec![Carry { target: self.owner, done, under_way }];
-                let reply = write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
+                let reply =
+                    write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
                 drop(carry);
-                if let Some(code) = reply.ok().and_then(|written| written.hints.first()?.answer.error)
+                if let Some(code) =
+                    reply.ok().and_then(|written| written.hints.first()?.answer.error)
                     && code == Code::ShardGone
                 {
                     // The shard was dropped meanwhile: no node will take a hint of it.
@@ -240,7 +280,10 @@ impl CopyTask {
 
     /// The goal of background work: a few seconds from now, whatever the caller's deadline was.
     fn late(&self) -> Goal {
-        Goal { deadline: self.goal.deadline.max(Instant::now() + Duration::from_secs(5)), ..self.goal }
+        Goal {
+            deadline: self.goal.deadline.max(Instant::now() + Duration::from_secs(5)),
+            ..self.goal
+        }
     }
 
     async fn send(&self, event: Event) {

@@ -110,10 +110,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            table: Mutex::new(Table::default()),
-            wake: Notify::new(),
-        })
+        Arc::new(Self { table: Mutex::new(Table::default()), wake: Notify::new() })
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Table) -> T) -> T {
@@ -127,12 +124,7 @@ impl Lane {
         let (to, answer) = oneshot::channel();
         let id = self.with(|table| table.submit(frame, held, to))?;
         self.wake.notify_one();
-        Ok(Call {
-            lane: Arc::clone(self),
-            id,
-            answer,
-            open: true,
-        })
+        Ok(Call { lane: Arc::clone(self), id, answer, open: true })
     }
 
     /// Asks for a sign of life outside of all limits; at most a few at a time.
@@ -195,10 +187,7 @@ pub(crate) struct Call {
 impl Call {
     /// Whether the answer is there, or will never be.
     pub(crate) fn is_over(&mut self) -> bool {
-        !matches!(
-            self.answer.try_recv(),
-            Err(oneshot::error::TryRecvError::Empty)
-        )
+        !matches!(self.answer.try_recv(), Err(oneshot::error::TryRecvError::Empty))
     }
 
     /// Gives the request up and says whether it had left.

@@ -87,8 +87,7 @@ impl Client {
         let unreachable = |reason: String| Error::Unreachable { seeds: seeds.join(","), reason };
         let endpoint = env.client_endpoint(&config.transport);
         let endpoint = endpoint.map_err(|error| unreachable(error.to_string()))?;
-        let dialer =
-            Dialer::new(env.clone(), endpoint, credentials, config.transport.clone());
+        let dialer = Dialer::new(env.clone(), endpoint, credentials, config.transport.clone());
         let pool = Pool::new(Arc::new(dialer.map_err(|error| unreachable(error.to_string()))?));
         pool.seed(seeds.iter().cloned());
         let skew = u64::try_from(config.max_clock_skew.as_nanos()).unwrap_or(u64::MAX);
@@ -226,7 +225,6 @@ impl Client {
         self.core.pool.shutdown_endpoint().await;
         self.core.tasks.wait().await;
     }
-
 }
 
 impl std::fmt::Debug for Client {

@@ -210,7 +210,9 @@ impl Collector {
         for (node, carry) in carried.into_iter().filter(|(_, carry)| !carry.is_empty()) {
             let (core, part) = (Arc::clone(&self.core), Arc::clone(&self.part));
             let goal = self.goal;
-            self.core.tasks.spawn(async move { crate::copy::carry(core, part, goal, node, carry).await });
+            self.core
+                .tasks
+                .spawn(async move { crate::copy::carry(core, part, goal, node, carry).await });
         }
         events
     }
@@ -299,8 +301,7 @@ impl Collector {
         let Some(answer) = self.answer.take() else { return };
         let reached = self.tracker.verdict() == Verdict::Reached;
         let failure = (!reached).then(|| {
-            let (code, detail) =
-                self.failure.clone().unwrap_or((Code::Unavailable, String::new()));
+            let (code, detail) = self.failure.clone().unwrap_or((Code::Unavailable, String::new()));
             PartFailure { code, certainty, detail }
         });
         let copies = self.part.owners.iter().zip(&self.states);
@@ -309,7 +310,9 @@ impl Collector {
             shard: self.part.shard,
             rows: self.part.rows.len(),
             reached,
-            copies: copies.map(|(owner, state)| OwnerCopy { owner: *owner, state: *state }).collect(),
+            copies: copies
+                .map(|(owner, state)| OwnerCopy { owner: *owner, state: *state })
+                .collect(),
         };
         // The caller may have dropped the write; the work goes on without it.
         let _ = answer.send(PartResult { receipt, failure });

@@ -63,7 +63,11 @@ impl Topology {
     }
 
     /// Waits for a map at or beyond `index`.
-    pub(crate) async fn reach(&self, index: MetaIndex, deadline: Instant) -> Option<Arc<ClusterMap>> {
+    pub(crate) async fn reach(
+        &self,
+        index: MetaIndex,
+        deadline: Instant,
+    ) -> Option<Arc<ClusterMap>> {
         self.want(index);
         let mut watch = self.map.subscribe();
         let reached = watch.wait_for(|map| map.index >= index);

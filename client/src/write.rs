@@ -80,8 +80,7 @@ pub(crate) async fn write(
     let level = options.consistency.name();
     metrics::counter!("quorate_client_writes_total", "level" => level, "outcome" => outcome)
         .increment(1);
-    metrics::histogram!("quorate_client_write_seconds", "level" => level)
-        .record(started.elapsed());
+    metrics::histogram!("quorate_client_write_seconds", "level" => level).record(started.elapsed());
     result
 }
 
@@ -258,7 +257,10 @@ impl Call<'_> {
         if self.full == Full::Refuse {
             return Arc::clone(budget).try_acquire_many_owned(share).ok();
         }
-        timeout_at(self.goal.deadline, Arc::clone(budget).acquire_many_owned(share)).await.ok()?.ok()
+        timeout_at(self.goal.deadline, Arc::clone(budget).acquire_many_owned(share))
+            .await
+            .ok()?
+            .ok()
     }
 
     fn fail(&mut self, rows: Vec<RowId>, code: Code, detail: String) {

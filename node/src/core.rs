@@ -17,8 +17,13 @@ use quorate_protocol::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::NodeConfig, data::DataDir, directory::Directory, handoff::{Handoff, Marks}, journal::Journal,
-    meta::Meta, shard::ShardStore,
+    config::NodeConfig,
+    data::DataDir,
+    directory::Directory,
+    handoff::{Handoff, Marks},
+    journal::Journal,
+    meta::Meta,
+    shard::ShardStore,
 };
 
 pub(crate) struct Core {

@@ -112,7 +112,8 @@ impl Core {
         let tags = request.tags.into_iter().map(tag_filter).collect::<Result<_, _>>();
         let filter = ScanFilter {
             measurement: request.measurement,
-            tags: tags.map_err(|error: regex::Error| self.failure(Code::Invalid, error.to_string()))?,
+            tags: tags
+                .map_err(|error: regex::Error| self.failure(Code::Invalid, error.to_string()))?,
             fields: request.fields,
             from: request.from,
             to: request.to,

@@ -23,21 +23,21 @@ use quorate_protocol::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    executor::Executor,
     background,
     config::NodeConfig,
     core::{Core, Parts},
     data::{DataDir, DataError, Identity},
     disk::Disk,
     endpoint::{self, BindError},
+    executor::Executor,
     handoff::{self, Handoff, HandoffError, Marks},
     journal::{Journal, JournalHome, JournalOpenError},
     meta::{Meta, MetaError, NewNode},
     raft::Lanes,
     server::Server,
     service::NodeService,
-    sink::ShardSink,
     shard::{ShardError, ShardStore},
+    sink::ShardSink,
 };
 
 /// Pause between attempts to join.
@@ -148,7 +148,8 @@ impl Node {
         });
 
         let endpoint = endpoint::bind(&world.env, config.listen, &credentials, &config.transport)?;
-        let addr = endpoint.local_addr()
+        let addr = endpoint
+            .local_addr()
             .map_err(|source| BindError::Io { addr: config.listen, source })?;
         let advertise = match &config.advertise {
             Some(advertise) => advertise.clone(),
@@ -285,8 +286,7 @@ async fn open(
     )?;
     let salt = world.env.entropy.next_u64();
     let disk = Arc::clone(&world.disk);
-    let (handoff, report) =
-        Handoff::open(config.handoff.clone(), directory, salt, disk, executor)?;
+    let (handoff, report) = Handoff::open(config.handoff.clone(), directory, salt, disk, executor)?;
     for (target, reason) in &report.failed {
         tracing::error!(%target, reason, "a hint queue cannot be used; it refuses hints");
     }
@@ -375,7 +375,11 @@ enum Attempt {
 
 impl From<ConnectError> for Attempt {
     fn from(error: ConnectError) -> Self {
-        if error.retryable() { Self::Again(error.to_string()) } else { Self::Final(error.to_string()) }
+        if error.retryable() {
+            Self::Again(error.to_string())
+        } else {
+            Self::Final(error.to_string())
+        }
     }
 }
 

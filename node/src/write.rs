@@ -155,10 +155,7 @@ impl Core {
     }
 
     /// The map at or beyond `index`.
-    pub(crate) async fn snapshot_for(
-        &self,
-        index: MetaIndex,
-    ) -> Result<Arc<Snapshot>, Code> {
+    pub(crate) async fn snapshot_for(&self, index: MetaIndex) -> Result<Arc<Snapshot>, Code> {
         self.directory.reach(index, CATCH_UP).await.ok_or(Code::StaleMeta)
     }
 
@@ -247,7 +244,9 @@ const fn hint_code(error: &HandoffError) -> Code {
         HandoffError::DiskFull => Code::DiskFull,
         HandoffError::TooLarge { .. } => Code::TooLarge,
         HandoffError::Closed => Code::ShuttingDown,
-        HandoffError::Io(_) | HandoffError::NoQueue(_) | HandoffError::NotPending { .. } => Code::Io,
+        HandoffError::Io(_) | HandoffError::NoQueue(_) | HandoffError::NotPending { .. } => {
+            Code::Io
+        }
     }
 }
 

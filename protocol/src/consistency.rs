@@ -236,9 +236,6 @@ mod tests {
 
     #[test]
     fn no_owners_is_impossible_at_once() {
-        assert_eq!(
-            Tracker::new(Level::One, 0, 1).verdict(),
-            Verdict::Impossible
-        );
+        assert_eq!(Tracker::new(Level::One, 0, 1).verdict(), Verdict::Impossible);
     }
 }

@@ -46,11 +46,8 @@ fn encode(vector: &Vector, lines: &str, header: &PartHeader) -> bytes::Bytes {
 
 fn lines_of(key: &[u8], rows: &Rows) -> Vec<String> {
     let line = |row: usize| {
-        let mut fields: Vec<_> = rows
-            .columns
-            .iter()
-            .filter_map(|c| Some((&c.name[..], c.get(row)?)))
-            .collect();
+        let mut fields: Vec<_> =
+            rows.columns.iter().filter_map(|c| Some((&c.name[..], c.get(row)?))).collect();
         fields.sort_by_key(|(name, _)| *name);
         let mut line = Vec::new();
         text::write_line(&mut line, key, fields, rows.times[row]);
@@ -78,12 +75,7 @@ fn batch_parts() {
             found.extend(lines_of(&key, &rows));
         }
         assert_eq!(found, vector.all("line"), "{}", vector.name);
-        assert_eq!(
-            encode(&vector, &found.join("\n"), &header),
-            vector.bytes,
-            "{}",
-            vector.name
-        );
+        assert_eq!(encode(&vector, &found.join("\n"), &header), vector.bytes, "{}", vector.name);
     }
 }
 
@@ -93,12 +85,7 @@ fn bad_batch_parts() {
         let result =
             EncodedBatch::parse(vector.bytes.clone().into()).and_then(|part| part.decode());
         let error = result.err().map(|error| name(&error));
-        assert_eq!(
-            error.as_deref(),
-            Some(vector.one("error")),
-            "{}",
-            vector.name
-        );
+        assert_eq!(error.as_deref(), Some(vector.one("error")), "{}", vector.name);
     }
 }
 
@@ -112,31 +99,14 @@ fn row_blocks() {
         for row in vector.all("row") {
             let (version, line) = row.split_once(' ').unwrap();
             let version = Version(version.parse().unwrap());
-            let part = encode(
-                &vector,
-                line,
-                &PartHeader {
-                    version,
-                    ..PartHeader::default()
-                },
-            );
-            for (of, _, rows) in EncodedBatch::parse(part)
-                .unwrap()
-                .decode()
-                .unwrap()
-                .into_rows()
-            {
+            let part = encode(&vector, line, &PartHeader { version, ..PartHeader::default() });
+            for (of, _, rows) in EncodedBatch::parse(part).unwrap().decode().unwrap().into_rows() {
                 key = of.to_vec();
                 parts.push(rows);
             }
             expected.push((version, line.to_owned()));
         }
-        let found: Vec<_> = rows
-            .versions
-            .iter()
-            .copied()
-            .zip(lines_of(&key, &rows))
-            .collect();
+        let found: Vec<_> = rows.versions.iter().copied().zip(lines_of(&key, &rows)).collect();
         assert_eq!(found, expected, "{}", vector.name);
         let merged = Rows::merge(parts);
         assert_eq!(merged, rows, "{}", vector.name);
@@ -168,9 +138,8 @@ fn lines() {
         for measurement in batch.measurements() {
             for (row, series, time) in measurement.rows() {
                 let columns = measurement.columns().iter();
-                let mut fields: Vec<_> = columns
-                    .filter_map(|c| Some((&c.name()[..], c.get(row)?)))
-                    .collect();
+                let mut fields: Vec<_> =
+                    columns.filter_map(|c| Some((&c.name()[..], c.get(row)?))).collect();
                 fields.sort_by_key(|(name, _)| *name);
                 let mut line = Vec::new();
                 text::write_line(&mut line, measurement.series_key(series), fields, time);
@@ -186,14 +155,9 @@ fn bad_lines() {
     for vector in vectors("line-bad") {
         let mut batch = Batch::new();
         let outcome = parse_into(&mut batch, &vector.bytes, Options::default());
-        let [error] = &outcome.errors[..] else {
-            panic!("{}: {outcome:?}", vector.name)
-        };
+        let [error] = &outcome.errors[..] else { panic!("{}: {outcome:?}", vector.name) };
         let found = (format!("{:?}", error.reason), error.column.to_string());
-        let expected = (
-            vector.one("error").to_owned(),
-            vector.one("column").to_owned(),
-        );
+        let expected = (vector.one("error").to_owned(), vector.one("column").to_owned());
         assert_eq!(found, expected, "{}", vector.name);
         assert!(batch.is_empty());
     }
@@ -201,10 +165,6 @@ fn bad_lines() {
 
 #[test]
 fn a_point_is_its_canonical_line() {
-    let point = Point::builder("m")
-        .tag("k", "v")
-        .field("f", 1.5)
-        .at(7)
-        .unwrap();
+    let point = Point::builder("m").tag("k", "v").field("f", 1.5).at(7).unwrap();
     assert_eq!(point.to_line(), b"m,k=v f=1.5 7");
 }

@@ -80,16 +80,8 @@ fn case<M: Message + Debug>(
 }
 
 fn cases() -> Vec<Case> {
-    let ok = Answer {
-        error: None,
-        sequence: Sequence(9),
-        retry_after_ms: 0,
-    };
-    let busy = Answer {
-        error: Some(Code::Busy),
-        sequence: Sequence(0),
-        retry_after_ms: 20,
-    };
+    let ok = Answer { error: None, sequence: Sequence(9), retry_after_ms: 0 };
+    let busy = Answer { error: Some(Code::Busy), sequence: Sequence(0), retry_after_ms: 20 };
     let status = NodeStatus {
         node: NodeId(1),
         role: RaftRole::Leader,
@@ -156,10 +148,7 @@ fn cases() -> Vec<Case> {
             4,
             Written {
                 copy: Some(ok),
-                hints: vec![HintAnswer {
-                    target: NodeId(3),
-                    answer: busy,
-                }],
+                hints: vec![HintAnswer { target: NodeId(3), answer: busy }],
                 highest_version: Version(1000),
                 meta_index: MetaIndex(12),
             },
@@ -171,43 +160,15 @@ fn cases() -> Vec<Case> {
             Deliver {
                 meta_index: MetaIndex(12),
                 deadline_ms: 1000,
-                items: vec![HintItem {
-                    shard: ShardId(7),
-                    length: 7,
-                }],
+                items: vec![HintItem { shard: ShardId(7), length: 7 }],
             },
             b"<batch>",
         ),
         case("delivered", 5, Delivered { answers: vec![ok] }, b""),
-        case(
-            "mark",
-            6,
-            Mark {
-                shard: ShardId(7),
-                owner: NodeId(3),
-                from: -1,
-                to: 1,
-            },
-            b"",
-        ),
+        case("mark", 6, Mark { shard: ShardId(7), owner: NodeId(3), from: -1, to: 1 }, b""),
         case("marked", 6, Marked { answer: ok }, b""),
-        case(
-            "meta-get",
-            7,
-            MetaGet {
-                after: MetaIndex(11),
-                wait_ms: 20_000,
-            },
-            b"",
-        ),
-        case(
-            "meta-state",
-            7,
-            MetaState {
-                index: MetaIndex(12),
-            },
-            b"<map>",
-        ),
+        case("meta-get", 7, MetaGet { after: MetaIndex(11), wait_ms: 20_000 }, b""),
+        case("meta-state", 7, MetaState { index: MetaIndex(12) }, b"<map>"),
         case(
             "propose-create-database",
             8,
@@ -246,10 +207,7 @@ fn cases() -> Vec<Case> {
         case(
             "proposed",
             8,
-            Proposed {
-                index: MetaIndex(13),
-                outcome: Outcome::Database(DatabaseId(1)),
-            },
+            Proposed { index: MetaIndex(13), outcome: Outcome::Database(DatabaseId(1)) },
             b"<map>",
         ),
         case(
@@ -279,11 +237,7 @@ fn cases() -> Vec<Case> {
         case(
             "joined",
             10,
-            Joined {
-                cluster: ClusterId(0xfeed),
-                node: NodeId(2),
-                index: MetaIndex(4),
-            },
+            Joined { cluster: ClusterId(0xfeed), node: NodeId(2), index: MetaIndex(4) },
             b"",
         ),
         case(
@@ -331,9 +285,7 @@ fn cases() -> Vec<Case> {
 
 fn encode(frame: &Frame) -> Vec<u8> {
     let mut out = BytesMut::new();
-    FrameCodec::default()
-        .encode(frame.clone(), &mut out)
-        .unwrap();
+    FrameCodec::default().encode(frame.clone(), &mut out).unwrap();
     out.to_vec()
 }
 
@@ -359,32 +311,18 @@ fn every_frame_vector_reads_and_writes() {
             continue;
         };
         assert_eq!(hex(&vector.bytes), hex(&bytes), "{}", case.name);
-        assert_eq!(
-            vector.one("op"),
-            format!("{:#06x}", case.frame.op),
-            "{}",
-            case.name
-        );
+        assert_eq!(vector.one("op"), format!("{:#06x}", case.frame.op), "{}", case.name);
         assert_eq!(vector.one("id"), case.frame.id.to_string(), "{}", case.name);
         assert_eq!(vector.one("body"), case.text, "{}", case.name);
         let mut buffer = BytesMut::from(&vector.bytes[..]);
         let frame = FrameCodec::default().decode(&mut buffer).unwrap().unwrap();
         assert_eq!(frame, case.frame, "{}", case.name);
-        assert_eq!(
-            (case.read)(&frame).unwrap(),
-            vector.one("body"),
-            "{}",
-            case.name
-        );
+        assert_eq!((case.read)(&frame).unwrap(), vector.one("body"), "{}", case.name);
     }
     assert!(missing.is_empty(), "SPEC.md lacks:\n{missing}");
     let known: BTreeSet<&str> = cases().iter().map(|case| case.name).collect();
     for vector in vectors {
-        assert!(
-            known.contains(vector.name.as_str()),
-            "no test for vector {}",
-            vector.name
-        );
+        assert!(known.contains(vector.name.as_str()), "no test for vector {}", vector.name);
     }
 }
 
@@ -420,10 +358,7 @@ fn surplus_header_bytes_and_unknown_flags_are_skipped() {
 
 #[test]
 fn every_kind_of_vector_is_read_by_a_test() {
-    let found: BTreeSet<String> = all_vectors()
-        .into_iter()
-        .map(|vector| vector.kind)
-        .collect();
+    let found: BTreeSet<String> = all_vectors().into_iter().map(|vector| vector.kind).collect();
     let known: BTreeSet<String> = KINDS.iter().map(|(kind, _)| (*kind).to_owned()).collect();
     assert_eq!(found, known);
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -431,15 +366,8 @@ fn every_kind_of_vector_is_read_by_a_test() {
         let test = std::fs::read_to_string(root.join(test)).unwrap();
         assert!(test.contains(&format!("\"{kind}\"")), "{kind}");
     }
-    let count = document()
-        .lines()
-        .filter(|line| line.contains("```vector"))
-        .count();
-    assert_eq!(
-        count,
-        all_vectors().len(),
-        "a vector whose fence is not at the start of its line"
-    );
+    let count = document().lines().filter(|line| line.contains("```vector")).count();
+    assert_eq!(count, all_vectors().len(), "a vector whose fence is not at the start of its line");
 }
 
 #[test]
@@ -455,13 +383,8 @@ fn the_table_of_codes_is_complete() {
     let spec = document();
     let mut missing = String::new();
     for code in Code::ALL {
-        let row = format!(
-            "| {} | {:?} | {:?} | {} |",
-            code.number(),
-            code,
-            code.class(),
-            code.text()
-        );
+        let row =
+            format!("| {} | {:?} | {:?} | {} |", code.number(), code, code.class(), code.text());
         if !spec.contains(&row) {
             missing += &format!("{row}\n");
         }

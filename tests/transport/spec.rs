@@ -21,11 +21,7 @@ struct Dialogue {
 fn dialogues() -> Vec<Dialogue> {
     let read = |vector: Vector| {
         for (key, _) in &vector.entries {
-            assert!(
-                ["reply", "close"].contains(&&key[..]),
-                "{}: unknown key {key}",
-                vector.name
-            );
+            assert!(["reply", "close"].contains(&&key[..]), "{}: unknown key {key}", vector.name);
         }
         let closes = !vector.all("close").is_empty();
         Dialogue {

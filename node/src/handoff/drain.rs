@@ -151,7 +151,8 @@ impl Drain {
         let snapshot = self.core.directory.current();
         let live: BTreeSet<ShardId> = snapshot.map.shards().map(|place| place.shard.id).collect();
         let swept = self.swept.replace(live);
-        if swept.is_some_and(|swept| self.swept.as_ref().is_some_and(|live| swept.is_subset(live))) {
+        if swept.is_some_and(|swept| self.swept.as_ref().is_some_and(|live| swept.is_subset(live)))
+        {
             return;
         }
         let config = self.core.config.drain.clone();

@@ -90,10 +90,7 @@ impl MetaError {
     /// Whether the same call may succeed later.
     #[must_use]
     pub const fn retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::NotStarted | Self::Forward { .. } | Self::NoLeader | Self::Deadline
-        )
+        matches!(self, Self::NotStarted | Self::Forward { .. } | Self::NoLeader | Self::Deadline)
     }
 }
 

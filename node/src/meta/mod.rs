@@ -138,10 +138,7 @@ impl Meta {
     /// again; both say that nothing was proposed. [`MetaError::Deadline`] leaves it open.
     pub async fn propose(&self, change: Change, deadline: Instant) -> Result<Proposed, MetaError> {
         let (_, raft) = self.raft.get().ok_or(MetaError::NotStarted)?;
-        let command = Command {
-            at_ns: (self.clock)(),
-            change,
-        };
+        let command = Command { at_ns: (self.clock)(), change };
         self.check_size(&command)?;
         let written = tokio::time::timeout_at(deadline, raft.client_write(command));
         match written.await {
@@ -153,9 +150,7 @@ impl Meta {
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
                 let known = to.leader_id.map(|id| (id, to.leader_node));
                 Err(match known {
-                    Some((id, node)) => MetaError::Forward {
-                        leader: self.peer(id, node.as_ref()),
-                    },
+                    Some((id, node)) => MetaError::Forward { leader: self.peer(id, node.as_ref()) },
                     None => MetaError::NoLeader,
                 })
             }
@@ -243,10 +238,7 @@ impl Meta {
         let map = self.map();
         let known = map.node(NodeId(id)).map(|node| node.addr.as_str());
         let addr = known.or(member.map(|node| node.addr.as_str()));
-        Peer {
-            id: NodeId(id),
-            addr: addr.unwrap_or_default().to_owned(),
-        }
+        Peer { id: NodeId(id), addr: addr.unwrap_or_default().to_owned() }
     }
 
     fn store(&self) -> Result<Store, MetaError> {

@@ -179,9 +179,7 @@ pub(super) fn load(store: &Store, txn: &RoTxn<'_, WithoutTls>) -> Result<Cluster
 }
 
 fn measurement(map: &mut ClusterMap, key: &[u8], record: &[u8]) -> Result<(), StoreError> {
-    let corrupt = StoreError::Corrupt {
-        what: "measurement",
-    };
+    let corrupt = StoreError::Corrupt { what: "measurement" };
     let Some((id, _)) = key.split_first_chunk::<4>() else {
         return Err(corrupt);
     };

@@ -37,7 +37,11 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn open(dir: &Path, map_size: usize, executor: Executor) -> Result<Self, StoreError> {
+    pub(super) fn open(
+        dir: &Path,
+        map_size: usize,
+        executor: Executor,
+    ) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir)?;
         let env = open_env(dir, map_size, 3)?;
         let txn = env.write_txn()?;
@@ -48,13 +52,7 @@ impl Store {
             Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((log, state, map)))
         })?;
         let (log, state, map) = opened.unwrap_commit();
-        let store = Self {
-            env,
-            log,
-            state,
-            map,
-            executor,
-        };
+        let store = Self { env, log, state, map, executor };
         store.check_format()?;
         Ok(store)
     }
@@ -62,10 +60,7 @@ impl Store {
     fn check_format(&self) -> Result<(), StoreError> {
         match self.get::<u16>("format")? {
             Some(FORMAT) => Ok(()),
-            Some(found) => Err(StoreError::Format {
-                found,
-                expected: FORMAT,
-            }),
+            Some(found) => Err(StoreError::Format { found, expected: FORMAT }),
             None => self.write(|store, txn| store.put(txn, "format", &FORMAT)),
         }
     }

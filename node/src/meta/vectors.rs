@@ -18,13 +18,7 @@ use crate::spec::{vector, vectors};
 
 fn changes() -> Vec<(&'static str, Change)> {
     vec![
-        (
-            "change-bootstrap",
-            Change::Bootstrap {
-                cluster: ClusterId(7),
-                name: "fetch".to_owned(),
-            },
-        ),
+        ("change-bootstrap", Change::Bootstrap { cluster: ClusterId(7), name: "fetch".to_owned() }),
         (
             "change-add-node",
             Change::AddNode {
@@ -36,11 +30,7 @@ fn changes() -> Vec<(&'static str, Change)> {
         ),
         (
             "change-update-node",
-            Change::UpdateNode {
-                node: NodeId(2),
-                addr: "[::1]:7070".to_owned(),
-                zone: None,
-            },
+            Change::UpdateNode { node: NodeId(2), addr: "[::1]:7070".to_owned(), zone: None },
         ),
         (
             "change-create-database",
@@ -54,12 +44,7 @@ fn changes() -> Vec<(&'static str, Change)> {
                 },
             },
         ),
-        (
-            "change-drop-database",
-            Change::DropDatabase {
-                name: "db".to_owned(),
-            },
-        ),
+        ("change-drop-database", Change::DropDatabase { name: "db".to_owned() }),
         (
             "change-create-groups",
             Change::CreateGroups {
@@ -85,10 +70,7 @@ fn changes() -> Vec<(&'static str, Change)> {
                 ],
             },
         ),
-        (
-            "change-remove-node",
-            Change::RemoveNode { node: NodeId(300) },
-        ),
+        ("change-remove-node", Change::RemoveNode { node: NodeId(300) }),
     ]
 }
 
@@ -103,11 +85,7 @@ fn changes_are_encoded_as_specified() {
     let known = |name: &str| changes().iter().any(|(known, _)| *known == name);
     for vector in vectors("change") {
         let refused = vector.name == "change-unknown";
-        assert!(
-            refused || known(&vector.name),
-            "no test for {}",
-            vector.name
-        );
+        assert!(refused || known(&vector.name), "no test for {}", vector.name);
     }
 }
 

@@ -14,9 +14,7 @@ use crate::spec::{Vector, unhex, vector, vectors};
 
 /// `a=1 b=2` as numbers, in that order.
 pub(crate) fn numbers(text: &str) -> Vec<u64> {
-    let values = text
-        .split_whitespace()
-        .filter_map(|word| word.split_once('=')?.1.parse().ok());
+    let values = text.split_whitespace().filter_map(|word| word.split_once('=')?.1.parse().ok());
     values.collect()
 }
 
@@ -40,18 +38,8 @@ fn header_of(vector: &Vector) -> Header {
 fn headers() {
     for vector in vectors("segment-header") {
         let header = header_of(&vector);
-        assert_eq!(
-            Header::parse(&vector.bytes),
-            Parsed::Header(header),
-            "{}",
-            vector.name
-        );
-        assert_eq!(
-            u64::from(header.seed()),
-            vector.number::<u64>("seed"),
-            "{}",
-            vector.name
-        );
+        assert_eq!(Header::parse(&vector.bytes), Parsed::Header(header), "{}", vector.name);
+        assert_eq!(u64::from(header.seed()), vector.number::<u64>("seed"), "{}", vector.name);
         if !vector.name.ends_with("damaged") {
             assert_eq!(header.encode()[..], vector.bytes, "{}", vector.name);
         }
@@ -77,17 +65,8 @@ fn found_in(bytes: &[u8], header: &Header) -> Vec<(String, String)> {
     loop {
         let (key, text) = match reader.next_found().unwrap() {
             Found::Record(record) => {
-                let RecordMeta {
-                    sequence,
-                    shard,
-                    stamp,
-                    flags,
-                } = record.meta;
-                let hex: String = record
-                    .payload
-                    .iter()
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect();
+                let RecordMeta { sequence, shard, stamp, flags } = record.meta;
+                let hex: String = record.payload.iter().map(|byte| format!("{byte:02x}")).collect();
                 let offset = record.offset;
                 let text = format!(
                     "offset={offset} sequence={sequence} shard={shard} stamp={stamp} \
@@ -101,11 +80,9 @@ fn found_in(bytes: &[u8], header: &Header) -> Vec<(String, String)> {
                 let text = format!("from={from} to={to} first_sequence={first} records={records}");
                 ("damaged", text)
             }
-            Found::End {
-                offset,
-                torn,
-                blank,
-            } => ("end", format!("offset={offset} torn={torn} blank={blank}")),
+            Found::End { offset, torn, blank } => {
+                ("end", format!("offset={offset} torn={torn} blank={blank}"))
+            }
         };
         let end = key == "end";
         lines.push((key.to_owned(), text));
@@ -122,35 +99,21 @@ fn segments_are_read() {
             panic!("{}: no header", vector.name);
         };
         assert_eq!((header.kind, header.owner), (Kind::Hints, 3));
-        assert_eq!(
-            found_in(&vector.bytes, &header),
-            vector.entries,
-            "{}",
-            vector.name
-        );
+        assert_eq!(found_in(&vector.bytes, &header), vector.entries, "{}", vector.name);
     }
 }
 
 #[test]
 fn segments_are_written() {
     let vector = vector("segment", "segment-three-records");
-    let Parsed::Header(header) = Header::parse(&vector.bytes) else {
-        panic!("no header")
-    };
+    let Parsed::Header(header) = Header::parse(&vector.bytes) else { panic!("no header") };
     let mut bytes = header.encode().to_vec();
     for line in vector.all("record") {
         let payload = unhex(line.split_once("payload=").unwrap().1);
         let fields = numbers(line.split_once(" payload=").unwrap().0);
-        let [offset, sequence, shard, stamp, flags] = fields[..] else {
-            panic!("{line}")
-        };
+        let [offset, sequence, shard, stamp, flags] = fields[..] else { panic!("{line}") };
         assert_eq!(bytes.len() as u64, offset);
-        let meta = RecordMeta {
-            sequence,
-            shard,
-            stamp,
-            flags: flags as u32,
-        };
+        let meta = RecordMeta { sequence, shard, stamp, flags: flags as u32 };
         record::encode(header.seed(), &meta, &payload, &mut bytes);
     }
     assert_eq!(bytes, vector.bytes);
@@ -162,9 +125,6 @@ fn trailers() {
         let seed = vector.number::<u32>("seed");
         let offset: u64 = vector.number("offset");
         assert_eq!(trailer::encode(seed, offset as u32)[..], vector.bytes);
-        assert_eq!(
-            trailer::parse(seed, vector.bytes[..].try_into().unwrap()),
-            Some(offset)
-        );
+        assert_eq!(trailer::parse(seed, vector.bytes[..].try_into().unwrap()), Some(offset));
     }
 }

@@ -95,11 +95,7 @@ fn next(store: &Inner, old: Sequence, failed: &BTreeSet<ShardId>) -> Option<Arc<
     // Under pressure, whatever holds an average share: folding crumbs would make more runs than
     // room, if a shard that cannot be folded holds the rest.
     let (used, count) = (store.budget.used(), slots.len() as u64);
-    let share = if used > store.budget.limit() / 2 {
-        used / count.max(1)
-    } else {
-        u64::MAX
-    };
+    let share = if used > store.budget.limit() / 2 { used / count.max(1) } else { u64::MAX };
     let enough = share.min(store.config.fold_bytes);
     let mut best: Option<(u64, Arc<Slot>)> = None;
     for slot in slots {

@@ -45,10 +45,7 @@ impl Vector {
 pub fn unhex(text: &str) -> Vec<u8> {
     let digits = text.chars().filter(|c| !c.is_whitespace());
     let digits: Vec<u32> = digits.map(|c| c.to_digit(16).expect("a digit")).collect();
-    assert!(
-        digits.len().is_multiple_of(2),
-        "half a byte at the end of {text}"
-    );
+    assert!(digits.len().is_multiple_of(2), "half a byte at the end of {text}");
     let byte = |pair: &[u32]| u8::try_from(pair[0] * 16 + pair[1]).unwrap();
     digits.chunks(2).map(byte).collect()
 }
@@ -68,9 +65,7 @@ pub fn all_vectors() -> Vec<Vector> {
         let Some(head) = line.strip_prefix("```vector") else {
             continue;
         };
-        let head = head
-            .strip_prefix(" name=")
-            .and_then(|head| head.split_once(" kind="));
+        let head = head.strip_prefix(" name=").and_then(|head| head.split_once(" kind="));
         let (name, kind) = head.unwrap_or_else(|| panic!("the head of a vector: {line}"));
         let (mut entries, mut hex) = (Vec::new(), String::new());
         loop {

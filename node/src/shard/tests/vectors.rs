@@ -29,11 +29,7 @@ fn markers() {
 fn block_keys() {
     for vector in vectors("shard-block-key") {
         let (run, series) = (vector.number("run"), vector.number("series"));
-        let key = BlockKey {
-            run,
-            series,
-            start: vector.number("start"),
-        };
+        let key = BlockKey { run, series, start: vector.number("start") };
         assert_eq!(key.encode(), *vector.bytes);
         assert_eq!(BlockKey::decode(&vector.bytes), Some(key));
     }
@@ -43,10 +39,7 @@ fn block_keys() {
 fn ordered_keys() {
     for vector in vectors("shard-ordered-key") {
         let key = unhex(vector.one("key"));
-        assert_eq!(
-            series::ordered_entry(&key, vector.number("id")).0,
-            vector.bytes
-        );
+        assert_eq!(series::ordered_entry(&key, vector.number("id")).0, vector.bytes);
     }
 }
 
@@ -54,10 +47,7 @@ fn ordered_keys() {
 fn state_records() {
     for vector in vectors("shard-state") {
         let runs = vector.all("run").into_iter().map(|run| {
-            let numbers: Vec<i64> = run
-                .split(' ')
-                .map(|number| number.parse().unwrap())
-                .collect();
+            let numbers: Vec<i64> = run.split(' ').map(|number| number.parse().unwrap()).collect();
             Run {
                 id: numbers[0] as u32,
                 damaged: numbers[1] == 1,
