@@ -6,7 +6,11 @@
 //! everything the journal holds is visible. Stopping runs the other way, and flushes nothing: what
 //! was acknowledged is durable already.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use quorate_certs::Credentials;
@@ -21,12 +25,14 @@ use quorate_protocol::{
     message::{Join, Joined},
 };
 use tokio::time::{Instant, sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     background,
     config::NodeConfig,
-    core::{Core, Parts},
+    core::Core,
     data::{DataDir, DataError, Identity},
+    directory::Directory,
     disk::Disk,
     endpoint::{self, BindError},
     executor::Executor,
@@ -303,20 +309,23 @@ async fn open(
         executor,
     )
     .await?;
-    Ok(Arc::new(Core::new(Parts {
+    Ok(Arc::new(Core {
         config,
         env: world.env,
         node: identity.node,
         cluster: identity.cluster(),
         data,
+        directory: Directory::new(),
         shards,
         journal,
         handoff,
         marks,
         meta,
         pool,
-        highest_version,
-    })))
+        tasks: TaskTracker::new(),
+        cancel: CancellationToken::new(),
+        highest_version: AtomicU64::new(highest_version.0),
+    }))
 }
 
 /// Starts metadata: as the founder of the cluster, or as a member that is one or becomes one.
