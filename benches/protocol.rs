@@ -50,21 +50,12 @@ fn tags(host: usize) -> [(&'static str, String); 10] {
         ("datacenter", format!("{region}-{}", pick(1, 3))),
         ("region", region),
         ("rack", pick(2, 100).to_string()),
-        (
-            "os",
-            ["Ubuntu16.10", "Ubuntu16.04LTS", "Ubuntu15.10"][pick(3, 3) as usize].to_owned(),
-        ),
+        ("os", ["Ubuntu16.10", "Ubuntu16.04LTS", "Ubuntu15.10"][pick(3, 3) as usize].to_owned()),
         ("arch", ["x64", "x86"][pick(4, 2) as usize].to_owned()),
-        (
-            "team",
-            ["SF", "NYC", "LON", "CHI"][pick(5, 4) as usize].to_owned(),
-        ),
+        ("team", ["SF", "NYC", "LON", "CHI"][pick(5, 4) as usize].to_owned()),
         ("service", pick(6, 20).to_string()),
         ("service_version", pick(7, 2).to_string()),
-        (
-            "service_environment",
-            ["production", "staging", "test"][pick(8, 3) as usize].to_owned(),
-        ),
+        ("service_environment", ["production", "staging", "test"][pick(8, 3) as usize].to_owned()),
     ]
 }
 
@@ -88,18 +79,12 @@ impl Source {
     fn new(hosts: impl Iterator<Item = usize>) -> Result<Self, PointError> {
         let mut batch = Batch::new();
         let cpu = batch.measurement("cpu")?;
-        let series = hosts
-            .map(|host| cpu.series(&tags(host)))
-            .collect::<Result<_, _>>()?;
+        let series = hosts.map(|host| cpu.series(&tags(host))).collect::<Result<_, _>>()?;
         let columns = FIELDS
             .iter()
             .map(|name| cpu.column(name.as_bytes(), FieldType::Float))
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            batch,
-            series,
-            columns,
-        })
+        Ok(Self { batch, series, columns })
     }
 
     fn fill(&mut self, samples: impl Iterator<Item = (usize, i64)>) -> Result<(), PointError> {
@@ -122,8 +107,7 @@ fn text(hosts: usize) -> Vec<u8> {
         out.push_str("cpu");
         let mut tags = tags(host);
         tags.sort();
-        tags.iter()
-            .for_each(|(key, value)| out.push_str(&format!(",{key}={value}")));
+        tags.iter().for_each(|(key, value)| out.push_str(&format!(",{key}={value}")));
         for (field, name) in FIELDS.iter().enumerate() {
             let separator = if field == 0 { ' ' } else { ',' };
             out.push_str(&format!("{separator}{name}={}", value(host, step, field)));
@@ -134,23 +118,15 @@ fn text(hosts: usize) -> Vec<u8> {
 }
 
 fn field_id(_: &[u8], name: &[u8], _: FieldType) -> Option<FieldId> {
-    FIELDS
-        .iter()
-        .position(|field| field.as_bytes() == name)
-        .map(|at| FieldId(at as u32 + 1))
+    FIELDS.iter().position(|field| field.as_bytes() == name).map(|at| FieldId(at as u32 + 1))
 }
 
 fn protocol(criterion: &mut Criterion) {
-    let header = PartHeader {
-        version: Version(1),
-        ..PartHeader::default()
-    };
+    let header = PartHeader { version: Version(1), ..PartHeader::default() };
     let encode = |batch: &Batch| encode_part(batch, &header, Selection::All, &field_id);
     for (hosts, label) in [(1_000, "1k"), (100_000, "100k")] {
         let mut group = criterion.benchmark_group(format!("fleet_{label}"));
-        group
-            .measurement_time(Duration::from_secs(3))
-            .warm_up_time(Duration::from_secs(1));
+        group.measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
 
         let lines = text(hosts);
         group.throughput(Throughput::Bytes(lines.len() as u64));
@@ -165,46 +141,28 @@ fn protocol(criterion: &mut Criterion) {
 
         group.throughput(Throughput::Elements(ROWS as u64));
         let known = 0..hosts.min(ROWS);
-        let Ok(mut source) = Source::new(known.clone()) else {
-            panic!("the fleet is valid")
-        };
+        let Ok(mut source) = Source::new(known.clone()) else { panic!("the fleet is valid") };
         assert_eq!(source.fill(samples(hosts, 0)), Ok(()));
         group.bench_function("fill_new_series", |b| {
             b.iter(|| {
                 Source::new(known.clone()).map(|mut s| s.fill(samples(hosts, 0)).map(|()| s))
             });
         });
-        group.bench_function("fill_known_series", |b| {
-            b.iter(|| source.fill(samples(hosts, 0)))
-        });
+        group.bench_function("fill_known_series", |b| b.iter(|| source.fill(samples(hosts, 0))));
         group.bench_function("encode", |b| b.iter(|| encode(black_box(&source.batch))));
 
-        let Ok(part) = encode(&source.batch) else {
-            panic!("the fleet can be encoded")
-        };
+        let Ok(part) = encode(&source.batch) else { panic!("the fleet can be encoded") };
         println!(
             "fleet_{label}: {:.1} bytes a row of text, {:.1} encoded",
             lines.len() as f64 / ROWS as f64,
             part.len() as f64 / ROWS as f64
         );
-        group.bench_function("parse_header", |b| {
-            b.iter(|| EncodedBatch::parse(part.clone()))
-        });
-        let Ok(parsed) = EncodedBatch::parse(part) else {
-            panic!("the part is valid")
-        };
+        group.bench_function("parse_header", |b| b.iter(|| EncodedBatch::parse(part.clone())));
+        let Ok(parsed) = EncodedBatch::parse(part) else { panic!("the part is valid") };
         group.bench_function("decode", |b| b.iter(|| black_box(&parsed).decode()));
-        let Ok(decoded) = parsed.decode() else {
-            panic!("the part is valid")
-        };
+        let Ok(decoded) = parsed.decode() else { panic!("the part is valid") };
         group.bench_function("into_rows", |b| {
-            b.iter(|| {
-                decoded
-                    .clone()
-                    .into_rows()
-                    .map(|(_, _, rows)| rows.len())
-                    .sum::<usize>()
-            });
+            b.iter(|| decoded.clone().into_rows().map(|(_, _, rows)| rows.len()).sum::<usize>());
         });
         group.finish();
     }
@@ -212,54 +170,30 @@ fn protocol(criterion: &mut Criterion) {
 
 fn row_blocks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("one_series");
-    group
-        .measurement_time(Duration::from_secs(2))
-        .warm_up_time(Duration::from_secs(1));
-    let header = |version| PartHeader {
-        version: Version(version),
-        ..PartHeader::default()
-    };
+    group.measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_secs(1));
+    let header = |version| PartHeader { version: Version(version), ..PartHeader::default() };
     let mut parts = Vec::new();
-    let Ok(mut source) = Source::new(0..1) else {
-        panic!("the fleet is valid")
-    };
+    let Ok(mut source) = Source::new(0..1) else { panic!("the fleet is valid") };
     for part in 0..1_000 {
         let filled = source.fill((0..5).map(|step| (0, part * 5 + step)));
         let encoded = filled.ok().and_then(|()| {
-            encode_part(
-                &source.batch,
-                &header(part as u64 + 1),
-                Selection::All,
-                &field_id,
-            )
-            .ok()
+            encode_part(&source.batch, &header(part as u64 + 1), Selection::All, &field_id).ok()
         });
         let decoded = encoded.and_then(|part| EncodedBatch::parse(part).ok()?.decode().ok());
-        parts.extend(
-            decoded
-                .into_iter()
-                .flat_map(|part| part.into_rows())
-                .map(|(_, _, rows)| rows),
-        );
+        parts
+            .extend(decoded.into_iter().flat_map(|part| part.into_rows()).map(|(_, _, rows)| rows));
     }
     let merged = Rows::merge(parts.clone());
     assert_eq!(merged.len(), ROWS);
     let mut block = Vec::new();
     merged.encode(&mut block);
-    println!(
-        "one_series: {:.3} bytes a value in a row block",
-        block.len() as f64 / 5e4
-    );
+    println!("one_series: {:.3} bytes a value in a row block", block.len() as f64 / 5e4);
     group.throughput(Throughput::Elements(ROWS as u64));
-    group.bench_function("merge_1000_parts", |b| {
-        b.iter(|| Rows::merge(parts.clone()))
-    });
+    group.bench_function("merge_1000_parts", |b| b.iter(|| Rows::merge(parts.clone())));
     let halves: Vec<Rows> = (0..2)
         .map(|odd| Rows::merge(parts.iter().skip(odd).step_by(2).cloned().collect()))
         .collect();
-    group.bench_function("merge_interleaved", |b| {
-        b.iter(|| Rows::merge(halves.clone()))
-    });
+    group.bench_function("merge_interleaved", |b| b.iter(|| Rows::merge(halves.clone())));
     group.bench_function("merge_equal_replicas", |b| {
         b.iter(|| Rows::merge(vec![merged.clone(), merged.clone(), merged.clone()]));
     });
@@ -270,9 +204,7 @@ fn row_blocks(criterion: &mut Criterion) {
             out
         });
     });
-    group.bench_function("block_decode", |b| {
-        b.iter(|| Rows::decode(black_box(&block)))
-    });
+    group.bench_function("block_decode", |b| b.iter(|| Rows::decode(black_box(&block))));
     group.finish();
 }
 

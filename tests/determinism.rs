@@ -34,9 +34,7 @@ fn run(seed: u64) -> History {
         let ledger = Arc::new(Ledger::new());
         create_database(&client, "db", 3).await;
         let options = WriteOptions::default();
-        write(&client, "db", &[sample(0, 0)], &options, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
         cluster.net().set_link(Link {
             latency: Duration::from_millis(2),
             jitter: Duration::from_millis(6),
@@ -81,10 +79,7 @@ fn run(seed: u64) -> History {
 fn the_same_seed_gives_the_same_history_and_another_seed_another() {
     let first = run(71);
     let counters = first.counters;
-    assert!(
-        counters.lost > 0 && counters.duplicated > 0 && counters.blocked > 0,
-        "{counters:?}"
-    );
+    assert!(counters.lost > 0 && counters.duplicated > 0 && counters.blocked > 0, "{counters:?}");
     let second = run(71);
     assert!(
         first == second,

@@ -30,11 +30,7 @@ async fn connect(cluster: &mut Cluster, endpoint: &quinn::Endpoint) -> Connectio
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(TransportConfig::default().quic());
     let addr = cluster.node(ONE).addr();
-    endpoint
-        .connect_with(config, addr, quorate_certs::SERVER_NAME)
-        .unwrap()
-        .await
-        .unwrap()
+    endpoint.connect_with(config, addr, quorate_certs::SERVER_NAME).unwrap().await.unwrap()
 }
 
 fn frame<R: Request>(id: u64, request: &R) -> Vec<u8> {
@@ -46,13 +42,8 @@ fn frame<R: Request>(id: u64, request: &R) -> Vec<u8> {
 
 fn hello() -> Vec<u8> {
     let nobody = NodeId(0);
-    let hello = Hello {
-        minor: MINOR,
-        features: 0,
-        cluster: ClusterId(0),
-        node: nobody,
-        expect: nobody,
-    };
+    let hello =
+        Hello { minor: MINOR, features: 0, cluster: ClusterId(0), node: nobody, expect: nobody };
     frame(1, &hello)
 }
 
@@ -74,11 +65,7 @@ fn assert_closed(error: &ConnectionError, what: &str) {
     let ConnectionError::ApplicationClosed(close) = error else {
         panic!("{what}: the node did not close the connection itself: {error}");
     };
-    assert_eq!(
-        Close::from_number(close.error_code.into_inner()),
-        Close::Protocol,
-        "{what}"
-    );
+    assert_eq!(Close::from_number(close.error_code.into_inner()), Close::Protocol, "{what}");
     assert!(!close.reason.is_empty(), "{what}: closed without a reason");
 }
 
@@ -90,9 +77,7 @@ fn garbage_closes_its_own_connection_and_nothing_else() {
         let ledger = Arc::new(Ledger::new());
         create_database(&client, "db", 1).await;
         let options = WriteOptions::default();
-        write(&client, "db", &[sample(0, 0)], &options, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
         let pause = Duration::from_millis(10);
         let writer = Writer::start(&client, "db", 1, 2, pause, options, &ledger);
         let env = cluster.client_env();
@@ -104,33 +89,13 @@ fn garbage_closes_its_own_connection_and_nothing_else() {
         let header_behind_end = [8_u8, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0];
         let cases: Vec<(&str, Vec<u8>, bool)> = vec![
             ("an absurd length instead of Hello", absurd.to_vec(), false),
-            (
-                "an absurd length",
-                [hello(), absurd.to_vec()].concat(),
-                false,
-            ),
-            (
-                "one byte too long",
-                [hello(), large.to_vec()].concat(),
-                false,
-            ),
-            (
-                "a header behind its frame",
-                [hello(), header_behind_end.to_vec()].concat(),
-                false,
-            ),
+            ("an absurd length", [hello(), absurd.to_vec()].concat(), false),
+            ("one byte too long", [hello(), large.to_vec()].concat(), false),
+            ("a header behind its frame", [hello(), header_behind_end.to_vec()].concat(), false),
             ("a frame of no bytes", [hello(), vec![0; 8]].concat(), false),
-            (
-                "half a frame",
-                [hello(), request[..request.len() / 2].to_vec()].concat(),
-                true,
-            ),
+            ("half a frame", [hello(), request[..request.len() / 2].to_vec()].concat(), true),
             ("half a Hello", hello()[..6].to_vec(), true),
-            (
-                "text",
-                b"GET / HTTP/1.1\r\nHost: quorate\r\n\r\n".to_vec(),
-                false,
-            ),
+            ("text", b"GET / HTTP/1.1\r\nHost: quorate\r\n\r\n".to_vec(), false),
             ("a request instead of Hello", request.clone(), false),
         ];
         for (what, bytes, finish) in cases {
@@ -162,10 +127,8 @@ fn garbage_closes_its_own_connection_and_nothing_else() {
         let mut bytes = malformed.head().unwrap().to_vec();
         bytes.extend(frame(4, &Status {}));
         send.write_all(&bytes).await.unwrap();
-        let mut answers = [
-            reader.next().await.unwrap().unwrap(),
-            reader.next().await.unwrap().unwrap(),
-        ];
+        let mut answers =
+            [reader.next().await.unwrap().unwrap(), reader.next().await.unwrap().unwrap()];
         answers.sort_by_key(|answer| answer.id);
         let failure: quorate_protocol::message::Failure = answers[0].message().unwrap();
         assert_eq!(failure.code, quorate_protocol::code::Code::Malformed);
@@ -175,13 +138,8 @@ fn garbage_closes_its_own_connection_and_nothing_else() {
 
         writer.acked(5).await;
         let done = writer.stop().await;
-        assert!(
-            done.iter().all(|write| write.error.is_none()),
-            "somebody else noticed: {done:?}"
-        );
-        ledger
-            .check(&exports(&client, "db", &[ONE]).await)
-            .assert_whole();
+        assert!(done.iter().all(|write| write.error.is_none()), "somebody else noticed: {done:?}");
+        ledger.check(&exports(&client, "db", &[ONE]).await).assert_whole();
         cluster.finish().await;
     });
 }
@@ -194,9 +152,7 @@ fn a_damaged_batch_is_refused_and_not_stored() {
         let ledger = Ledger::new();
         create_database(&client, "db", 1).await;
         let options = WriteOptions::default();
-        write(&client, "db", &[sample(0, 0)], &options, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
         let map = client.map();
         let raw = quorate_tests::harness::raw::Raw::new(
             cluster.client_env(),
@@ -219,10 +175,7 @@ fn a_damaged_batch_is_refused_and_not_stored() {
                 }
                 Err(other) => panic!("{other}"),
             };
-            assert!(
-                error.is_some(),
-                "bit {bit} was flipped, and the batch stored"
-            );
+            assert!(error.is_some(), "bit {bit} was flipped, and the batch stored");
             refused += 1;
         }
         assert!(refused > 100);

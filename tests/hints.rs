@@ -26,9 +26,7 @@ const THREE: NodeId = NodeId(3);
 async fn holder_of(client: &Client, live: &[NodeId], target: NodeId) -> (NodeId, QueueStatus) {
     wait_for("a holder of hints", PATIENCE, async || {
         let all = queues(client, live).await?;
-        let mut holders = all
-            .iter()
-            .filter(|((_, to), queue)| *to == target && queue.pending > 0);
+        let mut holders = all.iter().filter(|((_, to), queue)| *to == target && queue.pending > 0);
         let ((node, _), queue) = holders.next().ok_or("nobody holds a hint")?;
         Ok((*node, *queue))
     })
@@ -37,11 +35,7 @@ async fn holder_of(client: &Client, live: &[NodeId], target: NodeId) -> (NodeId,
 
 /// One value for the one row that several versions of are written.
 fn version_of_row(value: i64) -> Point {
-    Point::builder("row")
-        .tag("is", "one")
-        .field("value", value)
-        .at(EPOCH)
-        .unwrap()
+    Point::builder("row").tag("is", "one").field("value", value).at(EPOCH).unwrap()
 }
 
 #[test]
@@ -54,16 +48,12 @@ fn a_hint_is_delivered_after_its_holder_was_killed_and_restarted() {
         create_database(&client, "db", 3).await;
         let options = WriteOptions::default();
         let all = WriteOptions::at(Level::All);
-        write(&client, "db", &[sample(0, 0)], &all, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[sample(0, 0)], &all, &ledger).await.unwrap();
         let target = THREE;
         cluster.kill(target).await;
         wait_until("the client has noticed", async || client.up() == [ONE, TWO]).await;
         for n in 1..=50 {
-            write(&client, "db", &[sample(0, n)], &options, &ledger)
-                .await
-                .unwrap();
+            write(&client, "db", &[sample(0, n)], &options, &ledger).await.unwrap();
         }
         assert!(client.settle(PATIENCE).await);
         let live = [ONE, TWO];
@@ -72,26 +62,17 @@ fn a_hint_is_delivered_after_its_holder_was_killed_and_restarted() {
 
         let pid = cluster.pid(holder);
         cluster.kill(holder).await;
-        assert!(
-            !std::path::Path::new(&format!("/proc/{pid}")).exists(),
-            "{pid} lives"
-        );
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} lives");
         cluster.restart(holder).await;
         let all = wait_for("statuses", PATIENCE, async || queues(&client, &live).await).await;
         let after = all[&(holder, target)];
-        assert_eq!(
-            (after.accepted, after.pending),
-            (50, 50),
-            "the crash has cost hints"
-        );
+        assert_eq!((after.accepted, after.pending), (50, 50), "the crash has cost hints");
 
         cluster.restart(target).await;
         wait_healthy(&client, &cluster.ids()).await;
         let sum = wait_drained(&client, &cluster.ids()).await;
         assert_eq!(sum.delivered, 50);
-        ledger
-            .check(&exports(&client, "db", &cluster.ids()).await)
-            .assert_whole();
+        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
         client.close().await;
     });
 }
@@ -105,15 +86,11 @@ fn f14_a_late_hint_never_overwrites_what_is_newer() {
         create_database(&client, "db", 3).await;
         let quorum = WriteOptions::default();
         let all = WriteOptions::at(Level::All);
-        write(&client, "db", &[version_of_row(0)], &all, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[version_of_row(0)], &all, &ledger).await.unwrap();
 
         cluster.stop(THREE).await;
         cluster.wait_up(&client, &[ONE, TWO]).await;
-        write(&client, "db", &[version_of_row(1)], &quorum, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[version_of_row(1)], &quorum, &ledger).await.unwrap();
         assert!(client.settle(PATIENCE).await);
         let (holder, _) = holder_of(&client, &[ONE, TWO], THREE).await;
 
@@ -121,24 +98,15 @@ fn f14_a_late_hint_never_overwrites_what_is_newer() {
         cluster.net().partition(host(holder), host(THREE));
         cluster.restart(THREE).await;
         cluster.wait_up(&client, &cluster.ids()).await;
-        write(&client, "db", &[version_of_row(2)], &all, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[version_of_row(2)], &all, &ledger).await.unwrap();
         let held = queues(&client, &cluster.ids()).await.unwrap()[&(holder, THREE)];
-        assert_eq!(
-            (held.pending, held.delivered),
-            (1, 0),
-            "the hint was not held back"
-        );
+        assert_eq!((held.pending, held.delivered), (1, 0), "the hint was not held back");
         let newest = export(&client, "db", Some(THREE)).await.unwrap();
         assert!(newest.contains("value=2i"), "{newest}");
 
         cluster.net().heal_all();
         let sum = wait_drained(&client, &cluster.ids()).await;
-        assert_eq!(
-            sum.delivered, 1,
-            "the old value was never delivered, so nothing was tested"
-        );
+        assert_eq!(sum.delivered, 1, "the old value was never delivered, so nothing was tested");
         let replicas = exports(&client, "db", &cluster.ids()).await;
         ledger.check(&replicas).assert_whole();
         for (node, text) in &replicas {
@@ -148,9 +116,7 @@ fn f14_a_late_hint_never_overwrites_what_is_newer() {
         for node in cluster.ids() {
             cluster.node(node).fold().await;
         }
-        ledger
-            .check(&exports(&client, "db", &cluster.ids()).await)
-            .assert_whole();
+        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
         cluster.finish().await;
     });
 }
@@ -164,9 +130,7 @@ fn the_books_balance_through_crashes_of_holder_and_target() {
             let ledger = Arc::new(Ledger::new());
             create_database(&client, "db", 3).await;
             let options = WriteOptions::default();
-            write(&client, "db", &[sample(0, 0)], &options, &ledger)
-                .await
-                .unwrap();
+            write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
             let pause = Duration::from_millis(7);
             let writer = Writer::start(&client, "db", 1, 3, pause, options, &ledger);
             for round in 0..6 {
@@ -174,11 +138,8 @@ fn the_books_balance_through_crashes_of_holder_and_target() {
                 let victim = NodeId(1 + (round + seed) % 3);
                 writer.acked(20).await;
                 cluster.crash(victim, Keep::Synced);
-                let live: Vec<NodeId> = cluster
-                    .ids()
-                    .into_iter()
-                    .filter(|node| *node != victim)
-                    .collect();
+                let live: Vec<NodeId> =
+                    cluster.ids().into_iter().filter(|node| *node != victim).collect();
                 cluster.wait_up(&client, &live).await;
                 writer.acked(20).await;
                 // Asserts the identity of every queue.
@@ -194,15 +155,9 @@ fn the_books_balance_through_crashes_of_holder_and_target() {
             assert!(client.settle(Duration::from_secs(120)).await);
             let sum = wait_drained(&client, &cluster.ids()).await;
             assert!(sum.delivered > 0 && cluster.net().counters().blocked > 0);
-            assert_eq!(
-                (sum.quarantined, sum.expired, sum.discarded),
-                (0, 0, 0),
-                "{sum:?}"
-            );
+            assert_eq!((sum.quarantined, sum.expired, sum.discarded), (0, 0, 0), "{sum:?}");
             assert!(done.iter().any(|write| write.error.is_none()));
-            ledger
-                .check(&exports(&client, "db", &cluster.ids()).await)
-                .assert_whole();
+            ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
             cluster.finish().await;
         });
     }
@@ -224,15 +179,11 @@ fn f09_any_is_accepted_while_the_queue_drains() {
         let any = WriteOptions::at(Level::Any);
         let all = WriteOptions::at(Level::All);
         let series = |at: u64| -> Vec<Point> { (0..20).map(|n| sample(n, at + n)).collect() };
-        write(&client, "single", &series(0), &all, &ledger)
-            .await
-            .unwrap();
+        write(&client, "single", &series(0), &all, &ledger).await.unwrap();
         cluster.stop(THREE).await;
         cluster.wait_up(&client, &[ONE, TWO]).await;
         for round in 1..40 {
-            write(&client, "single", &series(round * 20), &any, &ledger)
-                .await
-                .unwrap();
+            write(&client, "single", &series(round * 20), &any, &ledger).await.unwrap();
         }
         cluster.restart(THREE).await;
         cluster.wait_up(&client, &cluster.ids()).await;
@@ -244,35 +195,20 @@ fn f09_any_is_accepted_while_the_queue_drains() {
         cluster.isolate(THREE);
         cluster.wait_up(&client, &[ONE, TWO]).await;
         let before = total(&queues(&client, &[ONE, TWO]).await.unwrap());
-        assert!(
-            before.pending > 0 && before.delivered > 0,
-            "it was not in the middle: {before:?}"
-        );
+        assert!(before.pending > 0 && before.delivered > 0, "it was not in the middle: {before:?}");
         for round in 40..50 {
             let receipt = write(&client, "single", &series(round * 20), &any, &ledger).await;
             assert!(receipt.unwrap().hints() > 0);
         }
         assert!(client.settle(PATIENCE).await);
         let sum = total(&queues(&client, &[ONE, TWO]).await.unwrap());
-        assert_eq!(
-            sum.accepted,
-            before.accepted + 20,
-            "two holders for each of ten"
-        );
+        assert_eq!(sum.accepted, before.accepted + 20, "two holders for each of ten");
         cluster.rejoin(THREE);
         cluster.wait_up(&client, &cluster.ids()).await;
-        wait_for(
-            "all hints delivered",
-            Duration::from_secs(3600),
-            async || {
-                let sum = total(&queues(&client, &cluster.ids()).await?);
-                if sum.pending == 0 {
-                    Ok(())
-                } else {
-                    Err(format!("{sum:?}"))
-                }
-            },
-        )
+        wait_for("all hints delivered", Duration::from_secs(3600), async || {
+            let sum = total(&queues(&client, &cluster.ids()).await?);
+            if sum.pending == 0 { Ok(()) } else { Err(format!("{sum:?}")) }
+        })
         .await;
         let text = export(&client, "single", None).await.unwrap();
         ledger.check(&[(NodeId(0), text)]).assert_whole();
@@ -307,9 +243,7 @@ fn disk_fails_under_a_hint(seed: u64, plan: impl Fn(&Cluster)) {
         create_database(&client, "single", 1).await;
         let points: Vec<Point> = (0..30).map(|n| sample(n, n)).collect();
         let all = WriteOptions::at(Level::All);
-        write(&client, "single", &points, &all, &ledger)
-            .await
-            .unwrap();
+        write(&client, "single", &points, &all, &ledger).await.unwrap();
         // Faults are for files that are opened after they were limited to a directory.
         for node in [ONE, TWO] {
             cluster.disk(node).only(HANDOFF);
@@ -320,10 +254,7 @@ fn disk_fails_under_a_hint(seed: u64, plan: impl Fn(&Cluster)) {
         cluster.stop(THREE).await;
         cluster.wait_up(&client, &[ONE, TWO]).await;
         // Series whose only owner is down: an `any` rests on hints alone.
-        let any = WriteOptions {
-            timeout: Duration::from_secs(5),
-            ..WriteOptions::at(Level::Any)
-        };
+        let any = WriteOptions { timeout: Duration::from_secs(5), ..WriteOptions::at(Level::Any) };
         let points: Vec<Point> = (100..130).map(|n| sample(n, n)).collect();
         let receipt = write(&client, "single", &points, &any, &ledger).await;
         assert!(receipt.unwrap().hints() > 0);
@@ -337,10 +268,7 @@ fn disk_fails_under_a_hint(seed: u64, plan: impl Fn(&Cluster)) {
         };
         for node in [ONE, TWO] {
             let injected = cluster.disk(node).injected();
-            assert!(
-                injected.syncs + injected.full > 0,
-                "node {node}'s disk has not failed"
-            );
+            assert!(injected.syncs + injected.full > 0, "node {node}'s disk has not failed");
         }
         // What the receipt calls hinted is really in a queue.
         let hinted: Vec<_> = receipt
@@ -354,10 +282,7 @@ fn disk_fails_under_a_hint(seed: u64, plan: impl Fn(&Cluster)) {
             .collect();
         let held = queues(&client, &[ONE, TWO]).await.unwrap();
         for holder in hinted {
-            assert!(
-                held[&(holder, THREE)].accepted > 0,
-                "{holder} has no hint: {held:?}"
-            );
+            assert!(held[&(holder, THREE)].accepted > 0, "{holder} has no hint: {held:?}");
         }
         for node in [ONE, TWO] {
             cluster.disk(node).set_room(None);
@@ -372,9 +297,7 @@ fn disk_fails_under_a_hint(seed: u64, plan: impl Fn(&Cluster)) {
         }
         cluster.wait_up(&client, &[ONE, TWO]).await;
         let again: Vec<Point> = (60..90).map(|n| sample(n, n)).collect();
-        write(&client, "single", &again, &any, &ledger)
-            .await
-            .unwrap();
+        write(&client, "single", &again, &any, &ledger).await.unwrap();
         cluster.restart(THREE).await;
         wait_healthy(&client, &cluster.ids()).await;
         assert!(client.settle(Duration::from_secs(120)).await);

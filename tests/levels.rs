@@ -27,15 +27,7 @@ const ALL: [Level; 4] = [Level::Any, Level::One, Level::Quorum, Level::All];
 /// Writes one known point, so that groups and fields are there and no later write waits for them.
 async fn warm_up(client: &Client, database: &str, replication: u32, ledger: &Ledger) {
     create_database(client, database, replication).await;
-    write(
-        client,
-        database,
-        &[sample(0, 0)],
-        &WriteOptions::at(Level::All),
-        ledger,
-    )
-    .await
-    .unwrap();
+    write(client, database, &[sample(0, 0)], &WriteOptions::at(Level::All), ledger).await.unwrap();
 }
 
 #[test]
@@ -63,18 +55,11 @@ fn f23_levels_are_reached_or_refused_at_once_with_nodes_down() {
                     let receipt =
                         result.unwrap_or_else(|e| panic!("{level} with {down} down: {e}"));
                     // A round trip takes 10 ms; nothing here may wait for a timer of a second.
-                    assert!(
-                        took < Duration::from_millis(100),
-                        "{level}, {down} down: {took:?}"
-                    );
+                    assert!(took < Duration::from_millis(100), "{level}, {down} down: {took:?}");
                     check_copies(&receipt.parts[0].copies, level, up);
                 } else {
                     let error = result.unwrap_err();
-                    assert_eq!(
-                        took,
-                        Duration::ZERO,
-                        "{level}, {down} down: it waited to say no"
-                    );
+                    assert_eq!(took, Duration::ZERO, "{level}, {down} down: it waited to say no");
                     assert_eq!(error.kind(), WriteErrorKind::Definite, "{error}");
                     assert_eq!(error.code(), Code::Unavailable, "{error}");
                     assert!(error.retryable());
@@ -88,32 +73,22 @@ fn f23_levels_are_reached_or_refused_at_once_with_nodes_down() {
         }
         assert!(client.settle(Duration::from_secs(10)).await);
         let hinted = total(&queues(&client, &[NodeId(1)]).await.unwrap());
-        assert!(
-            hinted.pending > 0,
-            "nobody kept hints for the nodes that are down"
-        );
+        assert!(hinted.pending > 0, "nobody kept hints for the nodes that are down");
         cluster.restart(NodeId(2)).await;
         cluster.restart(NodeId(3)).await;
         wait_healthy(&client, &cluster.ids()).await;
         wait_drained(&client, &cluster.ids()).await;
-        ledger
-            .check(&exports(&client, "db", &cluster.ids()).await)
-            .assert_whole();
+        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
         cluster.finish().await;
     });
 }
 
 /// What a receipt must say with `up` of three owners up, the highest ids down.
 fn check_copies(copies: &[quorate_client::receipt::OwnerCopy], level: Level, up: u64) {
-    let stored = copies
-        .iter()
-        .filter(|copy| matches!(copy.state, CopyState::Stored { .. }));
+    let stored = copies.iter().filter(|copy| matches!(copy.state, CopyState::Stored { .. }));
     let stored = u64::try_from(stored.count()).unwrap();
     let required = u64::try_from(level.required(3)).unwrap();
-    assert!(
-        stored <= up && stored >= required.min(up),
-        "{level} with {up} up: {copies:?}"
-    );
+    assert!(stored <= up && stored >= required.min(up), "{level} with {up} up: {copies:?}");
     for copy in copies.iter().filter(|copy| copy.owner.0 > up) {
         match copy.state {
             CopyState::Hinted { holder, sequence } => {
@@ -133,66 +108,30 @@ fn any_is_reached_by_hints_alone_and_they_are_delivered() {
         let ledger = Ledger::new();
         warm_up(&client, "single", 1, &ledger).await;
         let points: Vec<Point> = (1..40).map(|n| sample(0, n)).collect();
-        write(
-            &client,
-            "single",
-            &points,
-            &WriteOptions::at(Level::All),
-            &ledger,
-        )
-        .await
-        .unwrap();
+        write(&client, "single", &points, &WriteOptions::at(Level::All), &ledger).await.unwrap();
         cluster.stop(NodeId(3)).await;
         cluster.wait_up(&client, &[NodeId(1), NodeId(2)]).await;
 
         let more: Vec<Point> = (40..80).map(|n| sample(0, n)).collect();
         let begun = Instant::now();
-        let receipt = write(
-            &client,
-            "single",
-            &more,
-            &WriteOptions::at(Level::Any),
-            &ledger,
-        )
-        .await;
+        let receipt = write(&client, "single", &more, &WriteOptions::at(Level::Any), &ledger).await;
         let receipt = receipt.unwrap();
-        assert!(
-            begun.elapsed() < Duration::from_millis(100),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
         let hinted: Vec<_> = receipt
             .parts
             .iter()
             .flat_map(|part| &part.copies)
             .filter(|copy| matches!(copy.state, CopyState::Hinted { .. }))
             .collect();
-        assert!(
-            !hinted.is_empty(),
-            "no series of forty lives on node 3: {receipt:?}"
-        );
-        assert!(
-            hinted.iter().all(|copy| copy.owner == NodeId(3)),
-            "{hinted:?}"
-        );
+        assert!(!hinted.is_empty(), "no series of forty lives on node 3: {receipt:?}");
+        assert!(hinted.iter().all(|copy| copy.owner == NodeId(3)), "{hinted:?}");
         // At the levels above, the same rows are refused: nothing is hinted for them.
         assert!(client.settle(Duration::from_secs(10)).await);
         let live = [NodeId(1), NodeId(2)];
         let before = total(&queues(&client, &live).await.unwrap());
-        assert_eq!(
-            before.accepted,
-            2 * hinted.len() as u64,
-            "an any rests on two holders"
-        );
+        assert_eq!(before.accepted, 2 * hinted.len() as u64, "an any rests on two holders");
         let more: Vec<Point> = (80..120).map(|n| sample(0, n)).collect();
-        let refused = write(
-            &client,
-            "single",
-            &more,
-            &WriteOptions::at(Level::One),
-            &ledger,
-        )
-        .await;
+        let refused = write(&client, "single", &more, &WriteOptions::at(Level::One), &ledger).await;
         assert_eq!(refused.unwrap_err().kind(), WriteErrorKind::Partial);
         assert!(client.settle(Duration::from_secs(10)).await);
         assert_eq!(total(&queues(&client, &live).await.unwrap()), before);
@@ -217,14 +156,10 @@ fn a_write_ends_at_its_deadline_or_when_the_level_is_lost() {
         // Two owners fall silent at this moment; nobody knows yet.
         cluster.isolate(NodeId(2));
         cluster.isolate(NodeId(3));
-        let options = WriteOptions {
-            timeout: Duration::from_millis(400),
-            ..WriteOptions::at(Level::Quorum)
-        };
+        let options =
+            WriteOptions { timeout: Duration::from_millis(400), ..WriteOptions::at(Level::Quorum) };
         let begun = Instant::now();
-        let error = write(&client, "db", &[sample(1, 1)], &options, &ledger)
-            .await
-            .unwrap_err();
+        let error = write(&client, "db", &[sample(1, 1)], &options, &ledger).await.unwrap_err();
         assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
         assert_eq!(error.kind(), WriteErrorKind::Indefinite);
         let took = begun.elapsed();
@@ -234,38 +169,23 @@ fn a_write_ends_at_its_deadline_or_when_the_level_is_lost() {
         // With time to spare, the loss of the level ends it, not the deadline.
         let begun = Instant::now();
         let options = WriteOptions::at(Level::Quorum);
-        let error = write(&client, "db", &[sample(1, 2)], &options, &ledger)
-            .await
-            .unwrap_err();
+        let error = write(&client, "db", &[sample(1, 2)], &options, &ledger).await.unwrap_err();
         let took = begun.elapsed();
-        assert!(
-            took < Duration::from_millis(1_500),
-            "{took:?}: mute_after is 1 s: {error}"
-        );
+        assert!(took < Duration::from_millis(1_500), "{took:?}: mute_after is 1 s: {error}");
         assert_eq!(error.kind(), WriteErrorKind::Indefinite, "{error}");
 
         cluster.wait_up(&client, &[NodeId(1)]).await;
         let begun = Instant::now();
-        let error = write(&client, "db", &[sample(1, 3)], &options, &ledger)
-            .await
-            .unwrap_err();
-        assert_eq!(
-            (begun.elapsed(), error.kind()),
-            (Duration::ZERO, WriteErrorKind::Definite)
-        );
-        assert!(
-            cluster.net().counters().blocked > 0,
-            "the partition stopped nothing"
-        );
+        let error = write(&client, "db", &[sample(1, 3)], &options, &ledger).await.unwrap_err();
+        assert_eq!((begun.elapsed(), error.kind()), (Duration::ZERO, WriteErrorKind::Definite));
+        assert!(cluster.net().counters().blocked > 0, "the partition stopped nothing");
 
         cluster.rejoin(NodeId(2));
         cluster.rejoin(NodeId(3));
         wait_healthy(&client, &cluster.ids()).await;
         assert!(client.settle(Duration::from_secs(120)).await);
         wait_drained(&client, &cluster.ids()).await;
-        ledger
-            .check(&exports(&client, "db", &cluster.ids()).await)
-            .assert_whole();
+        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
         cluster.finish().await;
     });
 }
@@ -277,18 +197,14 @@ fn an_unknown_database_is_refused_definitely() {
         let client = cluster.client().await;
         let ledger = Ledger::new();
         let options = WriteOptions::default();
-        let error = write(&client, "nowhere", &[sample(1, 1)], &options, &ledger)
-            .await
-            .unwrap_err();
+        let error =
+            write(&client, "nowhere", &[sample(1, 1)], &options, &ledger).await.unwrap_err();
         assert_eq!(
             (error.kind(), error.code()),
             (WriteErrorKind::Definite, Code::DatabaseNotFound)
         );
         assert!(error.to_string().contains("quorate db create"), "{error}");
-        assert!(
-            !error.retryable() && !error.to_string().contains('\n'),
-            "{error}"
-        );
+        assert!(!error.retryable() && !error.to_string().contains('\n'), "{error}");
         cluster.finish().await;
     });
 }
@@ -307,42 +223,19 @@ fn f10_a_type_conflict_costs_only_its_own_point() {
             .at(sample(1, 5).time())
             .unwrap();
         let points = [sample(1, 1), wrong, sample(1, 2)];
-        let result = write(
-            &client,
-            "db",
-            &points,
-            &WriteOptions::at(Level::All),
-            &ledger,
-        )
-        .await;
+        let result = write(&client, "db", &points, &WriteOptions::at(Level::All), &ledger).await;
         let error = result.unwrap_err();
         assert_eq!(error.kind(), WriteErrorKind::Partial, "{error}");
         assert_eq!(error.receipt.rows(), 2);
         assert_eq!(error.failed.len(), 1, "{error}");
         let failed = &error.failed[0];
-        assert_eq!(
-            (failed.code, failed.certainty),
-            (Code::TypeConflict, Certainty::Definite)
-        );
-        assert_eq!(
-            failed.rows.iter().map(|row| row.row).collect::<Vec<_>>(),
-            [1]
-        );
+        assert_eq!((failed.code, failed.certainty), (Code::TypeConflict, Certainty::Definite));
+        assert_eq!(failed.rows.iter().map(|row| row.row).collect::<Vec<_>>(), [1]);
         // What comes behind it is not held up, and nothing of the point is anywhere: the ledger
         // would find its second field.
         let after = [sample(1, 3)];
-        write(
-            &client,
-            "db",
-            &after,
-            &WriteOptions::at(Level::All),
-            &ledger,
-        )
-        .await
-        .unwrap();
-        ledger
-            .check(&exports(&client, "db", &cluster.ids()).await)
-            .assert_whole();
+        write(&client, "db", &after, &WriteOptions::at(Level::All), &ledger).await.unwrap();
+        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
         cluster.finish().await;
     });
 }
@@ -363,16 +256,8 @@ fn f15_racing_writers_agree_on_one_type_per_field() {
         let mut conflicts = 0;
         for round in 0..8 {
             let field = format!("f{round}");
-            let float = [Point::builder("m")
-                .tag("w", "1")
-                .field(&field, 1.5)
-                .at(at)
-                .unwrap()];
-            let text = [Point::builder("m")
-                .tag("w", "2")
-                .field(&field, "x")
-                .at(at)
-                .unwrap()];
+            let float = [Point::builder("m").tag("w", "1").field(&field, 1.5).at(at).unwrap()];
+            let text = [Point::builder("m").tag("w", "2").field(&field, "x").at(at).unwrap()];
             let options = WriteOptions::at(Level::All);
             let (a, b) = tokio::join!(
                 write(&one, "db", &float, &options, &ledger),
@@ -384,13 +269,8 @@ fn f15_racing_writers_agree_on_one_type_per_field() {
                 conflicts += 1;
             }
         }
-        assert_eq!(
-            conflicts, 8,
-            "of two types of a field exactly one is refused"
-        );
-        ledger
-            .check(&exports(&one, "db", &cluster.ids()).await)
-            .assert_whole();
+        assert_eq!(conflicts, 8, "of two types of a field exactly one is refused");
+        ledger.check(&exports(&one, "db", &cluster.ids()).await).assert_whole();
         cluster.finish().await;
     });
 }
@@ -404,40 +284,18 @@ fn f21_every_shard_is_awaited_and_reported() {
         // One replica on each of three shards: a node down takes one shard with it.
         warm_up(&client, "single", 1, &ledger).await;
         let points: Vec<Point> = (1..60).map(|n| sample(n, n)).collect();
-        write(
-            &client,
-            "single",
-            &points,
-            &WriteOptions::at(Level::One),
-            &ledger,
-        )
-        .await
-        .unwrap();
+        write(&client, "single", &points, &WriteOptions::at(Level::One), &ledger).await.unwrap();
         cluster.stop(NodeId(2)).await;
         cluster.wait_up(&client, &[NodeId(1), NodeId(3)]).await;
         let points: Vec<Point> = (60..120).map(|n| sample(n, n)).collect();
-        let result = write(
-            &client,
-            "single",
-            &points,
-            &WriteOptions::at(Level::One),
-            &ledger,
-        )
-        .await;
+        let result =
+            write(&client, "single", &points, &WriteOptions::at(Level::One), &ledger).await;
         let error = result.unwrap_err();
         assert_eq!(error.kind(), WriteErrorKind::Partial, "{error}");
         let failed: usize = error.failed.iter().map(|failed| failed.rows.len()).sum();
         assert!(failed > 0 && error.receipt.rows() > 0);
-        assert_eq!(
-            failed + error.receipt.rows(),
-            points.len(),
-            "a row has two fates, or none"
-        );
-        assert_eq!(
-            error.receipt.parts.len(),
-            3,
-            "one part per shard is reported"
-        );
+        assert_eq!(failed + error.receipt.rows(), points.len(), "a row has two fates, or none");
+        assert_eq!(error.receipt.parts.len(), 3, "one part per shard is reported");
         cluster.restart(NodeId(2)).await;
         wait_healthy(&client, &cluster.ids()).await;
         let text = export(&client, "single", None).await.unwrap();
@@ -455,16 +313,9 @@ fn f18_a_blank_line_costs_nothing() {
         let text = b"m,t=a f=1 1000\n\n   \n# a comment\nm,t=b f=2 1000\n\nbroken\nm,t=c f=3 1000";
         let mut batch = Batch::new();
         let outcome = quorate_protocol::line::parse_into(&mut batch, text, Default::default());
-        assert_eq!(
-            (outcome.points, outcome.errors.len()),
-            (3, 1),
-            "{outcome:?}"
-        );
+        assert_eq!((outcome.points, outcome.errors.len()), (3, 1), "{outcome:?}");
         assert_eq!(outcome.errors[0].line, 7);
-        client
-            .write("db", &batch, &WriteOptions::default())
-            .await
-            .unwrap();
+        client.write("db", &batch, &WriteOptions::default()).await.unwrap();
         let text = export(&client, "db", None).await.unwrap();
         assert_eq!(text, "m,t=a f=1 1000\nm,t=b f=2 1000\nm,t=c f=3 1000\n");
         cluster.finish().await;

@@ -30,9 +30,7 @@ async fn short_lived(seed: u64) -> (Cluster, Client, Ledger) {
     let ledger = Ledger::new();
     create_database(&client, "db", 3).await;
     let all = WriteOptions::at(Level::All);
-    write(&client, "db", &[sample(0, 0)], &all, &ledger)
-        .await
-        .unwrap();
+    write(&client, "db", &[sample(0, 0)], &all, &ledger).await.unwrap();
     (cluster, client, ledger)
 }
 
@@ -49,9 +47,7 @@ fn f01_old_hints_expire_while_appends_and_retries_go_on() {
         let mut most = 0;
         while begun.elapsed() < Duration::from_secs(300) {
             n += 1;
-            write(&client, "db", &[sample(1, n)], &options, &ledger)
-                .await
-                .unwrap();
+            write(&client, "db", &[sample(1, n)], &options, &ledger).await.unwrap();
             if n % 50 == 0 {
                 most = most.max(total(&queues(&client, &[ONE, TWO]).await.unwrap()).pending);
             }
@@ -59,19 +55,14 @@ fn f01_old_hints_expire_while_appends_and_retries_go_on() {
         }
         let sum = total(&queues(&client, &[ONE, TWO]).await.unwrap());
         // Five hints a second for a minute, and for the minute until the next round.
-        assert!(
-            sum.expired > 1_000,
-            "hints of five minutes are kept: {sum:?}"
-        );
+        assert!(sum.expired > 1_000, "hints of five minutes are kept: {sum:?}");
         assert!(sum.pending > 200 && most < 700, "{most} at most, {sum:?}");
         // The others are delivered; what expired is missing there, and only there.
         cluster.rejoin(THREE);
         wait_healthy(&client, &cluster.ids()).await;
         let drained = wait_drained(&client, &cluster.ids()).await;
         assert!(drained.delivered > 200, "{drained:?}");
-        ledger
-            .check(&exports(&client, "db", &[ONE, TWO]).await)
-            .assert_whole();
+        ledger.check(&exports(&client, "db", &[ONE, TWO]).await).assert_whole();
         assert!(first_difference(&exports(&client, "db", &cluster.ids()).await).is_some());
         cluster.finish().await;
     });
@@ -85,37 +76,23 @@ fn f02_a_queue_purged_to_the_last_hint_takes_and_delivers_the_next() {
         cluster.wait_up(&client, &[ONE, TWO]).await;
         let options = WriteOptions::default();
         for n in 1..=5 {
-            write(&client, "db", &[sample(1, n)], &options, &Ledger::new())
-                .await
-                .unwrap();
+            write(&client, "db", &[sample(1, n)], &options, &Ledger::new()).await.unwrap();
         }
         wait_for("everything expired", Duration::from_secs(200), async || {
             let sum = total(&queues(&client, &[ONE, TWO]).await?);
-            if (sum.pending, sum.expired) == (0, 5) {
-                Ok(())
-            } else {
-                Err(format!("{sum:?}"))
-            }
+            if (sum.pending, sum.expired) == (0, 5) { Ok(()) } else { Err(format!("{sum:?}")) }
         })
         .await;
         let later = [sample(2, 1)];
-        write(&client, "db", &later, &options, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &later, &options, &ledger).await.unwrap();
         assert!(client.settle(PATIENCE).await);
-        assert_eq!(
-            total(&queues(&client, &[ONE, TWO]).await.unwrap()).pending,
-            1
-        );
+        assert_eq!(total(&queues(&client, &[ONE, TWO]).await.unwrap()).pending, 1);
         cluster.restart(THREE).await;
         wait_healthy(&client, &cluster.ids()).await;
         assert_eq!(wait_drained(&client, &cluster.ids()).await.delivered, 1);
         let text = &exports(&client, "db", &[THREE]).await[0].1;
         let line = String::from_utf8(later[0].to_line()).unwrap();
-        assert!(
-            text.contains(&line),
-            "the hint behind the purge is lost: {text}"
-        );
+        assert!(text.contains(&line), "the hint behind the purge is lost: {text}");
         cluster.finish().await;
     });
 }
@@ -128,16 +105,12 @@ async fn drain_at(rate: u64, seed: u64) -> (Duration, u64) {
     let ledger = Ledger::new();
     create_database(&client, "db", 3).await;
     let all = WriteOptions::at(Level::All);
-    write(&client, "db", &[sample(0, 0)], &all, &ledger)
-        .await
-        .unwrap();
+    write(&client, "db", &[sample(0, 0)], &all, &ledger).await.unwrap();
     cluster.stop(THREE).await;
     cluster.wait_up(&client, &[ONE, TWO]).await;
     let options = WriteOptions::default();
     for n in 1..=300 {
-        write(&client, "db", &[sample(1, n)], &options, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[sample(1, n)], &options, &ledger).await.unwrap();
     }
     assert!(client.settle(PATIENCE).await);
     let live = [ONE, TWO];
@@ -146,24 +119,14 @@ async fn drain_at(rate: u64, seed: u64) -> (Duration, u64) {
         .expect("no hints on any disk");
     cluster.restart(THREE).await;
     wait_until("the drain has begun", async || {
-        queues(&client, &live)
-            .await
-            .is_ok_and(|all| total(&all).delivered > 0)
+        queues(&client, &live).await.is_ok_and(|all| total(&all).delivered > 0)
     })
     .await;
     let begun = Instant::now();
-    wait_for(
-        "all hints delivered",
-        Duration::from_secs(3600),
-        async || {
-            let sum = total(&queues(&client, &live).await?);
-            if sum.pending == 0 {
-                Ok(())
-            } else {
-                Err(format!("{sum:?}"))
-            }
-        },
-    )
+    wait_for("all hints delivered", Duration::from_secs(3600), async || {
+        let sum = total(&queues(&client, &live).await?);
+        if sum.pending == 0 { Ok(()) } else { Err(format!("{sum:?}")) }
+    })
     .await;
     let took = begun.elapsed();
     cluster.finish().await;
@@ -176,14 +139,8 @@ fn f11_the_drain_keeps_to_the_rate_limit_that_was_set() {
     let (fast, _) = simulated(drain_at(20_000, 113));
     // What is sent at once before the first look is at most one message.
     let least = Duration::from_secs_f64(bytes as f64 / 2_000.0 / 2.0);
-    assert!(
-        slow > least,
-        "{bytes} bytes at 2,000 a second took {slow:?} only"
-    );
-    assert!(
-        fast * 4 < slow,
-        "ten times the rate: {fast:?} instead of {slow:?}"
-    );
+    assert!(slow > least, "{bytes} bytes at 2,000 a second took {slow:?} only");
+    assert!(fast * 4 < slow, "ten times the rate: {fast:?} instead of {slow:?}");
 }
 
 #[test]
@@ -200,43 +157,26 @@ fn f11_an_unknown_or_wrong_setting_is_refused_by_name() {
             std::fs::write(&file, text).unwrap();
             let mut args: Vec<OsString> = vec!["node".into(), "--config".into(), file.into()];
             args.extend(["--data".into(), cluster.root().join("d").into()]);
-            args.extend([
-                "--listen".into(),
-                "127.0.0.1:0".into(),
-                "--bootstrap".into(),
-            ]);
+            args.extend(["--listen".into(), "127.0.0.1:0".into(), "--bootstrap".into()]);
             args.extend(["--certs".into(), certs.clone().into()]);
             let ended = cluster.run(&args).await;
             assert_eq!(ended.code, Some(2), "{}", ended.stderr);
             assert!(ended.stderr.contains(word), "{}", ended.stderr);
-            assert_eq!(
-                ended.stderr.trim_end().lines().count(),
-                1,
-                "{}",
-                ended.stderr
-            );
+            assert_eq!(ended.stderr.trim_end().lines().count(), 1, "{}", ended.stderr);
         }
     });
 }
 
 #[test]
 fn f25_no_code_looks_at_the_text_of_an_error() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .canonicalize()
-        .unwrap();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
     let looks = ["contains(", "starts_with(", "ends_with(", "find(", "=="];
     let mut looked_at = 0;
-    let mut todo: Vec<_> = ["protocol", "certs", "client", "node"]
-        .map(|name| root.join(name).join("src"))
-        .into();
+    let mut todo: Vec<_> =
+        ["protocol", "certs", "client", "node"].map(|name| root.join(name).join("src")).into();
     while let Some(path) = todo.pop() {
         if path.is_dir() {
-            todo.extend(
-                std::fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
-            );
+            todo.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             continue;
         }
         if path.extension().is_none_or(|extension| extension != "rs") {
@@ -246,22 +186,14 @@ fn f25_no_code_looks_at_the_text_of_an_error() {
         // Tests may look at what people will read.
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let is_test = path.components().any(|part| {
-            matches!(
-                part.as_os_str().to_str(),
-                Some("tests" | "tests.rs" | "vectors.rs")
-            )
+            matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs" | "vectors.rs"))
         });
         if is_test {
             continue;
         }
         looked_at += 1;
         for (number, line) in code.lines().enumerate() {
-            for text in [
-                "error.to_string().",
-                "err.to_string().",
-                ".detail.",
-                "reason.",
-            ] {
+            for text in ["error.to_string().", "err.to_string().", ".detail.", "reason."] {
                 let Some((_, rest)) = line.split_once(text) else {
                     continue;
                 };
@@ -270,8 +202,5 @@ fn f25_no_code_looks_at_the_text_of_an_error() {
             }
         }
     }
-    assert!(
-        looked_at > 100,
-        "{looked_at} files: the sources are not where they were"
-    );
+    assert!(looked_at > 100, "{looked_at} files: the sources are not where they were");
 }

@@ -9,6 +9,7 @@ mod levels;
 mod limits;
 mod meta;
 mod mute;
+mod reads;
 mod strangers;
 mod sync;
 mod torn;

@@ -20,39 +20,26 @@ fn without_a_majority_known_writes_go_on_and_new_fields_and_groups_fail_in_time(
         let client = cluster.client().await;
         let ledger = Ledger::new();
         create_database(&client, "db", 3).await;
-        let options = WriteOptions {
-            timeout: Duration::from_secs(2),
-            ..WriteOptions::at(Level::One)
-        };
-        write(&client, "db", &[sample(1, 0)], &options, &ledger)
-            .await
-            .unwrap();
+        let options =
+            WriteOptions { timeout: Duration::from_secs(2), ..WriteOptions::at(Level::One) };
+        write(&client, "db", &[sample(1, 0)], &options, &ledger).await.unwrap();
         assert!(client.settle(Duration::from_secs(10)).await);
         cluster.stop(NodeId(1)).await;
         cluster.stop(NodeId(2)).await;
         cluster.wait_up(&client, &[NodeId(3)]).await;
 
-        let new_field = Point::builder("cpu")
-            .tag("host", "x")
-            .field("fresh", 1.0)
-            .at(EPOCH)
-            .unwrap();
+        let new_field =
+            Point::builder("cpu").tag("host", "x").field("fresh", 1.0).at(EPOCH).unwrap();
         let year = 365 * 24 * 3600 * 1_000_000_000;
-        let new_group = Point::builder("cpu")
-            .tag("host", "x")
-            .field("usage", 1.0)
-            .at(EPOCH - year)
-            .unwrap();
+        let new_group =
+            Point::builder("cpu").tag("host", "x").field("usage", 1.0).at(EPOCH - year).unwrap();
         for (n, new) in [new_field, new_group].into_iter().enumerate() {
             let begun = Instant::now();
             let known = sample(1, 1 + n as u64);
             let result = write(&client, "db", &[known, new], &options, &ledger).await;
             let took = begun.elapsed();
             let error = result.unwrap_err();
-            assert!(
-                took <= Duration::from_millis(2_010),
-                "{took:?}, beyond the deadline: {error}"
-            );
+            assert!(took <= Duration::from_millis(2_010), "{took:?}, beyond the deadline: {error}");
             assert_eq!(
                 error.kind(),
                 WriteErrorKind::Partial,
@@ -70,23 +57,15 @@ fn without_a_majority_known_writes_go_on_and_new_fields_and_groups_fail_in_time(
         // And writes of what is known do not wait for anything.
         for n in 10..40 {
             let begun = Instant::now();
-            write(&client, "db", &[sample(1, n)], &options, &ledger)
-                .await
-                .unwrap();
-            assert!(
-                begun.elapsed() < Duration::from_millis(100),
-                "{:?}",
-                begun.elapsed()
-            );
+            write(&client, "db", &[sample(1, n)], &options, &ledger).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
         }
         cluster.restart(NodeId(1)).await;
         cluster.restart(NodeId(2)).await;
         wait_healthy(&client, &cluster.ids()).await;
         assert!(client.settle(Duration::from_secs(60)).await);
         wait_drained(&client, &cluster.ids()).await;
-        ledger
-            .check(&exports(&client, "db", &cluster.ids()).await)
-            .assert_whole();
+        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
         cluster.finish().await;
     });
 }
@@ -101,15 +80,11 @@ fn f20_no_node_is_idle_whatever_the_replication() {
             let ledger = Ledger::new();
             create_database(&client, &database, replication).await;
             let options = WriteOptions::default();
-            write(&client, &database, &[sample(1, 0)], &options, &ledger)
-                .await
-                .unwrap();
+            write(&client, &database, &[sample(1, 0)], &options, &ledger).await.unwrap();
             let map = client.map();
             let places = map.shards().filter(|place| place.database.name == database);
-            let mut owners: Vec<NodeId> = places
-                .flat_map(|place| &place.shard.owners)
-                .copied()
-                .collect();
+            let mut owners: Vec<NodeId> =
+                places.flat_map(|place| &place.shard.owners).copied().collect();
             owners.sort_unstable();
             let share = owners.len() / 5;
             owners.dedup();

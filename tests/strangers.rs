@@ -28,10 +28,7 @@ fn reason(ended: &Ended, words: &[&str]) {
     for word in words {
         assert!(line.contains(word), "no {word:?} in: {line}");
     }
-    let errors = ended
-        .stderr
-        .lines()
-        .filter(|line| line.starts_with("quorate: "));
+    let errors = ended.stderr.lines().filter(|line| line.starts_with("quorate: "));
     assert_eq!(errors.count(), 1, "{}", ended.stderr);
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
 }
@@ -41,22 +38,13 @@ fn other_pki(dir: &Path, cluster: &str) {
     let now = UnixTime::now();
     let authority =
         Authority::create(dir, cluster, Config::default(), now, Existing::Refuse).unwrap();
-    authority
-        .issue_node(dir, "n9", &[], now, Existing::Refuse)
-        .unwrap();
-    authority
-        .issue_client(dir, "c9", Roles::default(), now, Existing::Refuse)
-        .unwrap();
+    authority.issue_node(dir, "n9", &[], now, Existing::Refuse).unwrap();
+    authority.issue_client(dir, "c9", Roles::default(), now, Existing::Refuse).unwrap();
 }
 
 fn node(data: &Path, certs: &Path, listen: &str, mode: &[&str]) -> Vec<OsString> {
-    let mut args: Vec<OsString> = vec![
-        "node".into(),
-        "--data".into(),
-        data.into(),
-        "--certs".into(),
-        certs.into(),
-    ];
+    let mut args: Vec<OsString> =
+        vec!["node".into(), "--data".into(), data.into(), "--certs".into(), certs.into()];
     args.extend(["--listen", listen].iter().chain(mode).map(Into::into));
     args
 }
@@ -69,9 +57,7 @@ fn nodes_that_do_not_belong_here_are_told_why_and_change_nothing() {
         let ledger = Ledger::new();
         create_database(&client, "db", 1).await;
         let options = WriteOptions::default();
-        write(&client, "db", &[sample(0, 0)], &options, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
         let member = cluster.addr(ONE).to_owned();
         let root = cluster.root().to_owned();
         let any = "127.0.0.1:0";
@@ -87,24 +73,16 @@ fn nodes_that_do_not_belong_here_are_told_why_and_change_nothing() {
             reason(&ended, &["could not join", "certificate", "of another CA"]);
         }
         // That no retry helps is known: nothing waits for the minute that joining may take.
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 
         // A client's certificate.
         let me = cluster.issue_client("me");
-        let ended = cluster
-            .run(&node(&root.join("d1"), &me, any, &["--bootstrap"]))
-            .await;
+        let ended = cluster.run(&node(&root.join("d1"), &me, any, &["--bootstrap"])).await;
         reason(&ended, &["not for a node", "quorate certs node"]);
 
         // No certificate at all.
         let nowhere = root.join("nowhere");
-        let ended = cluster
-            .run(&node(&root.join("d2"), &nowhere, any, &["--bootstrap"]))
-            .await;
+        let ended = cluster.run(&node(&root.join("d2"), &nowhere, any, &["--bootstrap"])).await;
         reason(&ended, &["nowhere", "quorate certs"]);
 
         // In no cluster, and told neither to make nor to join one.
@@ -113,9 +91,7 @@ fn nodes_that_do_not_belong_here_are_told_why_and_change_nothing() {
         reason(&ended, &["--bootstrap", "--join"]);
 
         // A port that is taken.
-        let ended = cluster
-            .run(&node(&root.join("d4"), &n2, &member, &["--bootstrap"]))
-            .await;
+        let ended = cluster.run(&node(&root.join("d4"), &n2, &member, &["--bootstrap"])).await;
         reason(&ended, &[&member, "in use"]);
 
         // A directory that is in use; then that of another node, another cluster, the future.
@@ -123,12 +99,7 @@ fn nodes_that_do_not_belong_here_are_told_why_and_change_nothing() {
         let n1 = cluster.pki().join("n1");
         let ended = cluster.run(&node(&data, &n1, any, &[])).await;
         reason(&ended, &["in use by another process"]);
-        assert!(
-            cluster
-                .log(ONE)
-                .lines()
-                .all(|line| !line.contains("panicked"))
-        );
+        assert!(cluster.log(ONE).lines().all(|line| !line.contains("panicked")));
         cluster.terminate(ONE).await;
         let ended = cluster.run(&node(&data, &n2, any, &[])).await;
         reason(&ended, &["belongs to node \"n1\"", "\"n2\""]);
@@ -146,14 +117,8 @@ fn nodes_that_do_not_belong_here_are_told_why_and_change_nothing() {
 
         // After all that the node is as it was.
         cluster.restart(ONE).await;
-        ledger
-            .check(&exports(&client, "db", &[ONE]).await)
-            .assert_whole();
-        assert_eq!(
-            client.map().nodes.len(),
-            1,
-            "a stranger has become a member"
-        );
+        ledger.check(&exports(&client, "db", &[ONE]).await).assert_whole();
+        assert_eq!(client.map().nodes.len(), 1, "a stranger has become a member");
         client.close().await;
         cluster.terminate(ONE).await;
     });
@@ -168,14 +133,8 @@ fn clients_of_another_ca_or_cluster_are_refused_with_a_reason() {
             let begun = Instant::now();
             let error = cluster.client_of_other_ca(name).await.unwrap_err();
             let text = error.to_string();
-            assert!(
-                text.contains("certificate") && text.contains("of another CA"),
-                "{text}"
-            );
-            assert!(
-                text.contains("ca.crt") || text.contains("quorate certs"),
-                "{text}"
-            );
+            assert!(text.contains("certificate") && text.contains("of another CA"), "{text}");
+            assert!(text.contains("ca.crt") || text.contains("quorate certs"), "{text}");
             assert!(!text.contains('\n'), "{text}");
             assert!(
                 begun.elapsed() <= ClientConfig::default().connect_timeout + Duration::from_secs(2)
@@ -194,34 +153,15 @@ fn a_client_may_do_what_its_roles_say_and_no_more() {
         create_database(&admin, "db", 1).await;
         let ledger = Ledger::new();
         let options = WriteOptions::default();
-        write(&admin, "db", &[sample(0, 0)], &options, &ledger)
-            .await
-            .unwrap();
+        write(&admin, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
         let reader = [quorate_certs::Role::Read].into_iter().collect();
-        let credentials = cluster
-            .authority()
-            .issue_client_in_memory("reader", reader, UnixTime::now())
-            .unwrap();
-        let reader = cluster
-            .client_as(credentials, ClientConfig::default())
-            .await
-            .unwrap();
-        let error = write(&reader, "db", &[sample(0, 1)], &options, &ledger)
-            .await
-            .unwrap_err();
-        assert_eq!(
-            error.code(),
-            quorate_protocol::code::Code::Unauthorised,
-            "{error}"
-        );
-        assert_eq!(
-            error.kind(),
-            quorate_client::error::WriteErrorKind::Definite,
-            "{error}"
-        );
-        ledger
-            .check(&exports(&reader, "db", &[ONE]).await)
-            .assert_whole();
+        let credentials =
+            cluster.authority().issue_client_in_memory("reader", reader, UnixTime::now()).unwrap();
+        let reader = cluster.client_as(credentials, ClientConfig::default()).await.unwrap();
+        let error = write(&reader, "db", &[sample(0, 1)], &options, &ledger).await.unwrap_err();
+        assert_eq!(error.code(), quorate_protocol::code::Code::Unauthorised, "{error}");
+        assert_eq!(error.kind(), quorate_client::error::WriteErrorKind::Definite, "{error}");
+        ledger.check(&exports(&reader, "db", &[ONE]).await).assert_whole();
         reader.close().await;
         cluster.finish().await;
     });

@@ -27,14 +27,7 @@ const DELAY: Duration = Duration::from_millis(250);
 /// Whether system calls can be watched here; says so where not, for `.ci/run` to see.
 fn strace() -> bool {
     let traced = Command::new("strace")
-        .args([
-            "-f",
-            "-o",
-            "/dev/null",
-            "-e",
-            "inject=fdatasync:delay_enter=1",
-            "true",
-        ])
+        .args(["-f", "-o", "/dev/null", "-e", "inject=fdatasync:delay_enter=1", "true"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -47,10 +40,7 @@ fn strace() -> bool {
 }
 
 fn now() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs_f64()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
 /// One finished system call.
@@ -69,9 +59,7 @@ fn calls(trace: &Path) -> Vec<Call> {
     for line in fs::read_to_string(trace).unwrap().lines() {
         let mut words = line.trim_start().splitn(2, ' ');
         let thread = words.next().unwrap_or_default().to_owned();
-        let Some((at, text)) = words
-            .next()
-            .and_then(|rest| rest.trim_start().split_once(' '))
+        let Some((at, text)) = words.next().and_then(|rest| rest.trim_start().split_once(' '))
         else {
             continue;
         };
@@ -84,19 +72,11 @@ fn calls(trace: &Path) -> Vec<Call> {
                 continue;
             };
             let (_, begun, start) = open.swap_remove(index);
-            calls.push(Call {
-                begun,
-                ended: at,
-                text: start + text,
-            });
+            calls.push(Call { begun, ended: at, text: start + text });
         } else if let Some((_, took)) = text.rsplit_once('<')
             && let Ok(took) = took.trim_end_matches('>').parse::<f64>()
         {
-            calls.push(Call {
-                begun: at,
-                ended: at + took,
-                text: text.to_owned(),
-            });
+            calls.push(Call { begun: at, ended: at + took, text: text.to_owned() });
         }
     }
     calls
@@ -111,11 +91,7 @@ async fn ready(client: &Client, cluster: &Processes) {
     wait_healthy(client, &cluster.ids()).await;
     wait_for("connections", PATIENCE, async || {
         let up = client.up();
-        if up == cluster.ids() {
-            Ok(())
-        } else {
-            Err(format!("{up:?}"))
-        }
+        if up == cluster.ids() { Ok(()) } else { Err(format!("{up:?}")) }
     })
     .await;
 }
@@ -131,9 +107,7 @@ fn no_owner_s_acknowledgement_overtakes_its_sync() {
         let ledger = Ledger::new();
         create_database(&client, "db", 3).await;
         let all = WriteOptions::at(Level::All);
-        write(&client, "db", &[sample(0, 0)], &all, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[sample(0, 0)], &all, &ledger).await.unwrap();
         // Each owner in turn has slow syncs. A write at `all` is as slow as they are, and is
         // acknowledged when the last of them has completed; were it answered before its sync, the
         // others would not hold it up.
@@ -161,10 +135,7 @@ fn no_owner_s_acknowledgement_overtakes_its_sync() {
             cluster.terminate(owner).await;
             let calls = calls(&trace);
             for (begun, acked) in writes {
-                assert!(
-                    acked - begun >= DELAY.as_secs_f64(),
-                    "acknowledged during the delay"
-                );
+                assert!(acked - begun >= DELAY.as_secs_f64(), "acknowledged during the delay");
                 let sync = calls.iter().find(|call| {
                     call.text.starts_with("fdatasync")
                         && call.text.contains("/journal/")
@@ -184,9 +155,7 @@ fn no_owner_s_acknowledgement_overtakes_its_sync() {
             cluster.restart(owner).await;
             ready(&client, &cluster).await;
         }
-        ledger
-            .check(&exports(&client, "db", &cluster.ids()).await)
-            .assert_whole();
+        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
         client.close().await;
     });
 }
@@ -195,13 +164,7 @@ fn no_owner_s_acknowledgement_overtakes_its_sync() {
 fn next_segment(data: &Path) -> PathBuf {
     let journal = data.join("journal");
     let numbers = fs::read_dir(&journal).unwrap().filter_map(|entry| {
-        entry
-            .unwrap()
-            .file_name()
-            .to_str()?
-            .trim_start_matches("spare-")
-            .parse::<u64>()
-            .ok()
+        entry.unwrap().file_name().to_str()?.trim_start_matches("spare-").parse::<u64>().ok()
     });
     journal.join(format!("{:020}", numbers.max().unwrap() + 1))
 }
@@ -216,13 +179,8 @@ fn after_a_sync_that_failed_nothing_is_acknowledged_and_the_journal_is_poisoned(
         let client = cluster.client().await;
         let ledger = Ledger::new();
         create_database(&client, "db", 1).await;
-        let options = WriteOptions {
-            timeout: Duration::from_secs(3),
-            ..WriteOptions::default()
-        };
-        write(&client, "db", &[sample(0, 0)], &options, &ledger)
-            .await
-            .unwrap();
+        let options = WriteOptions { timeout: Duration::from_secs(3), ..WriteOptions::default() };
+        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
         cluster.terminate(ONE).await;
 
         let trace = cluster.root().join("n1.trace");
@@ -230,52 +188,27 @@ fn after_a_sync_that_failed_nothing_is_acknowledged_and_the_journal_is_poisoned(
         // Counted per thread: of the journal's own the first sync succeeds, no later one does.
         let mut wrapper = words(&["strace", "-f", "-y", "-e", "trace=fdatasync", "-e"]);
         wrapper.push("inject=fdatasync:error=EIO:when=2+".into());
-        wrapper.extend([
-            "-P".into(),
-            segment.into(),
-            "-o".into(),
-            trace.clone().into(),
-        ]);
+        wrapper.extend(["-P".into(), segment.into(), "-o".into(), trace.clone().into()]);
         cluster.restart_under(ONE, &wrapper).await;
         ready(&client, &cluster).await;
-        write(&client, "db", &[sample(0, 1)], &options, &ledger)
-            .await
-            .unwrap();
-        let error = write(&client, "db", &[sample(0, 2)], &options, &ledger)
-            .await
-            .unwrap_err();
+        write(&client, "db", &[sample(0, 1)], &options, &ledger).await.unwrap();
+        let error = write(&client, "db", &[sample(0, 2)], &options, &ledger).await.unwrap_err();
         let text = fs::read_to_string(&trace).unwrap();
-        assert!(
-            text.contains("EIO") && text.contains("(INJECTED)"),
-            "no sync has failed: {text}"
-        );
+        assert!(text.contains("EIO") && text.contains("(INJECTED)"), "no sync has failed: {text}");
         assert_eq!(error.kind(), WriteErrorKind::Indefinite, "{error}");
         assert!(statuses(&client, &[ONE]).await.unwrap()[&ONE].poisoned);
         for n in 3..6 {
-            let error = write(&client, "db", &[sample(0, n)], &options, &ledger)
-                .await
-                .unwrap_err();
-            assert_eq!(
-                (error.kind(), error.code()),
-                (WriteErrorKind::Definite, Code::Poisoned)
-            );
+            let error = write(&client, "db", &[sample(0, n)], &options, &ledger).await.unwrap_err();
+            assert_eq!((error.kind(), error.code()), (WriteErrorKind::Definite, Code::Poisoned));
         }
         cluster.terminate(ONE).await;
         let text = fs::read_to_string(&trace).unwrap();
-        assert_eq!(
-            text.matches("(INJECTED)").count(),
-            1,
-            "it was synced again: {text}"
-        );
+        assert_eq!(text.matches("(INJECTED)").count(), 1, "it was synced again: {text}");
 
         cluster.restart(ONE).await;
         ready(&client, &cluster).await;
-        write(&client, "db", &[sample(0, 7)], &options, &ledger)
-            .await
-            .unwrap();
-        ledger
-            .check(&exports(&client, "db", &[ONE]).await)
-            .assert_whole();
+        write(&client, "db", &[sample(0, 7)], &options, &ledger).await.unwrap();
+        ledger.check(&exports(&client, "db", &[ONE]).await).assert_whole();
         client.close().await;
     });
 }

@@ -63,28 +63,14 @@ fn f05_a_journal_torn_at_any_byte_of_its_last_record_keeps_the_others() {
         let whole = Ledger::new();
         let options = WriteOptions::default();
         for n in 0..4 {
-            write(&client, "db", &[sample(0, n)], &options, &whole)
-                .await
-                .unwrap();
+            write(&client, "db", &[sample(0, n)], &options, &whole).await.unwrap();
         }
         let last = sample(0, 4);
-        write(
-            &client,
-            "db",
-            std::slice::from_ref(&last),
-            &options,
-            &Ledger::new(),
-        )
-        .await
-        .unwrap();
+        write(&client, "db", std::slice::from_ref(&last), &options, &Ledger::new()).await.unwrap();
         cluster.stop(ONE).await;
         let image = cluster.image(ONE);
         let (path, intact, found) = records(&image.memory);
-        assert_eq!(
-            found.len(),
-            5,
-            "the segment has other records than expected: {found:?}"
-        );
+        assert_eq!(found.len(), 5, "the segment has other records than expected: {found:?}");
         let (start, end) = found[4];
         let (mut torn, mut kept) = (0, 0);
         for cut in start..=end {
@@ -105,10 +91,7 @@ fn f05_a_journal_torn_at_any_byte_of_its_last_record_keeps_the_others() {
                 ledger.stored(&[sample(0, n)], quorate_protocol::id::Version(1));
             }
             if text.lines().count() == 5 {
-                ledger.stored(
-                    std::slice::from_ref(&last),
-                    quorate_protocol::id::Version(1),
-                );
+                ledger.stored(std::slice::from_ref(&last), quorate_protocol::id::Version(1));
                 kept += 1;
             } else {
                 torn += 1;
@@ -116,9 +99,7 @@ fn f05_a_journal_torn_at_any_byte_of_its_last_record_keeps_the_others() {
             ledger.check(&[(ONE, text)]).assert_whole();
             // And the node goes on: what it acknowledges now is there after the next start.
             if (cut - start) % 40 == 0 {
-                write(&client, "db", &[sample(7, 1)], &options, &ledger)
-                    .await
-                    .unwrap();
+                write(&client, "db", &[sample(7, 1)], &options, &ledger).await.unwrap();
                 cluster.stop(ONE).await;
                 cluster.restart(ONE).await;
                 cluster.wait_up(&client, &[ONE]).await;
@@ -127,10 +108,7 @@ fn f05_a_journal_torn_at_any_byte_of_its_last_record_keeps_the_others() {
             }
             cluster.stop(ONE).await;
         }
-        assert!(
-            torn > 100 && kept > 0,
-            "{torn} torn, {kept} whole: nothing was tested"
-        );
+        assert!(torn > 100 && kept > 0, "{torn} torn, {kept} whole: nothing was tested");
         cluster.finish().await;
     });
 }
@@ -143,9 +121,7 @@ fn f06_one_flipped_bit_costs_one_record_and_is_never_served() {
         create_database(&client, "db", 1).await;
         let options = WriteOptions::default();
         for n in 0..6 {
-            write(&client, "db", &[sample(0, n)], &options, &Ledger::new())
-                .await
-                .unwrap();
+            write(&client, "db", &[sample(0, n)], &options, &Ledger::new()).await.unwrap();
         }
         cluster.stop(ONE).await;
         let image = cluster.image(ONE);
@@ -180,9 +156,7 @@ fn a_power_cut_at_any_moment_loses_nothing_acknowledged() {
             let ledger = Ledger::new();
             let options = WriteOptions::default();
             for n in 0..=round as u64 % 7 {
-                write(&client, "db", &[sample(0, n)], &options, &ledger)
-                    .await
-                    .unwrap();
+                write(&client, "db", &[sample(0, n)], &options, &ledger).await.unwrap();
             }
             // What was written behind the last sync may be there in any part.
             let keep = match round % 3 {
@@ -209,39 +183,18 @@ fn a_failed_sync_is_not_acknowledged_and_stops_the_node_s_writes_until_a_restart
         create_database(&client, "db", 1).await;
         let ledger = Ledger::new();
         let options = WriteOptions::default();
-        write(&client, "db", &[sample(0, 0)], &options, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
         cluster.disk(ONE).only(JOURNAL);
         cluster.disk(ONE).fail_sync(1);
-        let quick = WriteOptions {
-            timeout: std::time::Duration::from_secs(1),
-            ..options.clone()
-        };
-        let error = write(&client, "db", &[sample(0, 1)], &quick, &ledger)
-            .await
-            .unwrap_err();
+        let quick = WriteOptions { timeout: std::time::Duration::from_secs(1), ..options.clone() };
+        let error = write(&client, "db", &[sample(0, 1)], &quick, &ledger).await.unwrap_err();
         assert_eq!(cluster.disk(ONE).injected().syncs, 1, "no sync has failed");
         // The bytes may be on the disk all the same.
-        assert_eq!(
-            error.kind(),
-            quorate_client::error::WriteErrorKind::Indefinite,
-            "{error}"
-        );
+        assert_eq!(error.kind(), quorate_client::error::WriteErrorKind::Indefinite, "{error}");
         assert!(statuses(&client, &[ONE]).await.unwrap()[&ONE].poisoned);
-        let error = write(&client, "db", &[sample(0, 2)], &quick, &ledger)
-            .await
-            .unwrap_err();
-        assert_eq!(
-            error.code(),
-            quorate_protocol::code::Code::Poisoned,
-            "{error}"
-        );
-        assert_eq!(
-            error.kind(),
-            quorate_client::error::WriteErrorKind::Definite,
-            "{error}"
-        );
+        let error = write(&client, "db", &[sample(0, 2)], &quick, &ledger).await.unwrap_err();
+        assert_eq!(error.code(), quorate_protocol::code::Code::Poisoned, "{error}");
+        assert_eq!(error.kind(), quorate_client::error::WriteErrorKind::Definite, "{error}");
         // Reading goes on.
         let text = export(&client, "db", Some(ONE)).await.unwrap();
         ledger.check(&[(ONE, text)]).assert_whole();
@@ -250,9 +203,7 @@ fn a_failed_sync_is_not_acknowledged_and_stops_the_node_s_writes_until_a_restart
         cluster.restart(ONE).await;
         cluster.wait_up(&client, &[ONE]).await;
         assert!(!statuses(&client, &[ONE]).await.unwrap()[&ONE].poisoned);
-        write(&client, "db", &[sample(0, 3)], &options, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[sample(0, 3)], &options, &ledger).await.unwrap();
         let text = export(&client, "db", Some(ONE)).await.unwrap();
         ledger.check(&[(ONE, text)]).assert_whole();
         cluster.finish().await;

@@ -30,11 +30,8 @@ use quorate_tests::harness::{
 };
 
 /// Fields of the rows: name and type.
-const FIELDS: [(&str, FieldType); 3] = [
-    ("a", FieldType::Integer),
-    ("b", FieldType::Float),
-    ("c", FieldType::String),
-];
+const FIELDS: [(&str, FieldType); 3] =
+    [("a", FieldType::Integer), ("b", FieldType::Float), ("c", FieldType::String)];
 
 /// One write of one row: version, time, a value for some of the fields.
 #[derive(Clone, Debug)]
@@ -62,16 +59,9 @@ fn values() -> impl Strategy<Value = [Option<i8>; 3]> {
 /// Three writes of each of two rows; versions may be equal.
 fn puts() -> impl Strategy<Value = Vec<Put>> {
     let put = |time: i64| {
-        (1..4_u64, values()).prop_map(move |(version, values)| Put {
-            version,
-            time,
-            values,
-        })
+        (1..4_u64, values()).prop_map(move |(version, values)| Put { version, time, values })
     };
-    (
-        prop::collection::vec(put(10), 3),
-        prop::collection::vec(put(20), 3),
-    )
+    (prop::collection::vec(put(10), 3), prop::collection::vec(put(20), 3))
         .prop_map(|(a, b)| a.into_iter().zip(b).flat_map(|(a, b)| [a, b]).collect())
 }
 
@@ -84,10 +74,7 @@ fn model(puts: &[Put]) -> BTreeMap<i64, BTreeMap<&'static str, Value>> {
             let new = (put.version, value(field, *drawn));
             let old = winners.get(&(put.time, field));
             let wins = old.is_none_or(|(version, value)| {
-                new.0
-                    .cmp(version)
-                    .then_with(|| new.1.canonical_cmp(value))
-                    .is_gt()
+                new.0.cmp(version).then_with(|| new.1.canonical_cmp(value)).is_gt()
             });
             if wins {
                 winners.insert((put.time, field), new);
@@ -111,11 +98,7 @@ fn rows(put: &Put) -> Rows {
         assert!(column.values.push(value(field, (*drawn)?)));
         Some(column)
     });
-    Rows {
-        times: vec![put.time],
-        versions: vec![Version(put.version)],
-        columns: columns.collect(),
-    }
+    Rows { times: vec![put.time], versions: vec![Version(put.version)], columns: columns.collect() }
 }
 
 /// What people would see of rows.
@@ -169,10 +152,8 @@ fn rows_merge_to_the_model_in_every_order_and_grouping() {
         .run(&puts(), |puts| {
             let expected = model(&puts);
             // A write is one batch: its rows at both times travel together.
-            let batches: Vec<Rows> = puts
-                .chunks(2)
-                .map(|pair| Rows::merge(pair.iter().map(rows).collect()))
-                .collect();
+            let batches: Vec<Rows> =
+                puts.chunks(2).map(|pair| Rows::merge(pair.iter().map(rows).collect())).collect();
             for order in &orders {
                 let [a, b, c] = [0, 1, 2].map(|at| batches[order[at]].clone());
                 let flat = Rows::merge(vec![a.clone(), b.clone(), c.clone()]);
@@ -204,24 +185,17 @@ fn replicas_equal_the_model_in_every_order_of_three_versions() {
     let mut runner = runner(1);
     let count = soak(12);
     // One series per case, all in one cluster.
-    let cases: Vec<Vec<Put>> = (0..count)
-        .map(|_| puts().new_tree(&mut runner).unwrap().current())
-        .collect();
+    let cases: Vec<Vec<Put>> =
+        (0..count).map(|_| puts().new_tree(&mut runner).unwrap().current()).collect();
     simulated(async {
         let mut cluster = Cluster::simulated(3, 51).await;
         let client = cluster.client().await;
         create_database(&client, "db", 3).await;
         // Registers the fields and the group; another series than the cases'.
         let ledger = Ledger::new();
-        let first = Put {
-            version: 0,
-            time: 0,
-            values: [Some(0); 3],
-        };
+        let first = Put { version: 0, time: 0, values: [Some(0); 3] };
         let all = WriteOptions::at(Level::All);
-        write(&client, "db", &[point(count, &first)], &all, &ledger)
-            .await
-            .unwrap();
+        write(&client, "db", &[point(count, &first)], &all, &ledger).await.unwrap();
 
         let raw = Raw::new(cluster.client_env(), cluster.client_credentials("raw"));
         let map = client.map();
@@ -264,17 +238,13 @@ fn replicas_equal_the_model_in_every_order_of_three_versions() {
 /// The export that the model predicts.
 fn expected_export(cases: &[Vec<Put>], count: usize, first: &Put) -> String {
     let mut out = Vec::new();
-    let with_first = cases
-        .iter()
-        .map(|puts| model(puts))
-        .chain([model(std::slice::from_ref(first))]);
+    let with_first =
+        cases.iter().map(|puts| model(puts)).chain([model(std::slice::from_ref(first))]);
     for (series, rows) in with_first.enumerate() {
         assert!(series <= count);
         for (time, row) in rows {
             let key = format!("rows,series=s{series:03}");
-            let fields = row
-                .iter()
-                .map(|(name, value)| (name.as_bytes(), value.as_ref()));
+            let fields = row.iter().map(|(name, value)| (name.as_bytes(), value.as_ref()));
             write_line(&mut out, key.as_bytes(), fields, EPOCH + time);
             out.push(b'\n');
         }

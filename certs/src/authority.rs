@@ -54,12 +54,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            ca_validity_days: 3650,
-            leaf_validity_days: 365,
-            backdate_s: 3600,
-            max_sans: 64,
-        }
+        Self { ca_validity_days: 3650, leaf_validity_days: 365, backdate_s: 3600, max_sans: 64 }
     }
 }
 
@@ -90,10 +85,7 @@ impl Authority {
     ) -> Result<Self, IssueError> {
         let authority = Self::ephemeral(cluster, config, now)?;
         let key = authority.issuer.key().serialize_pem();
-        let files = [
-            NewFile::secret(CA_KEY, &key),
-            NewFile::public(CA_CERT, &authority.pem),
-        ];
+        let files = [NewFile::secret(CA_KEY, &key), NewFile::public(CA_CERT, &authority.pem)];
         publish(dir, &files, existing)?;
         Ok(authority)
     }
@@ -181,8 +173,7 @@ impl Authority {
         now: UnixTime,
         existing: Existing,
     ) -> Result<PathBuf, IssueError> {
-        self.sign_client(name, roles, now)?
-            .write(dir, self, existing)
+        self.sign_client(name, roles, now)?.write(dir, self, existing)
     }
 
     /// Makes a node without touching a disk.
@@ -214,9 +205,7 @@ impl Authority {
     fn sign_node(&self, name: &str, sans: &[String], now: UnixTime) -> Result<Leaf, IssueError> {
         let identity = Identity::node(&self.cluster, name)?;
         if sans.len() > self.config.max_sans {
-            return Err(IssueError::TooManyNames {
-                max: self.config.max_sans,
-            });
+            return Err(IssueError::TooManyNames { max: self.config.max_sans });
         }
         let mut seen = BTreeSet::from([SERVER_NAME]);
         let mut names = vec![dns(SERVER_NAME)?];
@@ -226,10 +215,7 @@ impl Authority {
                 Err(_) => dns(san)?,
             });
         }
-        let usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(identity, names, usages, now)
     }
 
@@ -263,12 +249,7 @@ impl Authority {
         params.subject_alt_names.extend(names);
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Leaf {
-            identity,
-            validity,
-            certificate,
-            key,
-        })
+        Ok(Leaf { identity, validity, certificate, key })
     }
 }
 
@@ -300,13 +281,7 @@ impl Leaf {
         let key = PrivateKeyDer::Pkcs8(self.key.serialize_der().into());
         let chain = vec![self.certificate.into()];
         let not_after = self.validity.not_after;
-        Ok(Credentials::new(
-            self.identity,
-            not_after,
-            chain,
-            key,
-            &ca.roots,
-        )?)
+        Ok(Credentials::new(self.identity, not_after, chain, key, &ca.roots)?)
     }
 }
 
@@ -327,9 +302,7 @@ fn params(common_name: &str, validity: Validity) -> Result<CertificateParams, Is
     params.not_before = date(validity.not_before)?;
     params.not_after = date(validity.not_after)?;
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     Ok(params)
 }
 
@@ -340,9 +313,7 @@ fn uri(uri: String) -> Result<SanType, IssueError> {
 fn dns(name: &str) -> Result<SanType, IssueError> {
     let bad = || IssueError::San(name.escape_debug().to_string());
     let valid = DnsName::try_from(name).map_err(|_| bad())?;
-    Ok(SanType::DnsName(
-        valid.as_ref().try_into().map_err(|_| bad())?,
-    ))
+    Ok(SanType::DnsName(valid.as_ref().try_into().map_err(|_| bad())?))
 }
 
 /// Why no certificate was made.

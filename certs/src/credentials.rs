@@ -94,10 +94,8 @@ impl Credentials {
     /// What to warn of, if the certificate ends less than `within` after `now`.
     #[must_use]
     pub fn expires_soon(&self, now: UnixTime, within: Duration) -> Option<ExpiresSoon> {
-        (Moment::from(now).plus(within.as_secs()) > self.not_after).then(|| ExpiresSoon {
-            identity: self.identity.clone(),
-            not_after: self.not_after,
-        })
+        (Moment::from(now).plus(within.as_secs()) > self.not_after)
+            .then(|| ExpiresSoon { identity: self.identity.clone(), not_after: self.not_after })
     }
 
     /// TLS for the accepting side.
@@ -141,10 +139,7 @@ impl Credentials {
     pub fn verify_peer(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, PeerError> {
         let peer = peer_identity(chain)?;
         if peer.cluster != self.identity.cluster {
-            return Err(PeerError::OtherCluster {
-                peer,
-                ours: self.identity.cluster.clone(),
-            });
+            return Err(PeerError::OtherCluster { peer, ours: self.identity.cluster.clone() });
         }
         Ok(peer)
     }
@@ -162,10 +157,9 @@ impl Credentials {
         let peer = self.verify_peer(chain)?;
         match name {
             _ if !peer.is_node() => Err(PeerError::NotANode { peer }),
-            Some(name) if name != peer.name() => Err(PeerError::OtherNode {
-                expected: name.to_owned(),
-                peer,
-            }),
+            Some(name) if name != peer.name() => {
+                Err(PeerError::OtherNode { expected: name.to_owned(), peer })
+            }
             _ => Ok(peer),
         }
     }
@@ -173,17 +167,13 @@ impl Credentials {
     /// Whether a peer with the same CA would accept this chain at `now`, in every part that the
     /// identity may play.
     pub(crate) fn verify_own(&self, now: UnixTime) -> Result<(), rustls::Error> {
-        let (leaf, intermediates) = self
-            .chain()
-            .split_first()
-            .ok_or(rustls::Error::NoCertificatesPresented)?;
-        self.client_verifier()?
-            .verify_client_cert(leaf, intermediates, now)?;
+        let (leaf, intermediates) =
+            self.chain().split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        self.client_verifier()?.verify_client_cert(leaf, intermediates, now)?;
         if self.identity.is_node() {
             let name = ServerName::try_from(SERVER_NAME)
                 .map_err(|e| rustls::Error::General(e.to_string()))?;
-            self.server_verifier()?
-                .verify_server_cert(leaf, intermediates, &name, &[], now)?;
+            self.server_verifier()?.verify_server_cert(leaf, intermediates, &name, &[], now)?;
         }
         Ok(())
     }
@@ -228,10 +218,7 @@ pub struct ExpiresSoon {
 
 impl fmt::Display for ExpiresSoon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            identity,
-            not_after,
-        } = self;
+        let Self { identity, not_after } = self;
         write!(
             f,
             "the certificate of {identity} expires on {not_after}: make a new one with 'quorate certs'"

@@ -83,9 +83,7 @@ impl Roles {
 
     /// The roles as granted, in URI order; what they imply is not listed.
     pub fn iter(self) -> impl Iterator<Item = Role> {
-        Role::GRANTABLE
-            .into_iter()
-            .filter(move |role| self.0 & role.bit() != 0)
+        Role::GRANTABLE.into_iter().filter(move |role| self.0 & role.bit() != 0)
     }
 
     /// Whether no role is granted.
@@ -153,13 +151,8 @@ impl Identity {
     /// # Errors
     /// A name that cannot stand in a URI or a path.
     pub fn node(cluster: &str, name: &str) -> Result<Self, NameError> {
-        let kind = Kind::Node {
-            name: valid_name(name)?.to_owned(),
-        };
-        Ok(Self {
-            cluster: valid_name(cluster)?.to_owned(),
-            kind,
-        })
+        let kind = Kind::Node { name: valid_name(name)?.to_owned() };
+        Ok(Self { cluster: valid_name(cluster)?.to_owned(), kind })
     }
 
     /// The identity of a client with these roles.
@@ -170,14 +163,8 @@ impl Identity {
         if roles.is_empty() {
             return Err(IdentityError::NoRole);
         }
-        let kind = Kind::Client {
-            name: valid_name(name)?.to_owned(),
-            roles,
-        };
-        Ok(Self {
-            cluster: valid_name(cluster)?.to_owned(),
-            kind,
-        })
+        let kind = Kind::Client { name: valid_name(name)?.to_owned(), roles };
+        Ok(Self { cluster: valid_name(cluster)?.to_owned(), kind })
     }
 
     /// The name of the node or client.
@@ -277,9 +264,7 @@ pub(crate) fn cluster_of(ca: &X509Certificate<'_>) -> Result<Option<String>, Ide
         Err(IdentityError::UriCount(0)) => return Ok(None),
         other => other?,
     };
-    let name = uri
-        .strip_prefix(SCHEME)
-        .ok_or_else(|| IdentityError::Malformed(shorten(uri)))?;
+    let name = uri.strip_prefix(SCHEME).ok_or_else(|| IdentityError::Malformed(shorten(uri)))?;
     Ok(Some(valid_name(name)?.to_owned()))
 }
 
@@ -292,15 +277,14 @@ pub(crate) fn parse_der<'a>(der: &'a [u8]) -> Result<X509Certificate<'a>, Identi
 }
 
 fn only_uri<'a>(certificate: &X509Certificate<'a>) -> Result<&'a str, IdentityError> {
-    let names = certificate
-        .subject_alternative_name()
-        .map_err(|_| IdentityError::NotACertificate)?;
-    let mut uris = names
-        .iter()
-        .flat_map(|extension| &extension.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
+    let names =
+        certificate.subject_alternative_name().map_err(|_| IdentityError::NotACertificate)?;
+    let mut uris =
+        names.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| {
+            match name {
+                GeneralName::URI(uri) => Some(*uri),
+                _ => None,
+            }
         });
     match (uris.next(), uris.count()) {
         (Some(uri), 0) => Ok(uri),
@@ -323,10 +307,7 @@ pub(crate) fn valid_name(name: &str) -> Result<&str, NameError> {
 
 /// Foreign text for an error message: escaped, so that it stays on its line, and bounded.
 pub(crate) fn shorten(text: &str) -> String {
-    text.chars()
-        .take(160)
-        .flat_map(char::escape_debug)
-        .collect()
+    text.chars().take(160).flat_map(char::escape_debug).collect()
 }
 
 /// Why a name was refused.
@@ -378,10 +359,7 @@ mod tests {
         let node = Identity::node("prod", "n1").unwrap();
         assert_eq!(node.to_string(), "spiffe://prod/node/n1");
         let client = Identity::client("prod", "app", Roles::default()).unwrap();
-        assert_eq!(
-            client.to_string(),
-            "spiffe://prod/client/app?role=write&role=read"
-        );
+        assert_eq!(client.to_string(), "spiffe://prod/client/app?role=write&role=read");
         assert_eq!(node.to_string().parse(), Ok(node));
         assert_eq!(client.to_string().parse(), Ok(client));
     }
@@ -396,10 +374,7 @@ mod tests {
         assert_eq!(permits(&[Role::Admin]), [false, true, true, true]);
         assert_eq!(permits(&[Role::Write]), [false, false, true, false]);
         assert_eq!(permits(&[Role::Read]), [false, false, false, true]);
-        assert_eq!(
-            permits(&[Role::Node, Role::Read]),
-            [false, false, false, true]
-        );
+        assert_eq!(permits(&[Role::Node, Role::Read]), [false, false, false, true]);
         let node = Identity::node("c", "n").unwrap();
         assert!(node.permits(Role::Node) && node.permits(Role::Admin));
         assert_eq!(
@@ -452,10 +427,7 @@ mod tests {
     #[test]
     fn names_are_bounded() {
         assert!(valid_name(&"a".repeat(MAX_NAME)).is_ok());
-        assert_eq!(
-            valid_name(&"a".repeat(MAX_NAME + 1)),
-            Err(NameError::Length(65))
-        );
+        assert_eq!(valid_name(&"a".repeat(MAX_NAME + 1)), Err(NameError::Length(65)));
         for name in ["", ".", "..", "a/b", "a b", "a\0", "a?", "\u{e4}"] {
             assert!(valid_name(name).is_err(), "{name:?}");
         }
@@ -468,9 +440,7 @@ mod tests {
     fn garbage_is_not_a_certificate() {
         assert_eq!(peer_identity(&[]), Err(IdentityError::NoCertificate));
         assert_eq!(
-            peer_identity(&[CertificateDer::from(vec![
-                0x30, 0x84, 0xff, 0xff, 0xff, 0xff
-            ])]),
+            peer_identity(&[CertificateDer::from(vec![0x30, 0x84, 0xff, 0xff, 0xff, 0xff])]),
             Err(IdentityError::NotACertificate)
         );
     }

@@ -2,7 +2,7 @@
 //!
 //! A cluster is one certificate authority ([`authority`]); who somebody is, and what they may do, is
 //! one URI in their certificate ([`identity`]); [`load`] reads and checks what a process is started
-//! with, [`credentials`] turns it into TLS configurations, [`show`] describes certificates to
+//! with, [`credentials`] turns it into TLS configurations, [`mod@show`] describes certificates to
 //! people. `SPEC.md`, section 2, is the normative text. Invariants: TLS 1.3 only, both sides
 //! authenticated, no resumption, no early data; a private key is never readable by others and never
 //! replaced unless that was asked for.

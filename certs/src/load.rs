@@ -39,10 +39,8 @@ impl Credentials {
 
         let leaf = chain.first().ok_or_else(|| damaged(cert, "it is empty"))?;
         let parsed = parse_der(leaf).map_err(|e| damaged(cert, &e.to_string()))?;
-        let identity = Identity::from_certificate(leaf).map_err(|source| LoadError::Identity {
-            file: cert.clone(),
-            source,
-        })?;
+        let identity = Identity::from_certificate(leaf)
+            .map_err(|source| LoadError::Identity { file: cert.clone(), source })?;
         let remake = || remake_hint(dir, &identity);
         let validity = Validity::of(&parsed);
         in_time(cert, validity, now, &remake)?;
@@ -52,11 +50,7 @@ impl Credentials {
         let credentials = Self::new(identity.clone(), not_after, chain, key_der, &trusted)
             .map_err(|e| match e {
                 rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                    LoadError::KeyMismatch {
-                        key: key.clone(),
-                        cert: cert.clone(),
-                        hint: remake(),
-                    }
+                    LoadError::KeyMismatch { key: key.clone(), cert: cert.clone(), hint: remake() }
                 }
                 rustls::Error::InvalidCertificate(e) => damaged(cert, &e.to_string()),
                 e => damaged(key, &e.to_string()),
@@ -64,15 +58,8 @@ impl Credentials {
         credentials.verify_own(now).map_err(|e| match e {
             rustls::Error::InvalidCertificate(
                 CertificateError::UnknownIssuer | CertificateError::BadSignature,
-            ) => LoadError::OtherAuthority {
-                cert: cert.clone(),
-                ca: ca.clone(),
-            },
-            source => LoadError::NotAccepted {
-                file: cert.clone(),
-                source,
-                hint: remake(),
-            },
+            ) => LoadError::OtherAuthority { cert: cert.clone(), ca: ca.clone() },
+            source => LoadError::NotAccepted { file: cert.clone(), source, hint: remake() },
         })?;
         Ok(credentials)
     }
@@ -113,9 +100,7 @@ fn trusted_roots(
     }
     match end {
         Some(end) => Ok((trusted, end)),
-        None => Err(out_of_time
-            .err()
-            .unwrap_or_else(|| damaged(file, "it is empty"))),
+        None => Err(out_of_time.err().unwrap_or_else(|| damaged(file, "it is empty"))),
     }
 }
 
@@ -161,21 +146,11 @@ pub(crate) fn authority(dir: &Path) -> Result<CaFiles, LoadError> {
     };
     let parsed = parse_der(&certificate).map_err(|e| damaged(&cert_file, &e.to_string()))?;
     let Some(cluster) = ca_cluster(&cert_file, &parsed)? else {
-        return Err(LoadError::Identity {
-            file: cert_file,
-            source: IdentityError::UriCount(0),
-        });
+        return Err(LoadError::Identity { file: cert_file, source: IdentityError::UriCount(0) });
     };
     let validity = Validity::of(&parsed);
     drop(parsed);
-    Ok(CaFiles {
-        cluster,
-        validity,
-        certificate,
-        key,
-        roots,
-        pem,
-    })
+    Ok(CaFiles { cluster, validity, certificate, key, roots, pem })
 }
 
 fn ca_cluster(
@@ -183,14 +158,9 @@ fn ca_cluster(
     ca: &x509_parser::certificate::X509Certificate<'_>,
 ) -> Result<Option<String>, LoadError> {
     if !ca.is_ca() {
-        return Err(LoadError::NotAnAuthority {
-            file: file.to_owned(),
-        });
+        return Err(LoadError::NotAnAuthority { file: file.to_owned() });
     }
-    cluster_of(ca).map_err(|source| LoadError::Identity {
-        file: file.to_owned(),
-        source,
-    })
+    cluster_of(ca).map_err(|source| LoadError::Identity { file: file.to_owned(), source })
 }
 
 fn in_time(
@@ -217,22 +187,14 @@ fn in_time(
 /// A bounded read of a regular file; anything else could block or never end.
 pub(crate) fn read(file: &Path, missing: &dyn Fn() -> String) -> Result<Vec<u8>, LoadError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => LoadError::Missing {
-            file: file.to_owned(),
-            hint: missing(),
-        },
-        _ => LoadError::Unreadable {
-            file: file.to_owned(),
-            source,
-        },
+        io::ErrorKind::NotFound => LoadError::Missing { file: file.to_owned(), hint: missing() },
+        _ => LoadError::Unreadable { file: file.to_owned(), source },
     };
     if !fs::metadata(file).map_err(failed)?.is_file() {
         return Err(damaged(file, "it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    File::open(file)
-        .and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(failed)?;
+    File::open(file).and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(damaged(file, "it is larger than 1 MiB"));
     }
@@ -286,10 +248,7 @@ fn pem_fault(error: &pem::Error) -> String {
 }
 
 fn damaged(file: &Path, why: &str) -> LoadError {
-    LoadError::Damaged {
-        file: file.to_owned(),
-        why: why.to_owned(),
-    }
+    LoadError::Damaged { file: file.to_owned(), why: why.to_owned() }
 }
 
 /// `P/N` as the `--dir P --name N` that makes it.
@@ -309,15 +268,8 @@ fn leaf_hint(dir: &Path, files: &[PathBuf; 3]) -> String {
         let dir = dir.display();
         return format!("{dir} is the CA's own directory: use the one of a name, {dir}/NAME");
     }
-    let force = if files.iter().any(|file| file.exists()) {
-        " --force"
-    } else {
-        ""
-    };
-    format!(
-        "run 'quorate certs node {}{force}' (or 'certs client')",
-        dir_and_name(dir)
-    )
+    let force = if files.iter().any(|file| file.exists()) { " --force" } else { "" };
+    format!("run 'quorate certs node {}{force}' (or 'certs client')", dir_and_name(dir))
 }
 
 fn remake_hint(dir: &Path, identity: &Identity) -> String {

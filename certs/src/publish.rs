@@ -32,19 +32,11 @@ pub(crate) struct NewFile<'a> {
 
 impl<'a> NewFile<'a> {
     pub(crate) fn secret(name: &'a str, content: &'a str) -> Self {
-        Self {
-            name,
-            content,
-            secret: true,
-        }
+        Self { name, content, secret: true }
     }
 
     pub(crate) fn public(name: &'a str, content: &'a str) -> Self {
-        Self {
-            name,
-            content,
-            secret: false,
-        }
+        Self { name, content, secret: false }
     }
 }
 

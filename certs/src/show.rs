@@ -104,10 +104,7 @@ pub fn describe(der: &CertificateDer<'_>, now: UnixTime) -> Result<CertificateIn
 /// # Errors
 /// Nothing to show there, or a file that cannot be read.
 pub fn show(path: &Path, now: UnixTime) -> Result<Vec<CertificateInfo>, LoadError> {
-    let unreadable = |source| LoadError::Unreadable {
-        file: path.to_owned(),
-        source,
-    };
+    let unreadable = |source| LoadError::Unreadable { file: path.to_owned(), source };
     let mut files = Vec::new();
     if path.is_dir() {
         for entry in fs::read_dir(path).map_err(unreadable)? {
@@ -129,10 +126,8 @@ pub fn show(path: &Path, now: UnixTime) -> Result<Vec<CertificateInfo>, LoadErro
     let mut shown = Vec::new();
     for file in files {
         for der in read_certificates(&file, &missing)?.0 {
-            let mut info = describe(&der, now).map_err(|source| LoadError::Identity {
-                file: file.clone(),
-                source,
-            })?;
+            let mut info = describe(&der, now)
+                .map_err(|source| LoadError::Identity { file: file.clone(), source })?;
             info.file = file.display().to_string();
             shown.push(info);
         }
@@ -182,13 +177,7 @@ impl fmt::Display for CertificateInfo {
             ("subject", self.subject.clone()),
             ("issuer", self.issuer.clone()),
             ("serial", self.serial.clone()),
-            (
-                "valid",
-                format!(
-                    "{} to {} ({})",
-                    self.not_before, self.not_after, self.status
-                ),
-            ),
+            ("valid", format!("{} to {} ({})", self.not_before, self.not_after, self.status)),
             ("sha256", self.fingerprint_sha256.clone()),
         ];
         for (label, value) in rows.iter().filter(|(_, value)| !value.is_empty()) {
@@ -211,16 +200,10 @@ mod tests {
         let later = UnixTime::since_unix_epoch(Duration::from_secs(1_840_000_000));
         let ca = Authority::create(dir.path(), "prod", Config::default(), now, Existing::Refuse)
             .unwrap();
-        let sans = [
-            "db1.example".to_owned(),
-            "10.0.0.1".to_owned(),
-            "::1".to_owned(),
-        ];
-        ca.issue_node(dir.path(), "n1", &sans, now, Existing::Refuse)
-            .unwrap();
+        let sans = ["db1.example".to_owned(), "10.0.0.1".to_owned(), "::1".to_owned()];
+        ca.issue_node(dir.path(), "n1", &sans, now, Existing::Refuse).unwrap();
         let roles = [Role::Admin].into_iter().collect();
-        ca.issue_client(dir.path(), "app", roles, now, Existing::Refuse)
-            .unwrap();
+        ca.issue_client(dir.path(), "app", roles, now, Existing::Refuse).unwrap();
 
         let shown = show(dir.path(), now).unwrap();
         let column =
@@ -231,10 +214,7 @@ mod tests {
         assert_eq!(column(|i| &i.subject), ["CN=prod", "CN=app", "CN=n1"]);
         assert!(shown.iter().all(|i| i.cluster.as_deref() == Some("prod")));
         assert_eq!(shown[1].roles, ["admin"]);
-        assert_eq!(
-            shown[2].sans,
-            ["quorate-node", "db1.example", "10.0.0.1", "::1"]
-        );
+        assert_eq!(shown[2].sans, ["quorate-node", "db1.example", "10.0.0.1", "::1"]);
         assert_eq!(shown[2].not_before, "2027-01-15T07:00:00Z");
         assert_eq!(shown[2].not_after, "2028-01-15T08:00:00Z");
         assert_eq!(shown[2].fingerprint_sha256.len(), 64);
@@ -247,9 +227,6 @@ mod tests {
         assert!(one[1].to_string().contains("(expired)"));
         assert_eq!(show(&dir.path().join("n1/tls.crt"), now).unwrap().len(), 1);
         let empty = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            show(empty.path(), now),
-            Err(LoadError::Missing { .. })
-        ));
+        assert!(matches!(show(empty.path(), now), Err(LoadError::Missing { .. })));
     }
 }

@@ -44,10 +44,7 @@ impl fmt::Display for Moment {
         let time = time.to_datetime();
         let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
         let (hour, minute, second) = time.to_hms();
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
-        )
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 }
 
@@ -108,19 +105,11 @@ mod tests {
 
     #[test]
     fn both_ends_are_inclusive() {
-        let validity = Validity {
-            not_before: Moment(10),
-            not_after: Moment(20),
-        };
+        let validity = Validity { not_before: Moment(10), not_after: Moment(20) };
         let at = |s| validity.at(UnixTime::since_unix_epoch(Duration::from_secs(s)));
         assert_eq!(
             [9, 10, 20, 21].map(at),
-            [
-                Standing::NotYetValid,
-                Standing::Valid,
-                Standing::Valid,
-                Standing::Expired
-            ]
+            [Standing::NotYetValid, Standing::Valid, Standing::Valid, Standing::Expired]
         );
         assert_eq!(at(u64::MAX), Standing::Expired);
     }

@@ -1,9 +1,7 @@
 //! Holds this crate against the vectors in its specification, in both directions where there are two.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{collections::BTreeMap, fs};
 
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -11,62 +9,11 @@ use rustls_pki_types::CertificateDer;
 
 use crate::{Identity, Kind, Roles, UnixTime, describe};
 
-struct Vector {
-    kind: String,
-    name: String,
-    keys: BTreeMap<String, String>,
-    bytes: Vec<u8>,
-}
+#[path = "../../protocol/tests/spec/mod.rs"]
+mod spec;
 
-impl Vector {
-    fn get(&self, key: &str) -> &str {
-        &self.keys[key]
-    }
-}
-
-/// The vectors of the kinds this crate answers for.
-fn vectors() -> Vec<Vector> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut found: Vec<Vector> = Vec::new();
-    {
-        let text = fs::read_to_string(root.join("SPEC.md")).unwrap();
-        for block in text.split("```vector ").skip(1) {
-            let (header, rest) = block.split_once('\n').unwrap();
-            let (body, _) = rest.split_once("```").unwrap();
-            let mut vector = Vector {
-                kind: String::new(),
-                name: String::new(),
-                keys: BTreeMap::new(),
-                bytes: Vec::new(),
-            };
-            for pair in header.split_whitespace() {
-                match pair.split_once('=').unwrap() {
-                    ("kind", kind) => kind.clone_into(&mut vector.kind),
-                    ("name", name) => name.clone_into(&mut vector.name),
-                    other => panic!("{other:?}"),
-                }
-            }
-            if !["identity", "identity-invalid", "certificate"].contains(&&*vector.kind) {
-                continue;
-            }
-            for line in body.lines() {
-                match line.split_once(": ").unwrap() {
-                    ("hex", hex) => vector.bytes.extend(
-                        (0..hex.len() / 2)
-                            .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()),
-                    ),
-                    (key, value) => drop(vector.keys.insert(key.to_owned(), value.to_owned())),
-                }
-            }
-            found.push(vector);
-        }
-    }
-    found
-}
-
-fn of_kind(kind: &str, at_least: usize) -> Vec<Vector> {
-    let mut all = vectors();
-    all.retain(|vector| vector.kind == kind);
+fn of_kind(kind: &str, at_least: usize) -> Vec<spec::Vector> {
+    let all = spec::vectors(kind);
     assert!(all.len() >= at_least, "{} of {kind}", all.len());
     all
 }
@@ -76,13 +23,10 @@ fn identities_are_read_and_written_as_specified() {
     for vector in of_kind("identity", 3) {
         let uri = String::from_utf8(vector.bytes.clone()).unwrap();
         let read: Identity = uri.parse().unwrap();
-        let roles: Roles = vector
-            .get("roles")
-            .split(',')
-            .filter_map(|role| role.parse().ok())
-            .collect();
-        let (cluster, name) = (vector.get("cluster"), vector.get("name"));
-        let made = match vector.get("holder") {
+        let roles: Roles =
+            vector.one("roles").split(',').filter_map(|role| role.parse().ok()).collect();
+        let (cluster, name) = (vector.one("cluster"), vector.one("name"));
+        let made = match vector.one("holder") {
             "node" => Identity::node(cluster, name).unwrap(),
             _ => Identity::client(cluster, name, roles).unwrap(),
         };
@@ -104,19 +48,14 @@ fn certificates_are_understood_as_specified() {
     let now = UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000));
     let all = of_kind("certificate", 3);
     let mut roots = RootCertStore::empty();
-    for ca in all.iter().filter(|v| v.get("holder") == "ca") {
+    for ca in all.iter().filter(|v| v.one("holder") == "ca") {
         roots.add(CertificateDer::from(&*ca.bytes)).unwrap();
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .unwrap();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
     let or_none = |text: String| {
-        if text.is_empty() {
-            "-".to_owned()
-        } else {
-            text
-        }
+        if text.is_empty() { "-".to_owned() } else { text }
     };
     for vector in &all {
         let der = CertificateDer::from(&*vector.bytes);
@@ -132,7 +71,7 @@ fn certificates_are_understood_as_specified() {
             ("not_after", info.not_after),
             ("sha256", info.fingerprint_sha256),
         ] {
-            assert_eq!(value, vector.get(key), "{key} of {}", vector.name);
+            assert_eq!(value, vector.one(key), "{key} of {}", vector.name);
         }
         if info.kind == "ca" {
             continue;

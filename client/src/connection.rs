@@ -127,9 +127,7 @@ impl Connection {
             limit,
             requests: Arc::new(Semaphore::new(config.max_requests.max(1) as usize)),
             streams: Arc::new(Semaphore::new(
-                (config.max_streams() as usize)
-                    .saturating_sub(LANES.len())
-                    .max(1),
+                (config.max_streams() as usize).saturating_sub(LANES.len()).max(1),
             )),
             state: Arc::default(),
         };
@@ -153,11 +151,7 @@ impl Connection {
         &self,
         half: impl Future<Output = Result<(), StreamError>> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (quic, state, lanes) = (
-            self.quic.clone(),
-            Arc::clone(&self.state),
-            self.lanes.clone(),
-        );
+        let (quic, state, lanes) = (self.quic.clone(), Arc::clone(&self.state), self.lanes.clone());
         async move {
             match half.await {
                 Ok(()) => {}
@@ -174,10 +168,7 @@ impl Connection {
                 }
                 Err(error) => {
                     // The peer ends its lanes, after the last answer, when it is about to leave.
-                    let why = Lost::Closed {
-                        code: Close::Shutdown,
-                        reason: error.to_string(),
-                    };
+                    let why = Lost::Closed { code: Close::Shutdown, reason: error.to_string() };
                     state.give_up(&quic, &lanes, why, Close::Done, "lane ended");
                 }
             }
@@ -246,8 +237,7 @@ impl Connection {
 
     /// Closes the connection at once; unanswered requests are lost.
     pub fn close(&self, code: Close, reason: &str) {
-        self.state
-            .give_up(&self.quic, &self.lanes, Lost::Local, code, reason);
+        self.state.give_up(&self.quic, &self.lanes, Lost::Local, code, reason);
     }
 
     /// Room for a request with `bytes` of payload, waiting for it until `deadline`.
@@ -286,16 +276,10 @@ impl Connection {
             return Err(RequestError::NotSent(NotSent::Disconnected(lost)));
         }
         let full = |_: TryAcquireError| RequestError::NotSent(NotSent::Full);
-        let request = Arc::clone(&self.requests)
-            .try_acquire_owned()
-            .map_err(full)?;
+        let request = Arc::clone(&self.requests).try_acquire_owned().map_err(full)?;
         let credit = match need {
             0 => None,
-            need => Some(
-                Arc::clone(&self.credit)
-                    .try_acquire_many_owned(need)
-                    .map_err(full)?,
-            ),
+            need => Some(Arc::clone(&self.credit).try_acquire_many_owned(need).map_err(full)?),
         };
         Ok(self.permit(request, credit, bytes))
     }
@@ -315,10 +299,7 @@ impl Connection {
         bytes: usize,
     ) -> Permit {
         Permit {
-            held: Held {
-                _bytes: credit,
-                _request: Some(request),
-            },
+            held: Held { _bytes: credit, _request: Some(request) },
             bytes,
             home: self.stable_id(),
         }
@@ -327,10 +308,7 @@ impl Connection {
     /// As [`Self::reserve`] for payloads that do not count against the credit.
     async fn reserve_place(&self, deadline: Instant) -> Result<Permit, RequestError> {
         let permit = self.reserve(0, deadline).await?;
-        Ok(Permit {
-            bytes: MAX_PAYLOAD,
-            ..permit
-        })
+        Ok(Permit { bytes: MAX_PAYLOAD, ..permit })
     }
 
     /// Queues a request on the lane of its class, at once and in the order of these calls, and
@@ -364,10 +342,9 @@ impl Connection {
                     Abandoned::Unsent => Err(RequestError::NotSent(NotSent::Deadline)),
                     Abandoned::Sent => Err(RequestError::Deadline),
                     // The answer came in the same instant.
-                    Abandoned::Answered => call
-                        .answer
-                        .try_recv()
-                        .unwrap_or(Err(RequestError::Deadline)),
+                    Abandoned::Answered => {
+                        call.answer.try_recv().unwrap_or(Err(RequestError::Deadline))
+                    }
                 },
             };
             reply::<R>(&answer?)

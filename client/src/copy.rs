@@ -25,21 +25,44 @@ use crate::{
 
 /// How long after its deadline a part's background work goes on when no node takes a hint.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+/// Time for one node to write a mark down.
+const MARK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before asking again after an answer that named no time.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 
 /// What became of an owner's copy, or of its hint; `owner` is the index in the part's list.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Stored { owner: usize, sequence: Sequence },
+    Stored {
+        owner: usize,
+        sequence: Sequence,
+    },
     /// Not stored by this attempt; `sent` if it may be nevertheless.
-    Failed { owner: usize, sent: bool, code: Code, detail: String },
+    Failed {
+        owner: usize,
+        sent: bool,
+        code: Code,
+        detail: String,
+    },
     /// No node will ever take it.
-    Refused { owner: usize, code: Code, detail: String },
-    Hinted { owner: usize, holder: NodeId, sequence: Sequence },
-    Marked { owner: usize, holder: NodeId },
+    Refused {
+        owner: usize,
+        code: Code,
+        detail: String,
+    },
+    Hinted {
+        owner: usize,
+        holder: NodeId,
+        sequence: Sequence,
+    },
+    Marked {
+        owner: usize,
+        holder: NodeId,
+    },
     /// No live node takes a hint at the moment.
-    NoHolder { owner: usize },
+    NoHolder {
+        owner: usize,
+    },
 }
 
 /// A hint for `target` that travels in a message to somebody else; `done` hears of success and is
@@ -80,7 +103,7 @@ impl CopyTask {
         waits: Vec<oneshot::Receiver<(NodeId, Sequence)>>,
     ) {
         if up {
-            match self.store(carry).await {
+            match self.store(carry, self.goal).await {
                 Attempt::Ended => return,
                 Attempt::Slow => return self.mark().await,
                 Attempt::Down => {}
@@ -105,11 +128,19 @@ impl CopyTask {
         self.hint(holders).await;
     }
 
-    /// Sends the copy, again while the owner answers "not now", until the deadline.
-    async fn store(&self, mut carry: Vec<Carry>) -> Attempt {
+    /// Sends the copy, again while the owner answers "not now", until the deadline of `goal`.
+    async fn store(&self, mut carry: Vec<Carry>, goal: Goal) -> Attempt {
         loop {
-            let goal = self.patient();
-            let error = match write(&self.core, &self.part, goal, self.owner, true, &mut carry).await {
+            let error = match write(
+                &self.core,
+                &self.part,
+                self.patient(goal),
+                self.owner,
+                true,
+                &mut carry,
+            )
+            .await
+            {
                 Ok(Written { copy: Some(Answer { error: None, sequence, .. }), .. }) => {
                     self.send(Event::Stored { owner: self.index, sequence }).await;
                     return Attempt::Ended;
@@ -117,8 +148,12 @@ impl CopyTask {
                 Ok(Written { copy: Some(answer), .. }) => Refusal {
                     code: answer.error.unwrap_or(Code::Internal),
                     retry_after: Duration::from_millis(answer.retry_after_ms.into()),
-                    // After a failed sync the record may be on the disk all the same.
-                    sent: answer.error == Some(Code::Io),
+                    // After a failed sync the record may be on the disk all the same; and nothing
+                    // is known of what a later version means.
+                    sent: matches!(
+                        answer.error,
+                        Some(Code::Io | Code::Internal | Code::Unknown(_))
+                    ),
                     detail: format!("node {}", self.owner),
                 },
                 Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),
@@ -127,13 +162,18 @@ impl CopyTask {
             if hopeless(error.code) {
                 // The hints in it have had their answers before the collector hears of the copy.
                 drop(carry);
-                self.send(Event::Refused { owner: self.index, code: error.code, detail: error.detail })
-                    .await;
+                self.send(Event::Refused {
+                    owner: self.index,
+                    code: error.code,
+                    detail: error.detail,
+                })
+                .await;
                 return Attempt::Ended;
             }
-            let again = !error.sent && matches!(error.code.class(), Class::Retry | Class::RefreshMeta);
+            let again =
+                !error.sent && matches!(error.code.class(), Class::Retry | Class::RefreshMeta);
             let pause = error.retry_after.max(RETRY_PAUSE);
-            if again && Instant::now() + pause < self.goal.deadline {
+            if again && Instant::now() + pause < goal.deadline {
                 sleep(pause).await;
                 continue;
             }
@@ -155,19 +195,31 @@ impl CopyTask {
         let give_up = self.goal.deadline + GIVE_UP_AFTER;
         let mut pause = RETRY_PAUSE;
         loop {
-            let mut candidates = self.candidates(&holders);
+            let candidates = self.candidates(&holders);
             let wanted = self.goal.hint_copies.saturating_sub(holders.len());
             if wanted == 0 || (candidates.is_empty() && !holders.is_empty()) {
                 return;
             }
-            candidates.truncate(wanted.max(1));
             let mut placed = false;
+            // Those that come first may be full: the others are asked until there are enough.
             for node in candidates {
+                if holders.len() >= self.goal.hint_copies || self.core.cancel.is_cancelled() {
+                    break;
+                }
                 let Some(under_way) = self.part.gate.enter() else { return };
                 let (done, wait) = oneshot::channel();
                 let mut carry = vec![Carry { target: self.owner, done, under_way }];
-                let _ = write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
+                let reply =
+                    write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
                 drop(carry);
+                if let Some(code) =
+                    reply.ok().and_then(|written| written.hints.first()?.answer.error)
+                    && code == Code::ShardGone
+                {
+                    // The shard was dropped meanwhile: no node will take a hint of it.
+                    let detail = format!("shard {}", self.part.shard);
+                    return self.send(Event::Refused { owner: self.index, code, detail }).await;
+                }
                 if let Ok((holder, sequence)) = wait.await {
                     holders.push(holder);
                     placed = true;
@@ -190,7 +242,7 @@ impl CopyTask {
             // As with a hint, the write must not be called definitely failed meanwhile.
             let Some(_under_way) = self.part.gate.enter() else { return };
             if self.core.is_live(self.owner)
-                && matches!(self.store(Vec::new()).await, Attempt::Ended)
+                && matches!(self.store(Vec::new(), self.late()).await, Attempt::Ended)
             {
                 return;
             }
@@ -202,21 +254,11 @@ impl CopyTask {
         if self.part.gate.closed() {
             return;
         }
-        let request = Mark {
-            shard: self.part.shard,
-            owner: self.owner,
-            from: self.part.from,
-            to: self.part.to,
-        };
-        for holder in self.part.owners.iter().copied().filter(|node| *node != self.owner) {
-            let Some(connection) = self.core.connection(holder) else { continue };
-            let reply = connection.request(&request, bytes::Bytes::new(), self.late().deadline).await;
-            if let Ok((marked, _)) = reply
-                && marked.answer.error.is_none()
-            {
-                self.send(Event::Marked { owner: self.index, holder }).await;
-                return;
-            }
+        let part = &self.part;
+        let others: Vec<NodeId> =
+            part.owners.iter().copied().filter(|node| *node != self.owner).collect();
+        if let Some(holder) = mark(&self.core, part, self.owner, &others).await {
+            return self.send(Event::Marked { owner: self.index, holder }).await;
         }
         self.hint(Vec::new()).await;
     }
@@ -231,20 +273,42 @@ impl CopyTask {
 
     /// The goal of one attempt: at least long enough to tell an owner that is mute, which gets a
     /// hint, from one that is slow. The caller does not wait for it.
-    fn patient(&self) -> Goal {
+    fn patient(&self, goal: Goal) -> Goal {
         let known = Instant::now() + self.core.config.transport.mute_after * 2;
-        Goal { deadline: self.goal.deadline.max(known), ..self.goal }
+        Goal { deadline: goal.deadline.max(known), ..goal }
     }
 
     /// The goal of background work: a few seconds from now, whatever the caller's deadline was.
     fn late(&self) -> Goal {
-        Goal { deadline: self.goal.deadline.max(Instant::now() + Duration::from_secs(5)), ..self.goal }
+        Goal {
+            deadline: self.goal.deadline.max(Instant::now() + Duration::from_secs(5)),
+            ..self.goal
+        }
     }
 
     async fn send(&self, event: Event) {
         // The collector listens until the last sender is gone.
         let _ = self.events.send(event).await;
     }
+}
+
+/// Has the first of `holders` that can remember that `owner` lacks the part; which one does.
+pub(crate) async fn mark(
+    core: &Core,
+    part: &Part,
+    owner: NodeId,
+    holders: &[NodeId],
+) -> Option<NodeId> {
+    let request = Mark { shard: part.shard, owner, from: part.from, to: part.to };
+    for holder in holders {
+        let Some(connection) = core.connection(*holder) else { continue };
+        let deadline = Instant::now() + MARK_TIMEOUT;
+        let reply = connection.request(&request, bytes::Bytes::new(), deadline).await;
+        if reply.is_ok_and(|(marked, _)| marked.answer.error.is_none()) {
+            return Some(*holder);
+        }
+    }
+    None
 }
 
 /// Sends hints that travel alone, to a node that is no owner.
@@ -328,7 +392,7 @@ async fn write(
                 let _ = carry.swap_remove(at).done.send((node, answer.sequence));
             }
             // After a failed sync the hint may be on the disk all the same.
-            Some(Code::Io) => carry[at].under_way.uncertain(),
+            Some(Code::Io | Code::Internal | Code::Unknown(_)) => carry[at].under_way.uncertain(),
             Some(_) => {}
         }
     }

@@ -94,8 +94,7 @@ impl Env {
     pub fn client_endpoint(&self, config: &TransportConfig) -> io::Result<quinn::Endpoint> {
         let any6 = SocketAddr::from(([0u16; 8], 0));
         let any4 = SocketAddr::from(([0u8; 4], 0));
-        self.endpoint(any6, None, config)
-            .or_else(|_| self.endpoint(any4, None, config))
+        self.endpoint(any6, None, config).or_else(|_| self.endpoint(any4, None, config))
     }
 
     /// A 128-bit number, for ids.

@@ -2,7 +2,7 @@
 //!
 //! Invariants: every request that was sent gets exactly one answer, or the lane fails as a whole;
 //! what a caller gave up stays on the books until it is answered, so that credit is never returned
-//! early; a request that never left is told apart from one that did. [`table`] is the state without
+//! early; a request that never left is told apart from one that did. `table` is the state without
 //! sockets, [`framed`] moves frames over a stream; the tasks here join the two. Opened by
 //! [`crate::connection`], one per traffic class, because one pipelined stream carries small requests
 //! two to four times as fast as a stream each, and classes must not wait for each other.
@@ -110,10 +110,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            table: Mutex::new(Table::default()),
-            wake: Notify::new(),
-        })
+        Arc::new(Self { table: Mutex::new(Table::default()), wake: Notify::new() })
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Table) -> T) -> T {
@@ -127,12 +124,7 @@ impl Lane {
         let (to, answer) = oneshot::channel();
         let id = self.with(|table| table.submit(frame, held, to))?;
         self.wake.notify_one();
-        Ok(Call {
-            lane: Arc::clone(self),
-            id,
-            answer,
-            open: true,
-        })
+        Ok(Call { lane: Arc::clone(self), id, answer, open: true })
     }
 
     /// Asks for a sign of life outside of all limits; at most a few at a time.
@@ -195,10 +187,7 @@ pub(crate) struct Call {
 impl Call {
     /// Whether the answer is there, or will never be.
     pub(crate) fn is_over(&mut self) -> bool {
-        !matches!(
-            self.answer.try_recv(),
-            Err(oneshot::error::TryRecvError::Empty)
-        )
+        !matches!(self.answer.try_recv(), Err(oneshot::error::TryRecvError::Empty))
     }
 
     /// Gives the request up and says whether it had left.

@@ -4,7 +4,7 @@
 //! Reading order: [`Client`] here; [`config`]; `topology` follows the map; `route` splits a batch;
 //! `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say what came of
 //! it; `query` and `scan` read back. Under them [`pool`], [`connection`] and `lane` are the one
-//! way in which anybody in this project calls a node; [`env`] is the way to the world.
+//! way in which anybody in this project calls a node; [`mod@env`] is the way to the world.
 
 pub mod backoff;
 pub mod config;
@@ -87,8 +87,7 @@ impl Client {
         let unreachable = |reason: String| Error::Unreachable { seeds: seeds.join(","), reason };
         let endpoint = env.client_endpoint(&config.transport);
         let endpoint = endpoint.map_err(|error| unreachable(error.to_string()))?;
-        let dialer =
-            Dialer::new(env.clone(), endpoint, credentials, config.transport.clone());
+        let dialer = Dialer::new(env.clone(), endpoint, credentials, config.transport.clone());
         let pool = Pool::new(Arc::new(dialer.map_err(|error| unreachable(error.to_string()))?));
         pool.seed(seeds.iter().cloned());
         let skew = u64::try_from(config.max_clock_skew.as_nanos()).unwrap_or(u64::MAX);
@@ -150,7 +149,7 @@ impl Client {
     /// As [`Client::write`], but fails at once where the client's budget is full.
     ///
     /// # Errors
-    /// As [`Client::write`]; rows without room fail with [`Code::Busy`].
+    /// As [`Client::write`]; rows without room fail with [`Code::Busy`](quorate_protocol::code::Code::Busy).
     pub async fn try_write(
         &self,
         database: &str,
@@ -226,7 +225,6 @@ impl Client {
         self.core.pool.shutdown_endpoint().await;
         self.core.tasks.wait().await;
     }
-
 }
 
 impl std::fmt::Debug for Client {

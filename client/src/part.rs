@@ -80,6 +80,7 @@ pub(crate) fn start(
         tracker: Tracker::new(goal.level, part.owners.len(), hint_goal(core, goal)),
         states: vec![CopyState::Outstanding; part.owners.len()],
         holders: BTreeSet::new(),
+        by_clock: Vec::new(),
         hopeless: BTreeSet::new(),
         failure: None,
         answer: Some(answer),
@@ -106,6 +107,8 @@ struct Collector {
     states: Vec<CopyState>,
     /// Nodes that keep a hint of this part for anybody.
     holders: BTreeSet<NodeId>,
+    /// Owners that refused it by their own clock, so that others may have taken it.
+    by_clock: Vec<usize>,
     /// Owners for whom no live node takes a hint at the moment.
     hopeless: BTreeSet<usize>,
     failure: Option<(Code, String)>,
@@ -137,6 +140,23 @@ impl Collector {
         if self.answer.is_some() {
             let certainty = self.certainty();
             self.reply(certainty);
+        }
+        self.mark_by_clock().await;
+    }
+
+    /// An owner whose clock is behind lacks for ever what the others have taken: that is marked on
+    /// one of those. A hint would take it past the very limit that this owner keeps.
+    async fn mark_by_clock(&self) {
+        let owners = &self.part.owners;
+        let stored = |at: &usize| matches!(self.states[*at], CopyState::Stored { .. });
+        let holders: Vec<NodeId> = (0..owners.len()).filter(stored).map(|at| owners[at]).collect();
+        if holders.is_empty() {
+            return;
+        }
+        for owner in self.by_clock.iter().filter(|at| !stored(at)) {
+            if crate::copy::mark(&self.core, &self.part, owners[*owner], &holders).await.is_none() {
+                metrics::counter!("quorate_client_copies_abandoned_total").increment(1);
+            }
         }
     }
 
@@ -190,7 +210,9 @@ impl Collector {
         for (node, carry) in carried.into_iter().filter(|(_, carry)| !carry.is_empty()) {
             let (core, part) = (Arc::clone(&self.core), Arc::clone(&self.part));
             let goal = self.goal;
-            self.core.tasks.spawn(async move { crate::copy::carry(core, part, goal, node, carry).await });
+            self.core
+                .tasks
+                .spawn(async move { crate::copy::carry(core, part, goal, node, carry).await });
         }
         events
     }
@@ -232,6 +254,9 @@ impl Collector {
                 self.states[owner] = CopyState::Refused;
                 self.tracker.copy(owner, Copy::Refused);
                 self.hopeless.insert(owner);
+                if matches!(code, Code::ClockSkew | Code::FutureTime) {
+                    self.by_clock.push(owner);
+                }
                 self.failure = Some((code, detail));
             }
             Event::Hinted { owner, holder, sequence } => {
@@ -276,8 +301,7 @@ impl Collector {
         let Some(answer) = self.answer.take() else { return };
         let reached = self.tracker.verdict() == Verdict::Reached;
         let failure = (!reached).then(|| {
-            let (code, detail) =
-                self.failure.clone().unwrap_or((Code::Unavailable, String::new()));
+            let (code, detail) = self.failure.clone().unwrap_or((Code::Unavailable, String::new()));
             PartFailure { code, certainty, detail }
         });
         let copies = self.part.owners.iter().zip(&self.states);
@@ -286,7 +310,9 @@ impl Collector {
             shard: self.part.shard,
             rows: self.part.rows.len(),
             reached,
-            copies: copies.map(|(owner, state)| OwnerCopy { owner: *owner, state: *state }).collect(),
+            copies: copies
+                .map(|(owner, state)| OwnerCopy { owner: *owner, state: *state })
+                .collect(),
         };
         // The caller may have dropped the write; the work goes on without it.
         let _ = answer.send(PartResult { receipt, failure });

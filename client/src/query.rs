@@ -3,7 +3,8 @@
 //! Every shard is read from as many owners as the read level needs and merged by version; shards
 //! are merged by series key. Invariants: a stream that ends without an error is whole; an owner
 //! that fails on the way is replaced by another, from the series it failed in. Memory is bounded by
-//! the largest series of a shard, times the owners read.
+//! a page, and by the largest series of a shard, times the owners read; no stream is held open while
+//! another is read, so that a query may span any number of shards.
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
@@ -13,7 +14,7 @@ use quorate_protocol::{
     consistency::Level,
     id::{NodeId, ShardId},
     map::ClusterMap,
-    message::TagMatch,
+    message::{Scan, TagMatch},
     rows::Rows,
 };
 use tokio::sync::mpsc;
@@ -26,6 +27,10 @@ use crate::{
 
 /// Series that may wait for their reader.
 const READ_AHEAD: usize = 16;
+
+/// Encoded bytes that all pages of a query may take together, and the bounds of one of them.
+const READ_BYTES: usize = 64 << 20;
+const PAGE_BYTES: std::ops::Range<usize> = 256 << 10..8 << 20;
 
 /// What to read.
 #[derive(Clone, Debug)]
@@ -71,14 +76,33 @@ impl Query {
 /// Series as they come: each with its rows of one shard group, one row per time.
 #[derive(Debug)]
 pub struct RowStream {
-    receiver: mpsc::Receiver<Result<(Bytes, Rows), Error>>,
+    receiver: mpsc::Receiver<Item>,
+    /// The end, or an error, was seen.
+    ended: bool,
 }
+
+/// A series, or nothing to say that there are no more: a reader must be able to tell the end from a
+/// client that was closed on the way.
+type Item = Result<Option<(Bytes, Rows)>, Error>;
 
 impl RowStream {
     /// The next series key with rows; none at the end. A series that spans several groups comes
     /// once per group, in order of time. After an error nothing follows.
     pub async fn next(&mut self) -> Option<Result<(Bytes, Rows), Error>> {
-        self.receiver.recv().await
+        if self.ended {
+            return None;
+        }
+        match self.receiver.recv().await {
+            Some(Ok(Some(series))) => Some(Ok(series)),
+            other => {
+                self.ended = true;
+                match other {
+                    Some(Ok(_)) => None,
+                    Some(Err(error)) => Some(Err(error)),
+                    None => Some(Err(Error::Closed)),
+                }
+            }
+        }
     }
 }
 
@@ -94,14 +118,13 @@ pub(crate) fn start(core: &Arc<Core>, query: Query) -> Result<RowStream, Error> 
             () = cancel.cancelled() => {}
             // The reader has gone: nobody is left to be told of anything.
             () = sender.closed() => {}
-            result = merge_shards(readers, &sender) => {
-                if let Err(error) = result {
-                    let _ = sender.send(Err(error)).await;
-                }
-            }
+            () = async {
+                let result = merge_shards(readers, &sender).await;
+                let _ = sender.send(result.map(|()| None)).await;
+            } => {}
         }
     });
-    Ok(RowStream { receiver })
+    Ok(RowStream { receiver, ended: false })
 }
 
 /// One reader per shard that can hold rows of the query, in order of time.
@@ -132,6 +155,11 @@ fn readers(core: &Arc<Core>, map: &ClusterMap, query: &Query) -> Result<Vec<Shar
             last_key: None,
         });
     }
+    let sources: usize = readers.iter().map(|reader| reader.required).sum();
+    let page = (READ_BYTES / sources.max(1)).clamp(PAGE_BYTES.start, PAGE_BYTES.end);
+    for reader in &mut readers {
+        reader.request.limit = u32::try_from(page).unwrap_or(u32::MAX);
+    }
     Ok(readers)
 }
 
@@ -139,7 +167,7 @@ fn readers(core: &Arc<Core>, map: &ClusterMap, query: &Query) -> Result<Vec<Shar
 /// the readers do.
 async fn merge_shards(
     mut readers: Vec<ShardReader>,
-    sender: &mpsc::Sender<Result<(Bytes, Rows), Error>>,
+    sender: &mpsc::Sender<Item>,
 ) -> Result<(), Error> {
     let mut heap = BinaryHeap::with_capacity(readers.len());
     let mut heads: Vec<Rows> = Vec::with_capacity(readers.len());
@@ -152,7 +180,7 @@ async fn merge_shards(
     }
     while let Some(Reverse((key, index))) = heap.pop() {
         let rows = std::mem::take(&mut heads[index]);
-        if !rows.is_empty() && sender.send(Ok((key, rows))).await.is_err() {
+        if !rows.is_empty() && sender.send(Ok(Some((key, rows)))).await.is_err() {
             return Ok(());
         }
         if let Some((key, rows)) = readers[index].next().await? {
@@ -167,7 +195,7 @@ async fn merge_shards(
 struct ShardReader {
     core: Arc<Core>,
     shard: ShardId,
-    request: quorate_protocol::message::Scan,
+    request: Scan,
     /// Owners that were not tried yet.
     unused: Vec<NodeId>,
     required: usize,
@@ -192,10 +220,8 @@ impl ShardReader {
                     });
                 }
                 let node = self.unused.remove(0);
-                match Source::open(&self.core, node, &self.request).await {
-                    Ok(source) => self.sources.push(source),
-                    Err(why) => reason = why,
-                }
+                let request = Scan { after: self.last_key.clone(), ..self.request.clone() };
+                self.sources.push(Source::new(Arc::clone(&self.core), node, request));
             }
             match self.advance().await {
                 Ok(series) => return Ok(series),
@@ -208,7 +234,7 @@ impl ShardReader {
     /// The lowest series key of all sources, with all their rows of it.
     async fn advance(&mut self) -> Result<Option<(Bytes, Rows)>, String> {
         for index in 0..self.sources.len() {
-            if let Err(why) = self.sources[index].fill(self.last_key.as_ref()).await {
+            if let Err(why) = self.sources[index].fill().await {
                 self.sources.swap_remove(index);
                 return Err(why);
             }
@@ -220,5 +246,28 @@ impl ShardReader {
         let rows = Rows::merge(taken.collect()).collapse();
         self.last_key = Some(key.clone());
         Ok(Some((key, rows)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_does_not_pass_as_whole() {
+        let (sender, receiver) = mpsc::channel(4);
+        let mut stream = RowStream { receiver, ended: false };
+        let series = (Bytes::from_static(b"m"), Rows::default());
+        sender.send(Ok(Some(series))).await.unwrap();
+        drop(sender);
+        assert!(matches!(stream.next().await, Some(Ok(_))));
+        assert!(matches!(stream.next().await, Some(Err(Error::Closed))));
+        assert!(stream.next().await.is_none());
+
+        let (sender, receiver) = mpsc::channel(4);
+        let mut stream = RowStream { receiver, ended: false };
+        sender.send(Ok(None)).await.unwrap();
+        assert!(stream.next().await.is_none(), "this one is whole");
+        assert!(stream.next().await.is_none());
     }
 }

@@ -77,6 +77,13 @@ impl Dropped {
         entry.min_time = entry.min_time.min(time);
         entry.max_time = entry.max_time.max(time);
     }
+
+    pub(crate) fn join(dropped: &mut Option<Self>, more: Self) {
+        let entry = dropped.get_or_insert(Self { points: 0, ..more });
+        entry.points += more.points;
+        entry.min_time = entry.min_time.min(more.min_time);
+        entry.max_time = entry.max_time.max(more.max_time);
+    }
 }
 
 /// What became of a write.

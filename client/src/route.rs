@@ -168,7 +168,8 @@ impl Router<'_> {
             return Dropped::add(&mut self.out.dropped, time);
         }
         let group = self.policy.group_at(time);
-        if group.is_none() && !self.missing.iter().any(|(start, end)| (*start..*end).contains(&time))
+        if group.is_none()
+            && !self.missing.iter().any(|(start, end)| (*start..*end).contains(&time))
         {
             self.missing.push(group_bounds(time, self.policy.group_duration));
             self.out.new_times.push(time);

@@ -2,7 +2,7 @@
 //!
 //! Called by [`crate::query`], which merges owners and shards.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use quorate_protocol::{
@@ -10,10 +10,9 @@ use quorate_protocol::{
     message::Scan,
     rows::Rows,
 };
-
 use tokio::time::Instant;
 
-use crate::{connection::ReplyStream, core::Core, query::Query};
+use crate::{core::Core, query::Query};
 
 pub(crate) fn scan_request(query: &Query, shard: ShardId, meta_index: MetaIndex) -> Scan {
     Scan {
@@ -24,13 +23,18 @@ pub(crate) fn scan_request(query: &Query, shard: ShardId, meta_index: MetaIndex)
         fields: query.fields.clone(),
         from: query.from,
         to: query.to,
+        after: None,
+        limit: 0,
     }
 }
 
-/// A running scan. Its errors are texts: the caller only goes on to another owner with them.
+/// One owner's scan, page by page: no stream is held open between two pages, however many shards
+/// are read at the same time. Its errors are texts: the caller only goes on to another owner.
 pub(crate) struct Source {
+    core: Arc<Core>,
     node: NodeId,
-    stream: ReplyStream<Scan>,
+    /// Asks for the next page.
+    request: Scan,
     entries: VecDeque<(Bytes, Bytes)>,
     ended: bool,
     /// The next series, whole.
@@ -38,13 +42,8 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) async fn open(core: &Core, node: NodeId, request: &Scan) -> Result<Self, String> {
-        let connection =
-            core.connection(node).ok_or_else(|| format!("node {node} is down"))?;
-        let deadline = Instant::now() + core.config.connect_timeout;
-        let stream = connection.open_stream(request, Bytes::new(), deadline).await;
-        let stream = stream.map_err(|error| format!("node {node}: {error}"))?;
-        Ok(Self { node, stream, entries: VecDeque::new(), ended: false, series: None })
+    pub(crate) const fn new(core: Arc<Core>, node: NodeId, request: Scan) -> Self {
+        Self { core, node, request, entries: VecDeque::new(), ended: false, series: None }
     }
 
     /// The key of the next series.
@@ -58,18 +57,17 @@ impl Source {
         Some(rows)
     }
 
-    /// Makes the next series behind `after` available; none is if the scan has ended.
-    pub(crate) async fn fill(&mut self, after: Option<&Bytes>) -> Result<(), String> {
-        while self.series.is_none() {
-            let Some((key, block)) = self.entry().await? else { return Ok(()) };
+    /// Makes the next series available; none is if the scan has ended.
+    pub(crate) async fn fill(&mut self) -> Result<(), String> {
+        if self.series.is_none()
+            && let Some((key, block)) = self.entry().await?
+        {
             let mut parts = vec![self.decode(&block)?];
             // A series goes on as long as its key does, perhaps in the next frame.
             while let Some((_, block)) = self.entry_if(&key).await? {
                 parts.push(self.decode(&block)?);
             }
-            if after.is_none_or(|after| key > *after) {
-                self.series = Some((key, Rows::merge(parts)));
-            }
+            self.series = Some((key, Rows::merge(parts)));
         }
         Ok(())
     }
@@ -87,11 +85,33 @@ impl Source {
 
     async fn load(&mut self) -> Result<(), String> {
         while self.entries.is_empty() && !self.ended {
-            match self.stream.next().await {
-                Ok(Some((_, payload))) => self.split(payload)?,
-                Ok(None) => self.ended = true,
-                Err(error) => return Err(format!("node {}: {error}", self.node)),
+            self.page().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads one page, which ends between two series.
+    async fn page(&mut self) -> Result<(), String> {
+        let node = self.node;
+        let connection =
+            self.core.connection(node).ok_or_else(|| format!("node {node} is down"))?;
+        let deadline = Instant::now() + self.core.config.connect_timeout;
+        let stream = connection.open_stream(&self.request, Bytes::new(), deadline).await;
+        let mut stream = stream.map_err(|error| format!("node {node}: {error}"))?;
+        loop {
+            match stream.next().await {
+                Ok(Some((rows, payload))) => {
+                    self.ended = rows.complete;
+                    self.split(payload)?;
+                }
+                Ok(None) => break,
+                Err(error) => return Err(format!("node {node}: {error}")),
             }
+        }
+        match self.entries.back() {
+            Some((key, _)) => self.request.after = Some(key.clone()),
+            None if self.ended => {}
+            None => return Err(format!("node {node} sent an empty page")),
         }
         Ok(())
     }

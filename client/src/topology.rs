@@ -63,7 +63,11 @@ impl Topology {
     }
 
     /// Waits for a map at or beyond `index`.
-    pub(crate) async fn reach(&self, index: MetaIndex, deadline: Instant) -> Option<Arc<ClusterMap>> {
+    pub(crate) async fn reach(
+        &self,
+        index: MetaIndex,
+        deadline: Instant,
+    ) -> Option<Arc<ClusterMap>> {
         self.want(index);
         let mut watch = self.map.subscribe();
         let reached = watch.wait_for(|map| map.index >= index);
@@ -77,7 +81,8 @@ impl Topology {
         self.map.send_if_modified(|current| {
             let newer = map.index > current.index;
             if newer {
-                // First the pool: whoever sees the map may want its nodes.
+                // First the pool, since whoever sees the map may want its nodes; and in here, so
+                // that of two new maps the older one cannot have the last word.
                 core.pool.update(nodes);
                 *current = map;
             }

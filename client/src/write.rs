@@ -80,8 +80,7 @@ pub(crate) async fn write(
     let level = options.consistency.name();
     metrics::counter!("quorate_client_writes_total", "level" => level, "outcome" => outcome)
         .increment(1);
-    metrics::histogram!("quorate_client_write_seconds", "level" => level)
-        .record(started.elapsed());
+    metrics::histogram!("quorate_client_write_seconds", "level" => level).record(started.elapsed());
     result
 }
 
@@ -115,7 +114,7 @@ impl Call<'_> {
 
     /// Sends what can go; then asks metadata for what the rest needs, and sends the rest.
     async fn send_all(&mut self, map: &ClusterMap, database: DatabaseId, policy: PolicyId) {
-        self.core.settled(self.goal.deadline).await;
+        self.core.settled(self.patience()).await;
         let routed = self.route(map, database, policy, None);
         let Routed { shards, waiting, new_fields, new_times, refused, dropped } = routed;
         self.failed.extend(refused);
@@ -132,26 +131,40 @@ impl Call<'_> {
             changes.push(Change::CreateGroups { policy, times: new_times });
         }
         let deadline = self.goal.deadline.min(Instant::now() + self.core.config.meta_timeout);
-        let mut left_out =
-            (Code::StaleMeta, "the database or policy changed during the write".to_owned());
+        let mut left_out = None;
         for change in changes {
             match topology::propose(self.core, change, deadline).await {
                 Ok(proposed) => {
                     if let Outcome::Partly { code, detail } = proposed.outcome {
-                        left_out = (code, detail);
+                        left_out.get_or_insert((code, detail));
                     }
                 }
+                // Rows that need only the other change can still go.
                 Err(error) => {
-                    return self.fail(row_ids(&waiting), error.code(), error.to_string());
+                    left_out.get_or_insert((error.code(), error.to_string()));
                 }
             }
         }
         let map = self.core.topology.map();
-        self.core.settled(self.goal.deadline).await;
+        self.core.settled(self.patience()).await;
         let routed = self.route(&map, database, policy, Some(&waiting));
         self.failed.extend(routed.refused);
+        // The policy may have been shortened meanwhile.
+        if let Some(more) = routed.dropped {
+            Dropped::join(&mut self.dropped, more);
+        }
         self.send(&map, database, policy, routed.shards).await;
-        self.fail(row_ids(&routed.waiting), left_out.0, left_out.1);
+        let (code, detail) = left_out.unwrap_or_else(|| {
+            (Code::StaleMeta, "the database or policy changed during the write".to_owned())
+        });
+        self.fail(row_ids(&routed.waiting), code, detail);
+    }
+
+    /// How long the first dials of nodes may hold this write up: half of its time, so that a node
+    /// that swallows everything leaves the others enough.
+    fn patience(&self) -> Instant {
+        let now = Instant::now();
+        now + self.goal.deadline.saturating_duration_since(now) / 2
     }
 
     fn route(
@@ -193,7 +206,14 @@ impl Call<'_> {
                 let bytes = match encode(self.batch, &header, &selection, schema) {
                     Ok(bytes) if bytes.len() <= MAX_PAYLOAD => bytes,
                     Ok(_) | Err(EncodeError::TooLarge { .. }) if rows.len() > 1 => {
-                        todo.extend(split(self.batch, selection, rows.len() / 2));
+                        let pieces = split(self.batch, selection, rows.len() / 2);
+                        if pieces.len() > 1 {
+                            todo.extend(pieces);
+                        } else {
+                            // All of one series and time: they are one row on the wire.
+                            let detail = "rows of one series and time exceed a frame together";
+                            self.fail(rows, Code::TooLarge, detail.to_owned());
+                        }
                         continue;
                     }
                     Ok(bytes) => {
@@ -237,7 +257,10 @@ impl Call<'_> {
         if self.full == Full::Refuse {
             return Arc::clone(budget).try_acquire_many_owned(share).ok();
         }
-        timeout_at(self.goal.deadline, Arc::clone(budget).acquire_many_owned(share)).await.ok()?.ok()
+        timeout_at(self.goal.deadline, Arc::clone(budget).acquire_many_owned(share))
+            .await
+            .ok()?
+            .ok()
     }
 
     fn fail(&mut self, rows: Vec<RowId>, code: Code, detail: String) {
@@ -361,4 +384,33 @@ fn row_ids(selection: &Selection) -> Vec<RowId> {
 fn all_rows(batch: &Batch) -> Vec<RowId> {
     let rows = batch.rows_iter();
     rows.map(|(measurement, row, _, _)| RowId { measurement: measurement as u32, row }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::point::{Point, Value};
+
+    use super::*;
+
+    fn batch(times: &[i64]) -> Batch {
+        let mut batch = Batch::new();
+        for time in times {
+            let point = Point::builder("m").field("f", Value::Float(1.0)).at(*time);
+            batch.push(&point.unwrap());
+        }
+        batch
+    }
+
+    #[test]
+    fn pieces_hold_every_row_once_and_keep_equal_places_together() {
+        let batch = batch(&[1, 2, 1, 3, 2, 1]);
+        let pieces = split(&batch, vec![(0..6).collect()], 2);
+        assert_eq!(pieces, vec![vec![vec![0, 2, 5]], vec![vec![1, 4]], vec![vec![3]]]);
+    }
+
+    #[test]
+    fn rows_of_one_place_cannot_be_cut() {
+        // The caller must not try for ever.
+        assert_eq!(split(&batch(&[7, 7]), vec![vec![0, 1]], 1).len(), 1);
+    }
 }

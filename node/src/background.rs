@@ -7,11 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use quorate_protocol::{
-    batch::EncodedBatch,
-    change::Change,
-    id::NodeId,
-    map::ClusterMap,
-    message::Propose,
+    batch::EncodedBatch, change::Change, id::NodeId, map::ClusterMap, message::Propose,
 };
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -76,7 +72,10 @@ async fn housekeeping(core: Arc<Core>) {
     loop {
         timer.tick().await;
         if let Some(failure) = core.meta.failure() {
-            tracing::error!(failure, "metadata has stopped on this node; check its disk and restart it");
+            tracing::error!(
+                failure,
+                "metadata has stopped on this node; check its disk and restart it"
+            );
         }
         drop_dead_shards(&core).await;
         let folded = core.shards.applied_through();

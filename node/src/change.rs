@@ -39,8 +39,16 @@ impl Core {
     }
 
     /// Proposes a change, or has the leader propose it.
-    pub(crate) async fn propose(&self, request: Propose) -> Result<(Proposed, Bytes), Failure> {
-        self.check(&request.change)?;
+    pub(crate) async fn propose(&self, mut request: Propose) -> Result<(Proposed, Bytes), Failure> {
+        let future = self.check(&mut request.change)?;
+        let (mut proposed, map) = self.propose_checked(request).await?;
+        if let (Some(detail), Outcome::Done) = (future, &proposed.outcome) {
+            proposed.outcome = Outcome::Partly { code: Code::FutureTime, detail };
+        }
+        Ok((proposed, map))
+    }
+
+    async fn propose_checked(&self, request: Propose) -> Result<(Proposed, Bytes), Failure> {
         let deadline = deadline(request.deadline_ms);
         match self.meta.propose(request.change.clone(), deadline).await {
             Ok(proposed) => {
@@ -81,25 +89,25 @@ impl Core {
         }
     }
 
-    /// What clients may not ask for, however they are made.
-    fn check(&self, change: &Change) -> Result<(), Failure> {
+    /// What clients may not ask for, however they are made. Times that are too far in the future
+    /// are taken out, and one of them named, so that they cost no others their group.
+    fn check(&self, change: &mut Change) -> Result<Option<String>, Failure> {
         match change {
             Change::CreateGroups { times, .. } => {
                 let now = self.env.clock.wall_ns();
                 let limit = now.saturating_add(self.config.future_limit_ns());
                 let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-                match times.iter().find(|time| **time > limit) {
-                    Some(time) => Err(self.failure(
-                        Code::FutureTime,
-                        format!("{time} ns; check the precision of the timestamps"),
-                    )),
-                    None => Ok(()),
+                let Some(first) = take_future(times, limit) else { return Ok(None) };
+                let detail = format!("{first} ns; check the precision of the timestamps");
+                if times.is_empty() {
+                    return Err(self.failure(Code::FutureTime, detail));
                 }
+                Ok(Some(detail))
             }
             Change::Bootstrap { .. } | Change::AddNode { .. } => {
                 Err(self.failure(Code::Unauthorised, "nodes join by themselves"))
             }
-            _ => Ok(()),
+            _ => Ok(None),
         }
     }
 
@@ -130,6 +138,13 @@ impl Core {
     }
 }
 
+/// Removes the times beyond `limit`; the first of them.
+fn take_future(times: &mut Vec<i64>, limit: i64) -> Option<i64> {
+    let first = times.iter().copied().find(|time| *time > limit);
+    times.retain(|time| *time <= limit);
+    first
+}
+
 fn deadline(ms: u32) -> Instant {
     Instant::now() + Duration::from_millis(ms.into())
 }
@@ -137,4 +152,17 @@ fn deadline(ms: u32) -> Instant {
 fn encode(map: &ClusterMap) -> Bytes {
     // A map is plain data: encoding fails only where memory does.
     postcard::to_allocvec(map).map(Bytes::from).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_future_time_costs_no_other_time_its_group() {
+        let mut times = vec![1, 90, 5, 80];
+        assert_eq!(take_future(&mut times, 10), Some(90));
+        assert_eq!(times, vec![1, 5]);
+        assert_eq!(take_future(&mut times, 10), None);
+    }
 }

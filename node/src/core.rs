@@ -17,8 +17,13 @@ use quorate_protocol::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::NodeConfig, data::DataDir, directory::Directory, handoff::{Handoff, Marks}, journal::Journal,
-    meta::Meta, shard::ShardStore,
+    config::NodeConfig,
+    data::DataDir,
+    directory::Directory,
+    handoff::{Handoff, Marks},
+    journal::Journal,
+    meta::Meta,
+    shard::ShardStore,
 };
 
 pub(crate) struct Core {
@@ -36,46 +41,11 @@ pub(crate) struct Core {
     pub(crate) pool: Arc<Pool>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
-    highest_version: AtomicU64,
-}
-
-/// What `Core` is made of.
-pub(crate) struct Parts {
-    pub(crate) config: NodeConfig,
-    pub(crate) env: Env,
-    pub(crate) node: NodeId,
-    pub(crate) cluster: ClusterId,
-    pub(crate) data: DataDir,
-    pub(crate) shards: ShardStore,
-    pub(crate) journal: Journal,
-    pub(crate) handoff: Handoff,
-    pub(crate) marks: Marks,
-    pub(crate) meta: Meta,
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) highest_version: Version,
+    /// Set with [`Core::accepted`].
+    pub(crate) highest_version: AtomicU64,
 }
 
 impl Core {
-    pub(crate) fn new(parts: Parts) -> Self {
-        Self {
-            config: parts.config,
-            env: parts.env,
-            node: parts.node,
-            cluster: parts.cluster,
-            data: parts.data,
-            directory: Directory::new(),
-            shards: parts.shards,
-            journal: parts.journal,
-            handoff: parts.handoff,
-            marks: parts.marks,
-            meta: parts.meta,
-            pool: parts.pool,
-            tasks: TaskTracker::new(),
-            cancel: CancellationToken::new(),
-            highest_version: AtomicU64::new(parts.highest_version.0),
-        }
-    }
-
     /// The highest version of a batch this node has accepted.
     pub(crate) fn highest_version(&self) -> Version {
         Version(self.highest_version.load(Ordering::Relaxed))

@@ -62,7 +62,9 @@ pub enum DataError {
         expected: String,
     },
     /// It was written by a later version.
-    #[error("data directory {path} has format {found}, this version knows {FORMAT}; upgrade quorate")]
+    #[error(
+        "data directory {path} has format {found}, this version knows {FORMAT}; upgrade quorate"
+    )]
     NewerFormat {
         /// The directory.
         path: PathBuf,
@@ -149,7 +151,11 @@ impl DataDir {
     }
 
     /// The identity, if the directory has one; refused unless it is this name's and cluster's.
-    pub(crate) fn identity(&self, cluster: &str, name: &str) -> Result<Option<Identity>, DataError> {
+    pub(crate) fn identity(
+        &self,
+        cluster: &str,
+        name: &str,
+    ) -> Result<Option<Identity>, DataError> {
         let path = self.join("identity.json");
         let Some(bytes) = self.read(&path)? else { return Ok(None) };
         let damaged = |reason: String| DataError::Damaged { path: path.clone(), reason };

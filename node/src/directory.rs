@@ -85,7 +85,11 @@ impl Directory {
     }
 
     /// The first snapshot at or beyond `index`; none if it does not come within `patience`.
-    pub(crate) async fn reach(&self, index: MetaIndex, patience: Duration) -> Option<Arc<Snapshot>> {
+    pub(crate) async fn reach(
+        &self,
+        index: MetaIndex,
+        patience: Duration,
+    ) -> Option<Arc<Snapshot>> {
         let mut watch = self.index.subscribe();
         let reached = watch.wait_for(|current| *current >= index);
         timeout_at(Instant::now() + patience, reached).await.ok()?.ok()?;

@@ -128,8 +128,5 @@ pub trait Disk: fmt::Debug + Send + Sync {
 /// Whether an error means that there is no room: it goes away by itself when space returns.
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -57,13 +57,12 @@ pub fn bind(
     config: &TransportConfig,
 ) -> Result<quinn::Endpoint, BindError> {
     let server = server_config(credentials, config)?;
-    env.endpoint(addr, Some(server), config)
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse { addr },
-            io::ErrorKind::AddrNotAvailable => BindError::NotLocal { addr },
-            io::ErrorKind::PermissionDenied => BindError::Denied { addr },
-            _ => BindError::Io { addr, source },
-        })
+    env.endpoint(addr, Some(server), config).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { addr },
+        io::ErrorKind::AddrNotAvailable => BindError::NotLocal { addr },
+        io::ErrorKind::PermissionDenied => BindError::Denied { addr },
+        _ => BindError::Io { addr, source },
+    })
 }
 
 /// What the endpoint answers handshakes with; for [`quinn::Endpoint::set_server_config`] too.

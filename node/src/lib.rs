@@ -13,6 +13,7 @@ mod data;
 mod directory;
 pub mod disk;
 pub mod endpoint;
+pub mod executor;
 pub mod handoff;
 pub mod journal;
 pub mod meta;
@@ -25,6 +26,9 @@ mod service;
 pub mod session;
 pub mod shard;
 mod sink;
+#[cfg(test)]
+#[path = "../../protocol/tests/spec/mod.rs"]
+mod spec;
 pub mod start;
 mod status;
 mod write;

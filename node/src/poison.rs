@@ -27,19 +27,13 @@ impl Poison {
     /// A clean flag for `what`, which is how errors name the part that stopped.
     #[must_use]
     pub fn new(what: &'static str) -> Self {
-        Self {
-            what,
-            cause: Arc::default(),
-        }
+        Self { what, cause: Arc::default() }
     }
 
     /// Sets the flag; the first cause is kept. Returns the error for whoever is waiting.
     pub fn set(&self, cause: impl Display) -> Poisoned {
         let cause = self.cause.get_or_init(|| cause.to_string().into());
-        Poisoned {
-            what: self.what,
-            cause: Arc::clone(cause),
-        }
+        Poisoned { what: self.what, cause: Arc::clone(cause) }
     }
 
     /// The refusal, if the flag is set.
@@ -49,10 +43,7 @@ impl Poison {
     pub fn check(&self) -> Result<(), Poisoned> {
         match self.cause.get() {
             None => Ok(()),
-            Some(cause) => Err(Poisoned {
-                what: self.what,
-                cause: Arc::clone(cause),
-            }),
+            Some(cause) => Err(Poisoned { what: self.what, cause: Arc::clone(cause) }),
         }
     }
 

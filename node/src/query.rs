@@ -39,8 +39,9 @@ impl Page {
         self.entries += 1;
     }
 
-    fn take(&mut self) -> (Rows, Bytes) {
-        (Rows { entries: std::mem::take(&mut self.entries) }, self.payload.split().freeze())
+    fn take(&mut self, complete: bool) -> (Rows, Bytes) {
+        let entries = std::mem::take(&mut self.entries);
+        (Rows { entries, complete }, self.payload.split().freeze())
     }
 }
 
@@ -48,6 +49,11 @@ impl Core {
     /// Streams the answer to a scan.
     pub(crate) async fn scan(&self, request: Scan, mut reply: ReplySink) {
         let mut page = Page::default();
+        let mut left = match request.limit {
+            0 => usize::MAX,
+            limit => limit as usize,
+        };
+        let mut last = Bytes::new();
         let mut scan = match self.begin(request).await {
             Ok(scan) => scan,
             Err(failure) => return reply.fail(failure).await,
@@ -59,12 +65,22 @@ impl Core {
             };
             scan = rest;
             if items.is_empty() {
-                let (rows, payload) = page.take();
+                let (rows, payload) = page.take(true);
                 return reply.send(&rows, payload).await;
             }
             for item in items {
                 match item {
-                    Ok(series) => page.push(&series),
+                    // A page ends between two series, never within one.
+                    Ok(series) if left == 0 && series.key != last => {
+                        let (rows, payload) = page.take(false);
+                        return reply.send(&rows, payload).await;
+                    }
+                    Ok(series) => {
+                        let before = page.payload.len();
+                        page.push(&series);
+                        left = left.saturating_sub(page.payload.len() - before);
+                        last = series.key;
+                    }
                     Err(ScanError::Shard(error)) => {
                         return reply.fail(self.shard_failure(&error)).await;
                     }
@@ -75,7 +91,7 @@ impl Core {
                     }
                 }
                 if page.payload.len() >= FRAME_BYTES {
-                    let (rows, payload) = page.take();
+                    let (rows, payload) = page.take(false);
                     if reply.more(&rows, payload).await.is_err() {
                         return;
                     }
@@ -96,10 +112,12 @@ impl Core {
         let tags = request.tags.into_iter().map(tag_filter).collect::<Result<_, _>>();
         let filter = ScanFilter {
             measurement: request.measurement,
-            tags: tags.map_err(|error: regex::Error| self.failure(Code::Invalid, error.to_string()))?,
+            tags: tags
+                .map_err(|error: regex::Error| self.failure(Code::Invalid, error.to_string()))?,
             fields: request.fields,
             from: request.from,
             to: request.to,
+            after: request.after,
         };
         let scan = self.shards.scan_begin(request.shard, filter).await;
         scan.map_err(|error| self.shard_failure(&error))

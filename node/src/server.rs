@@ -98,11 +98,7 @@ impl Server {
         });
         let tasks = TaskTracker::new();
         tasks.spawn(accept(endpoint.clone(), Arc::clone(&shared), tasks.clone()));
-        Self {
-            endpoint,
-            shared,
-            tasks,
-        }
+        Self { endpoint, shared, tasks }
     }
 
     /// Where it listens.

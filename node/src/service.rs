@@ -10,6 +10,7 @@ use quorate_client::env::BoxFuture;
 use quorate_protocol::{
     code::Code,
     frame::{Frame, FrameError, Message},
+    id::NodeId,
     message::{
         Deliver, Failure, Join, Mark, MetaGet, Ping, Pong, Propose, RaftAppend, RaftAppended,
         RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan, Status, Write,
@@ -99,7 +100,14 @@ async fn dispatch(
         Propose::OP => answer!(Propose, |body| async move { work.propose(body).await }),
         Join::OP => {
             let name = peer.identity.name().to_owned();
-            answer!(Join, |body| async move { Ok((work.join(name, body).await?, Bytes::new())) })
+            // Only a member passes on what another node asks for.
+            let stranger = peer.node == NodeId(0);
+            answer!(Join, |body| async move {
+                if stranger && body.forwarded_for.is_some() {
+                    return Err(work.failure(Code::Unauthorised, "only members pass joins on"));
+                }
+                Ok((work.join(name, body).await?, Bytes::new()))
+            })
         }
         Status::OP => answer!(Status, |_body| async move { Ok((work.status(), Bytes::new())) }),
         RaftAppend::OP => answer!(RaftAppend, |_body| async move {

@@ -127,14 +127,8 @@ pub(crate) async fn run(quic: quinn::Connection, greeted: Greeted, shared: Arc<S
         session.streams.wait().await;
         session.requests.wait().await;
     };
-    if timeout(session.shared.config.drain_timeout, all)
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            "requests of {} cannot be stopped; leaving them",
-            session.peer
-        );
+    if timeout(session.shared.config.drain_timeout, all).await.is_err() {
+        tracing::warn!("requests of {} cannot be stopped; leaving them", session.peer);
     }
 }
 

@@ -6,7 +6,11 @@
 //! everything the journal holds is visible. Stopping runs the other way, and flushes nothing: what
 //! was acknowledged is durable already.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use quorate_certs::Credentials;
@@ -21,23 +25,25 @@ use quorate_protocol::{
     message::{Join, Joined},
 };
 use tokio::time::{Instant, sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     background,
     config::NodeConfig,
-    core::{Core, Parts},
+    core::Core,
     data::{DataDir, DataError, Identity},
+    directory::Directory,
     disk::Disk,
     endpoint::{self, BindError},
+    executor::Executor,
     handoff::{self, Handoff, HandoffError, Marks},
     journal::{Journal, JournalHome, JournalOpenError},
     meta::{Meta, MetaError, NewNode},
     raft::Lanes,
-    segment::commit::Executor,
     server::Server,
     service::NodeService,
+    shard::{ShardError, ShardStore},
     sink::ShardSink,
-    shard::{self, ShardError, ShardStore},
 };
 
 /// Pause between attempts to join.
@@ -148,7 +154,8 @@ impl Node {
         });
 
         let endpoint = endpoint::bind(&world.env, config.listen, &credentials, &config.transport)?;
-        let addr = endpoint.local_addr()
+        let addr = endpoint
+            .local_addr()
             .map_err(|source| BindError::Io { addr: config.listen, source })?;
         let advertise = match &config.advertise {
             Some(advertise) => advertise.clone(),
@@ -188,8 +195,13 @@ impl Node {
         let transport = core.config.transport.clone();
         let server = Server::start(endpoint, credentials, transport, service);
         background::start(&core);
-        become_member(&core, &identity, &advertise).await?;
-        Ok(Self { core, server, name, addr })
+        let node = Self { core, server, name, addr };
+        if let Err(error) = become_member(&node.core, &identity, &advertise).await {
+            // Its tasks would keep the directory and the port for ever.
+            node.shutdown().await;
+            return Err(error);
+        }
+        Ok(node)
     }
 
     /// The node's id.
@@ -243,8 +255,7 @@ async fn open(
     pool: Arc<Pool>,
 ) -> Result<Arc<Core>, StartError> {
     let executor = if world.inline { Executor::Inline } else { Executor::Thread };
-    let folding = if world.inline { shard::Executor::Inline } else { shard::Executor::Blocking };
-    let shards = ShardStore::open(config.shard, &data.join("shards"), folding)?;
+    let shards = ShardStore::open(config.shard, &data.join("shards"), executor)?;
     let home = JournalHome {
         directory: data.join("journal"),
         node: identity.node,
@@ -281,8 +292,7 @@ async fn open(
     )?;
     let salt = world.env.entropy.next_u64();
     let disk = Arc::clone(&world.disk);
-    let (handoff, report) =
-        Handoff::open(config.handoff.clone(), directory, salt, disk, executor)?;
+    let (handoff, report) = Handoff::open(config.handoff.clone(), directory, salt, disk, executor)?;
     for (target, reason) in &report.failed {
         tracing::error!(%target, reason, "a hint queue cannot be used; it refuses hints");
     }
@@ -296,23 +306,26 @@ async fn open(
         &data.join("meta"),
         Lanes::new(Arc::clone(&pool)),
         Arc::new(move || clock.wall_ns()),
-        if world.inline { crate::meta::Disk::Inline } else { crate::meta::Disk::Blocking },
+        executor,
     )
     .await?;
-    Ok(Arc::new(Core::new(Parts {
+    Ok(Arc::new(Core {
         config,
         env: world.env,
         node: identity.node,
         cluster: identity.cluster(),
         data,
+        directory: Directory::new(),
         shards,
         journal,
         handoff,
         marks,
         meta,
         pool,
-        highest_version,
-    })))
+        tasks: TaskTracker::new(),
+        cancel: CancellationToken::new(),
+        highest_version: AtomicU64::new(highest_version.0),
+    }))
 }
 
 /// Starts metadata: as the founder of the cluster, or as a member that is one or becomes one.
@@ -371,7 +384,11 @@ enum Attempt {
 
 impl From<ConnectError> for Attempt {
     fn from(error: ConnectError) -> Self {
-        if error.retryable() { Self::Again(error.to_string()) } else { Self::Final(error.to_string()) }
+        if error.retryable() {
+            Self::Again(error.to_string())
+        } else {
+            Self::Final(error.to_string())
+        }
     }
 }
 

@@ -131,6 +131,17 @@ impl Core {
 
     /// A durable note that another owner lacks something.
     pub(crate) async fn mark(&self, request: Mark) -> Marked {
+        // Marks are kept per shard and owner: only those that exist bound their number.
+        let snapshot = self.directory.current();
+        let place = snapshot.shard(request.shard);
+        if !place.is_some_and(|place| place.owners.contains(&request.owner)) {
+            let code = match place {
+                Some(_) => Code::NotOwner,
+                None if request.shard.0 >= snapshot.map.next.shard => Code::StaleMeta,
+                None => Code::ShardGone,
+            };
+            return Marked { answer: answer(MARKS, Err(code.into())) };
+        }
         let mark = crate::handoff::Mark {
             shard: request.shard,
             owner: request.owner,
@@ -144,10 +155,7 @@ impl Core {
     }
 
     /// The map at or beyond `index`.
-    pub(crate) async fn snapshot_for(
-        &self,
-        index: MetaIndex,
-    ) -> Result<Arc<Snapshot>, Code> {
+    pub(crate) async fn snapshot_for(&self, index: MetaIndex) -> Result<Arc<Snapshot>, Code> {
         self.directory.reach(index, CATCH_UP).await.ok_or(Code::StaleMeta)
     }
 
@@ -159,7 +167,7 @@ impl Core {
     ) -> Result<Sequence, Refusal> {
         let header = batch.header();
         let part = header.part;
-        let place = snapshot.shard(part.shard).ok_or(Code::ShardGone)?;
+        let place = snapshot.shard(part.shard).ok_or_else(|| absent(snapshot, part.meta_index))?;
         if !place.owners.contains(&self.node) {
             return Err(Code::NotOwner.into());
         }
@@ -189,10 +197,10 @@ impl Core {
             AdmitError::Gone(_) => Code::ShardGone.into(),
             _ => Code::Poisoned.into(),
         })?;
-        let sequence = self.journal.append(part.shard, bytes).await;
-        let sequence = sequence.map_err(|error| Refusal::from(journal_code(&error)))?;
+        // Before the record can be folded and its segment released: the version must outlive it.
         self.accepted(part.version);
-        Ok(sequence)
+        let sequence = self.journal.append(part.shard, bytes).await;
+        sequence.map_err(|error| Refusal::from(journal_code(&error)))
     }
 
     async fn hint(
@@ -202,8 +210,8 @@ impl Core {
         batch: &EncodedBatch,
         any: bool,
     ) -> Result<Sequence, Refusal> {
-        let shard = batch.header().part.shard;
-        snapshot.shard(shard).ok_or(Code::ShardGone)?;
+        let (shard, resolved) = (batch.header().part.shard, batch.header().part.meta_index);
+        snapshot.shard(shard).ok_or_else(|| absent(snapshot, resolved))?;
         if target == self.node || snapshot.map.node(target).is_none() {
             return Err(Code::NodeNotFound.into());
         }
@@ -211,6 +219,12 @@ impl Core {
         let appended = self.handoff.append(target, shard, batch.bytes().clone(), any, now).await;
         appended.map_err(|error| hint_code(&error).into())
     }
+}
+
+/// What a shard that the map does not have is: gone, or not heard of yet. The index in the batch
+/// decides, since a request may carry the index of a holder that is behind itself.
+fn absent(snapshot: &Snapshot, resolved: MetaIndex) -> Code {
+    if snapshot.map.index >= resolved { Code::ShardGone } else { Code::StaleMeta }
 }
 
 /// A failed sync is the one failure after which the batch may appear all the same.
@@ -230,6 +244,25 @@ const fn hint_code(error: &HandoffError) -> Code {
         HandoffError::DiskFull => Code::DiskFull,
         HandoffError::TooLarge { .. } => Code::TooLarge,
         HandoffError::Closed => Code::ShuttingDown,
-        HandoffError::Io(_) | HandoffError::NoQueue(_) | HandoffError::NotPending { .. } => Code::Io,
+        HandoffError::Io(_) | HandoffError::NoQueue(_) | HandoffError::NotPending { .. } => {
+            Code::Io
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::map::ClusterMap;
+
+    use super::*;
+    use crate::directory::Directory;
+
+    #[test]
+    fn a_shard_is_gone_only_for_a_map_that_must_have_known_it() {
+        let directory = Directory::new();
+        directory.install(Arc::new(ClusterMap { index: MetaIndex(5), ..ClusterMap::default() }));
+        let snapshot = directory.current();
+        assert_eq!(absent(&snapshot, MetaIndex(5)), Code::ShardGone);
+        assert_eq!(absent(&snapshot, MetaIndex(6)), Code::StaleMeta);
     }
 }

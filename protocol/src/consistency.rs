@@ -123,12 +123,14 @@ impl Tracker {
         tracker
     }
 
-    /// Takes note of an owner's copy. A stored copy stays stored.
+    /// Takes note of an owner's copy. A stored copy stays stored; one whose answer was lost may be
+    /// there whatever a later attempt is told, unless that one stores it.
     pub fn copy(&mut self, owner: usize, copy: Copy) -> Verdict {
-        if let Some(slot) = self.copies.get_mut(owner)
-            && *slot != Copy::Stored
-        {
-            *slot = copy;
+        if let Some(slot) = self.copies.get_mut(owner) {
+            match (*slot, copy) {
+                (Copy::Stored, _) | (Copy::Lost, Copy::Refused | Copy::Outstanding) => {}
+                _ => *slot = copy,
+            }
         }
         self.decide()
     }
@@ -201,6 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_after_a_lost_answer_is_not_definite() {
+        let mut tracker = Tracker::new(Level::One, 2, 1);
+        tracker.copy(0, Copy::Lost);
+        tracker.copy(0, Copy::Refused);
+        assert_eq!(tracker.copy(1, Copy::Refused), Verdict::Impossible);
+        assert!(!tracker.definite());
+
+        let mut tracker = Tracker::new(Level::One, 2, 1);
+        tracker.copy(0, Copy::Lost);
+        assert_eq!(tracker.copy(0, Copy::Stored), Verdict::Reached);
+    }
+
+    #[test]
     fn a_hint_counts_only_for_any() {
         for level in [Level::One, Level::Quorum, Level::All] {
             let mut tracker = Tracker::new(level, 1, 1);
@@ -221,9 +236,6 @@ mod tests {
 
     #[test]
     fn no_owners_is_impossible_at_once() {
-        assert_eq!(
-            Tracker::new(Level::One, 0, 1).verdict(),
-            Verdict::Impossible
-        );
+        assert_eq!(Tracker::new(Level::One, 0, 1).verdict(), Verdict::Impossible);
     }
 }

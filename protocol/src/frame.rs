@@ -101,13 +101,7 @@ impl Frame {
     /// If the body cannot be encoded, which only a defect can cause.
     pub fn new<M: Message>(id: u64, message: &M, payload: Bytes) -> Result<Self, FrameError> {
         let body = postcard::to_allocvec(message)?.into();
-        Ok(Self {
-            op: M::OP,
-            id,
-            flags: 0,
-            body,
-            payload,
-        })
+        Ok(Self { op: M::OP, id, flags: 0, body, payload })
     }
 
     /// The same frame with these flags.
@@ -123,10 +117,7 @@ impl Frame {
     /// If the op is another one or the body cannot be read.
     pub fn message<M: Message>(&self) -> Result<M, FrameError> {
         if self.op != M::OP {
-            return Err(FrameError::Op {
-                expected: M::OP,
-                found: self.op,
-            });
+            return Err(FrameError::Op { expected: M::OP, found: self.op });
         }
         let (message, _surplus) = postcard::take_from_bytes(&self.body)?;
         Ok(message)
@@ -143,11 +134,7 @@ impl Frame {
     /// # Errors
     /// If the frame is over [`MAX_FRAME`] or its header over 64 KiB.
     pub fn head(&self) -> Result<Bytes, FrameError> {
-        let head = Head {
-            op: self.op,
-            id: self.id,
-            flags: self.flags,
-        };
+        let head = Head { op: self.op, id: self.id, flags: self.flags };
         let head = postcard::to_allocvec(&head)?;
         let header = head.len() + self.body.len();
         let length = 2 + header + self.payload.len();
@@ -200,10 +187,7 @@ impl Decoder for FrameCodec {
         };
         let length = prefix.get_u32_le();
         if length > self.limit {
-            return Err(FrameError::TooLarge {
-                length,
-                limit: self.limit,
-            });
+            return Err(FrameError::TooLarge { length, limit: self.limit });
         }
         if length < 2 {
             return Err(FrameError::HeaderLength { length, header: 0 });
@@ -226,13 +210,7 @@ impl Decoder for FrameCodec {
             return Err(FrameError::CriticalFlags(unknown));
         }
         let body = header.slice_ref(body);
-        Ok(Some(Frame {
-            op: head.op,
-            id: head.id,
-            flags: head.flags,
-            body,
-            payload: frame,
-        }))
+        Ok(Some(Frame { op: head.op, id: head.id, flags: head.flags, body, payload: frame }))
     }
 
     fn decode_eof(&mut self, source: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
@@ -264,23 +242,14 @@ mod tests {
 
     fn encode(frame: &Frame) -> BytesMut {
         let mut out = BytesMut::new();
-        FrameCodec::default()
-            .encode(frame.clone(), &mut out)
-            .unwrap();
+        FrameCodec::default().encode(frame.clone(), &mut out).unwrap();
         out
     }
 
     fn frames() -> impl Strategy<Value = Frame> {
         let bytes = || prop::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from);
-        (any::<u16>(), any::<u64>(), 0u8..2, bytes(), bytes()).prop_map(
-            |(op, id, flags, body, payload)| Frame {
-                op,
-                id,
-                flags,
-                body,
-                payload,
-            },
-        )
+        (any::<u16>(), any::<u64>(), 0u8..2, bytes(), bytes())
+            .prop_map(|(op, id, flags, body, payload)| Frame { op, id, flags, body, payload })
     }
 
     proptest! {
@@ -314,13 +283,7 @@ mod tests {
     fn absurd_length_is_refused_before_it_is_allocated() {
         let mut buffer = BytesMut::from(&[0xff, 0xff, 0xff, 0xff, 0, 0][..]);
         let error = FrameCodec::default().decode(&mut buffer).unwrap_err();
-        assert!(matches!(
-            error,
-            FrameError::TooLarge {
-                length: u32::MAX,
-                ..
-            }
-        ));
+        assert!(matches!(error, FrameError::TooLarge { length: u32::MAX, .. }));
         assert!(buffer.capacity() < 1 << 16);
     }
 
@@ -343,23 +306,10 @@ mod tests {
 
     #[test]
     fn unknown_critical_flags_are_refused_others_ignored() {
-        let frame = Frame {
-            op: 1,
-            id: 1,
-            flags: 0x80,
-            body: Bytes::new(),
-            payload: Bytes::new(),
-        };
-        assert!(
-            FrameCodec::default()
-                .decode(&mut encode(&frame))
-                .unwrap()
-                .is_some()
-        );
+        let frame = Frame { op: 1, id: 1, flags: 0x80, body: Bytes::new(), payload: Bytes::new() };
+        assert!(FrameCodec::default().decode(&mut encode(&frame)).unwrap().is_some());
         let frame = frame.with_flags(0x04);
-        let error = FrameCodec::default()
-            .decode(&mut encode(&frame))
-            .unwrap_err();
+        let error = FrameCodec::default().decode(&mut encode(&frame)).unwrap_err();
         assert!(matches!(error, FrameError::CriticalFlags(0x04)));
     }
 }

@@ -9,7 +9,5 @@ const PRIME: u64 = 0x0000_0100_0000_01b3;
 /// The 64-bit FNV-1a hash of a series key.
 #[must_use]
 pub fn series_hash(key: &[u8]) -> u64 {
-    key.iter().fold(OFFSET, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(PRIME)
-    })
+    key.iter().fold(OFFSET, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
 }

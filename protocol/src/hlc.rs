@@ -19,10 +19,7 @@ impl HybridClock {
     /// A clock that adopts others' versions up to `max_clock_skew_ns / 2` ahead of the wall clock.
     #[must_use]
     pub const fn new(max_clock_skew_ns: u64) -> Self {
-        Self {
-            last: 0,
-            max_ahead: max_clock_skew_ns / 2,
-        }
+        Self { last: 0, max_ahead: max_clock_skew_ns / 2 }
     }
 
     /// The next version: the wall clock, or one more than the last when that has not moved on.

@@ -1,7 +1,7 @@
 //! What Quorate's clients and nodes say to each other.
 //!
 //! Everything here is pure: no sockets, no clock, no randomness, no disk. Reading order: [`id`],
-//! [`frame`], [`message`], [`hello`], [`code`] are the wire; [`point`], [`line`], [`batch`],
+//! [`frame`], [`message`], [`hello`], [`code`] are the wire; [`point`], [`mod@line`], [`batch`],
 //! [`rows`] are the data; [`map`], [`change`], [`schema`], [`placement`], [`hash`] say where it
 //! goes; [`consistency`] and [`hlc`] say when it counts. `SPEC.md` at the root of the repository
 //! is the normative description of all formats in this crate.

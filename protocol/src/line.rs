@@ -203,14 +203,7 @@ impl<'b, 't> Parser<'b, 't> {
     fn new(batch: &'b mut Batch, text: &'t [u8], options: Options) -> Self {
         let unit = options.precision.nanoseconds();
         let default_time = options.default_time.div_euclid(unit).saturating_mul(unit);
-        Self {
-            batch,
-            text,
-            options,
-            default_time,
-            measurement: None,
-            cells: Vec::new(),
-        }
+        Self { batch, text, options, default_time, measurement: None, cells: Vec::new() }
     }
 
     fn run(mut self, fast: bool) -> Outcome {
@@ -232,20 +225,12 @@ impl<'b, 't> Parser<'b, 't> {
                     outcome.lines += 1;
                     outcome.points += 1;
                 }
-                Err(strict::Failure {
-                    reason,
-                    at: position,
-                }) => {
+                Err(strict::Failure { reason, at: position }) => {
                     outcome.lines += 1;
                     line += newlines(&self.text[counted..at]);
                     counted = at;
                     let column = position.saturating_sub(at) + 1;
-                    outcome.errors.push(LineError {
-                        line,
-                        column,
-                        range: at..end,
-                        reason,
-                    });
+                    outcome.errors.push(LineError { line, column, range: at..end, reason });
                 }
             }
             at = end + 1;
@@ -273,9 +258,7 @@ impl<'b, 't> Parser<'b, 't> {
         }
         let row = measurement.add_row(series, time);
         for cell in self.cells.drain(..) {
-            let set = cell
-                .column
-                .map(|column| measurement.set(row, column, cell.value));
+            let set = cell.column.map(|column| measurement.set(row, column, cell.value));
             // The column was chosen for the value, and the value checked by its parser.
             debug_assert!(matches!(set, Some(Ok(()))));
         }
@@ -289,9 +272,7 @@ impl<'b, 't> Parser<'b, 't> {
 
 fn column_of(measurement: &mut MeasurementBuilder, cell: &Cell<'_>) -> ColumnRef {
     let kind: FieldType = cell.value.field_type();
-    let guess = cell
-        .column
-        .filter(|guess| measurement.columns()[guess.0 as usize].kind() == kind);
+    let guess = cell.column.filter(|guess| measurement.columns()[guess.0 as usize].kind() == kind);
     guess
         .or_else(|| measurement.find_column(&cell.name, kind))
         .unwrap_or_else(|| measurement.add_column(&cell.name, kind))

@@ -48,14 +48,7 @@ pub struct NextIds {
 
 impl Default for NextIds {
     fn default() -> Self {
-        Self {
-            node: 1,
-            database: 1,
-            policy: 1,
-            group: 1,
-            shard: 1,
-            field: 1,
-        }
+        Self { node: 1, database: 1, policy: 1, group: 1, shard: 1, field: 1 }
     }
 }
 
@@ -183,9 +176,7 @@ impl ClusterMap {
 
     /// The active members, in order of id.
     pub fn active_nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes
-            .iter()
-            .filter(|node| node.state == NodeState::Active)
+        self.nodes.iter().filter(|node| node.state == NodeState::Active)
     }
 
     /// The node a person means by a number or a name.
@@ -250,10 +241,7 @@ impl Database {
     /// The measurement with this unescaped name.
     #[must_use]
     pub fn measurement(&self, name: &[u8]) -> Option<&Measurement> {
-        let at = self
-            .measurements
-            .binary_search_by(|m| m.name.as_ref().cmp(name))
-            .ok()?;
+        let at = self.measurements.binary_search_by(|m| m.name.as_ref().cmp(name)).ok()?;
         self.measurements.get(at)
     }
 
@@ -268,10 +256,7 @@ impl Measurement {
     /// The field with this unescaped name.
     #[must_use]
     pub fn field(&self, name: &[u8]) -> Option<&Field> {
-        let at = self
-            .fields
-            .binary_search_by(|f| f.name.as_ref().cmp(name))
-            .ok()?;
+        let at = self.fields.binary_search_by(|f| f.name.as_ref().cmp(name)).ok()?;
         self.fields.get(at)
     }
 }

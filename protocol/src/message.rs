@@ -283,6 +283,11 @@ pub struct Scan {
     pub from: i64,
     /// The time behind the last, in ns; `i64::MAX` for no end.
     pub to: i64,
+    /// Only series whose key is behind this one: where the page before ended.
+    pub after: Option<Bytes>,
+    /// Payload bytes after which the answer ends with the series it is in; 0 for no limit. Pages
+    /// let a reader of many shards hold no stream open while it reads another.
+    pub limit: u32,
 }
 
 /// Some series of a [`Scan`] as the payload: `u32 key length | key | u32 block length | row block`
@@ -291,6 +296,8 @@ pub struct Scan {
 pub struct Rows {
     /// Entries in the payload.
     pub entries: u32,
+    /// In the last frame: whether the scan has ended, rather than the page.
+    pub complete: bool,
 }
 
 /// Raft's AppendEntries; the payload is the library's request in postcard. Op `0x0040`.

@@ -74,10 +74,7 @@ pub fn owners(nodes: &[(NodeId, Option<&str>)], replication: u32, offset: u64) -
             let mut chosen: Vec<usize> = Vec::with_capacity(replicas);
             while chosen.len() < replicas {
                 let in_zone = |node: usize| {
-                    chosen
-                        .iter()
-                        .filter(|c| same_zone(nodes[**c].1, nodes[node].1))
-                        .count()
+                    chosen.iter().filter(|c| same_zone(nodes[**c].1, nodes[node].1)).count()
                 };
                 let best = (0..count)
                     .map(|step| (start + chosen.len() + step) % count)

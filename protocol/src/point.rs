@@ -286,10 +286,7 @@ impl Point {
     #[must_use]
     pub fn to_line(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.key.len() + 32 * self.fields.len());
-        let fields = self
-            .fields
-            .iter()
-            .map(|(name, value)| (&name[..], value.as_ref()));
+        let fields = self.fields.iter().map(|(name, value)| (&name[..], value.as_ref()));
         text::write_line(&mut out, &self.key, fields, self.time);
         out
     }
@@ -307,16 +304,14 @@ impl PointBuilder {
     /// Adds a tag, both sides unescaped.
     #[must_use]
     pub fn tag(mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
-        self.tags
-            .push((key.as_ref().to_vec(), value.as_ref().to_vec()));
+        self.tags.push((key.as_ref().to_vec(), value.as_ref().to_vec()));
         self
     }
 
     /// Adds a field, its name unescaped.
     #[must_use]
     pub fn field(mut self, name: impl AsRef<[u8]>, value: impl Into<Value>) -> Self {
-        self.fields
-            .push((Bytes::copy_from_slice(name.as_ref()), value.into()));
+        self.fields.push((Bytes::copy_from_slice(name.as_ref()), value.into()));
         self
     }
 
@@ -341,11 +336,7 @@ impl PointBuilder {
             check_key_len(key.len(), name.len())?;
             check_value(value.as_ref())?;
         }
-        Ok(Point {
-            key: key.into(),
-            fields: self.fields,
-            time,
-        })
+        Ok(Point { key: key.into(), fields: self.fields, time })
     }
 }
 
@@ -381,11 +372,7 @@ pub fn check_value(value: ValueRef<'_>) -> Result<(), PointError> {
 /// [`PointError::KeyTooLong`].
 pub fn check_key_len(key: usize, field: usize) -> Result<(), PointError> {
     let len = key + FIELD_SEPARATOR_LEN + field;
-    if len > MAX_KEY_LEN {
-        Err(PointError::KeyTooLong { len })
-    } else {
-        Ok(())
-    }
+    if len > MAX_KEY_LEN { Err(PointError::KeyTooLong { len }) } else { Ok(()) }
 }
 
 #[cfg(test)]

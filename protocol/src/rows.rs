@@ -60,11 +60,8 @@ impl Rows {
             Values::String(slots) => slots.iter().map(|slot| slot.len() + 24).sum(),
             _ => 0_usize,
         };
-        let columns: usize = self
-            .columns
-            .iter()
-            .map(|column| 64 + 8 * self.len() + strings(column))
-            .sum();
+        let columns: usize =
+            self.columns.iter().map(|column| 64 + 8 * self.len() + strings(column)).sum();
         16 * self.len() + columns
     }
 
@@ -108,16 +105,10 @@ impl Rows {
     /// Only these fields, and only the rows that have one of them.
     #[must_use]
     pub fn select(&self, fields: &[FieldId]) -> Self {
-        let kept: Vec<&Column> = self
-            .columns
-            .iter()
-            .filter(|column| fields.contains(&column.field))
-            .collect();
+        let kept: Vec<&Column> =
+            self.columns.iter().filter(|column| fields.contains(&column.field)).collect();
         let mut out = Self {
-            columns: kept
-                .iter()
-                .map(|c| Column::new(c.field, c.name.clone(), c.kind()))
-                .collect(),
+            columns: kept.iter().map(|c| Column::new(c.field, c.name.clone(), c.kind())).collect(),
             ..Self::default()
         };
         if kept.iter().any(|column| column.present.is_all()) {

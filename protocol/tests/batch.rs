@@ -33,11 +33,7 @@ type Model = BTreeMap<(Bytes, i64, u32), Value>;
 
 /// Field ids by name: `f0` has 0. The type is in the name as well, so that there are no conflicts.
 fn id_of(_: &[u8], name: &[u8], _: FieldType) -> Option<FieldId> {
-    std::str::from_utf8(&name[1..])
-        .ok()?
-        .parse()
-        .ok()
-        .map(FieldId)
+    std::str::from_utf8(&name[1..]).ok()?.parse().ok().map(FieldId)
 }
 
 fn model(points: &[Point]) -> Model {
@@ -69,11 +65,7 @@ fn read(parts: &[Bytes]) -> Model {
         assert_eq!(part.header().part, HEADER);
         for (key, hash, rows) in part.decode().unwrap().into_rows() {
             assert_eq!(hash, quorate_protocol::hash::series_hash(&key));
-            assert!(
-                rows.versions
-                    .iter()
-                    .all(|version| *version == HEADER.version)
-            );
+            assert!(rows.versions.iter().all(|version| *version == HEADER.version));
             assert!(!rows.is_empty());
             add_rows(&mut model, &key, &rows);
         }
@@ -83,12 +75,8 @@ fn read(parts: &[Bytes]) -> Model {
 
 fn value(kind: u32) -> BoxedStrategy<Value> {
     match kind {
-        0 => (-50_i32..50)
-            .prop_map(|i| Value::Float(f64::from(i)))
-            .boxed(),
-        1 => (-5000_i32..5000)
-            .prop_map(|i| Value::Float(f64::from(i) / 100.0))
-            .boxed(),
+        0 => (-50_i32..50).prop_map(|i| Value::Float(f64::from(i))).boxed(),
+        1 => (-5000_i32..5000).prop_map(|i| Value::Float(f64::from(i) / 100.0)).boxed(),
         2 => (prop::num::f64::NORMAL | prop::num::f64::ZERO | prop::num::f64::NEGATIVE)
             .prop_map(Value::Float)
             .boxed(),
@@ -105,11 +93,7 @@ fn point() -> impl Strategy<Value = Point> {
     let fields: Vec<_> = (0..7)
         .map(|kind| prop::option::weighted(0.6, value(kind)).prop_map(move |value| (kind, value)))
         .collect();
-    let tags = (
-        0_u8..3,
-        prop::option::of(0_u8..4),
-        prop::option::weighted(0.3, 0_u8..3),
-    );
+    let tags = (0_u8..3, prop::option::of(0_u8..4), prop::option::weighted(0.3, 0_u8..3));
     (0_u8..2, tags, fields, -4_i64..4).prop_filter_map("no fields", |(name, tags, fields, time)| {
         let mut builder = Point::builder(format!("m {name}")).tag("b", format!("b{}", tags.0));
         if let Some(tag) = tags.1 {
@@ -196,11 +180,7 @@ proptest! {
 fn every_damaged_bit_and_every_cut_is_found() {
     let points: Vec<Point> = (0..20)
         .map(|i| {
-            Point::builder("m")
-                .tag("t", format!("{}", i % 3))
-                .field("f0", i)
-                .at(i.into())
-                .unwrap()
+            Point::builder("m").tag("t", format!("{}", i % 3)).field("f0", i).at(i.into()).unwrap()
         })
         .collect();
     let part = encode_part(&batch_of(&points), &HEADER, Selection::All, &id_of).unwrap();
@@ -210,10 +190,7 @@ fn every_damaged_bit_and_every_cut_is_found() {
         assert!(EncodedBatch::parse(bad.into()).is_err(), "bit {bit}");
     }
     for cut in 0..part.len() {
-        assert!(
-            EncodedBatch::parse(part.slice(..cut)).is_err(),
-            "cut at {cut}"
-        );
+        assert!(EncodedBatch::parse(part.slice(..cut)).is_err(), "cut at {cut}");
     }
 }
 
@@ -222,31 +199,14 @@ fn one_field_with_two_types_is_decided_by_the_ids() {
     let mut batch = Batch::new();
     batch.push(&Point::builder("m").field("f0", 1.5).at(1).unwrap());
     batch.push(&Point::builder("m").field("f0", 2_i64).at(2).unwrap());
-    batch.push(
-        &Point::builder("m")
-            .field("f0", 3_i64)
-            .field("f1", true)
-            .at(3)
-            .unwrap(),
-    );
+    batch.push(&Point::builder("m").field("f0", 3_i64).field("f1", true).at(3).unwrap());
     assert_eq!(batch.measurements()[0].columns().len(), 3);
     let floats = |m: &[u8], name: &[u8], kind| {
         assert_eq!(m, b"m");
-        if kind == FieldType::Integer {
-            None
-        } else {
-            id_of(m, name, kind)
-        }
+        if kind == FieldType::Integer { None } else { id_of(m, name, kind) }
     };
     let part = encode_part(&batch, &HEADER, Selection::All, &floats).unwrap();
-    let rows = EncodedBatch::parse(part)
-        .unwrap()
-        .decode()
-        .unwrap()
-        .into_rows()
-        .next()
-        .unwrap()
-        .2;
+    let rows = EncodedBatch::parse(part).unwrap().decode().unwrap().into_rows().next().unwrap().2;
     assert_eq!(rows.times, [1, 3]);
     assert_eq!(rows.columns.len(), 2);
 }
@@ -255,37 +215,22 @@ fn one_field_with_two_types_is_decided_by_the_ids() {
 fn columns_may_be_filled_in_any_order() {
     let mut batch = Batch::new();
     let m = batch.measurement("my m").unwrap();
-    let hosts = [
-        m.series(&[("host", "a"), ("dc", "x y")]).unwrap(),
-        m.series(&[("host", "b")]).unwrap(),
-    ];
+    let hosts =
+        [m.series(&[("host", "a"), ("dc", "x y")]).unwrap(), m.series(&[("host", "b")]).unwrap()];
     assert_eq!(m.series(&[("dc", "x y"), ("host", "a")]).unwrap(), hosts[0]);
     assert_eq!(m.series_key(hosts[0]), br"my\ m,dc=x\ y,host=a");
-    let (float, string) = (
-        m.column(b"f0", FieldType::Float).unwrap(),
-        m.column(b"f6", FieldType::String).unwrap(),
-    );
-    let rows: Vec<_> = (0..6)
-        .map(|i| m.row(hosts[i % 2], 100 - i as i64).unwrap())
-        .collect();
+    let (float, string) =
+        (m.column(b"f0", FieldType::Float).unwrap(), m.column(b"f6", FieldType::String).unwrap());
+    let rows: Vec<_> = (0..6).map(|i| m.row(hosts[i % 2], 100 - i as i64).unwrap()).collect();
     for row in [5, 1, 3] {
         m.set_float(rows[row], float, row as f64).unwrap();
     }
     for row in [2, 3, 3] {
         m.set_string(rows[row], string, "text").unwrap();
     }
-    assert_eq!(
-        m.set_float(rows[0], float, f64::NAN),
-        Err(PointError::NotFinite)
-    );
-    assert!(matches!(
-        m.set_integer(rows[0], float, 1),
-        Err(PointError::WrongType { .. })
-    ));
-    assert!(matches!(
-        m.row(hosts[0], i64::MAX),
-        Err(PointError::TimeOutOfRange(_))
-    ));
+    assert_eq!(m.set_float(rows[0], float, f64::NAN), Err(PointError::NotFinite));
+    assert!(matches!(m.set_integer(rows[0], float, 1), Err(PointError::WrongType { .. })));
+    assert!(matches!(m.row(hosts[0], i64::MAX), Err(PointError::TimeOutOfRange(_))));
     assert!(m.column(b"", FieldType::Float).is_err() && m.series(&[("", "x")]).is_err());
     let expected = |base: i64| {
         let key = |series: &str| Bytes::copy_from_slice(series.as_bytes());
@@ -303,10 +248,7 @@ fn columns_may_be_filled_in_any_order() {
     // References outlive the rows.
     batch.clear_rows();
     assert!(batch.is_empty());
-    assert_eq!(
-        encode_part(&batch, &HEADER, Selection::All, &id_of),
-        Err(EncodeError::Empty)
-    );
+    assert_eq!(encode_part(&batch, &HEADER, Selection::All, &id_of), Err(EncodeError::Empty));
     let m = batch.measurement("my m").unwrap();
     let row = m.row(hosts[1], 7).unwrap();
     m.set_float(row, float, 1.0).unwrap();
@@ -327,19 +269,14 @@ fn bad_selections_are_refused() {
 fn too_many_rows_are_refused_before_they_are_written() {
     let mut batch = Batch::new();
     let m = batch.measurement("m").unwrap();
-    let (series, column) = (
-        m.series::<&str, &str>(&[]).unwrap(),
-        m.column(b"f0", FieldType::Boolean).unwrap(),
-    );
+    let (series, column) =
+        (m.series::<&str, &str>(&[]).unwrap(), m.column(b"f0", FieldType::Boolean).unwrap());
     for time in 0..=quorate_protocol::batch::MAX_ROWS as i64 {
         let row = m.row(series, time).unwrap();
         m.set_boolean(row, column, true).unwrap();
     }
     let result = encode_part(&batch, &HEADER, Selection::All, &id_of);
-    assert!(
-        matches!(result, Err(EncodeError::TooLarge { .. })),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(EncodeError::TooLarge { .. })), "{result:?}");
 }
 
 #[test]
@@ -352,22 +289,14 @@ fn steady_fleets_are_small() {
                 builder = builder.tag(format!("tag{tag}"), format!("value {}", host * tag % 17));
             }
             for field in 0..10 {
-                builder = builder.field(
-                    format!("f{field}"),
-                    ((host * 7 + field * step) % 101) as f64,
-                );
+                builder =
+                    builder.field(format!("f{field}"), ((host * 7 + field * step) % 101) as f64);
             }
-            builder
-                .at(1_700_000_000_000_000_000 + step * 10_000_000_000)
-                .unwrap()
+            builder.at(1_700_000_000_000_000_000 + step * 10_000_000_000).unwrap()
         })
         .collect();
     let part = encode_part(&batch_of(&points), &HEADER, Selection::All, &id_of).unwrap();
-    assert!(
-        part.len() / points.len() < 20,
-        "{} bytes a row",
-        part.len() / points.len()
-    );
+    assert!(part.len() / points.len() < 20, "{} bytes a row", part.len() / points.len());
     assert_eq!(read(&[part]), model(&points));
 }
 
@@ -375,9 +304,7 @@ fn steady_fleets_are_small() {
 fn decode(change: impl FnOnce(&mut Part)) -> Result<usize, DecodeError> {
     let mut part = Part::valid();
     change(&mut part);
-    EncodedBatch::parse(part.bytes().into())?
-        .decode()
-        .map(|batch| batch.measurements.len())
+    EncodedBatch::parse(part.bytes().into())?.decode().map(|batch| batch.measurements.len())
 }
 
 #[test]
@@ -393,20 +320,12 @@ fn nodes_refuse_every_broken_rule() {
         other => panic!("{why}: {other:?}"),
     };
     invalid("a series occurs twice", &|part| part.indices = vec![1, 1]);
-    invalid("a series occurs twice", &|part| {
-        part.dictionary = vec![b"a", b"a"]
-    });
+    invalid("a series occurs twice", &|part| part.dictionary = vec![b"a", b"a"]);
     invalid("dictionary index", &|part| part.indices = vec![1, 3]);
     invalid("dictionary index", &|part| part.indices = vec![1, -1]);
-    invalid("dictionary size", &|part| {
-        part.dictionary = vec![b"a", b"b", b"c"]
-    });
-    invalid("tag value is not escaped", &|part| {
-        part.dictionary = vec![b"a", b"b,x=y"]
-    });
-    invalid("tag value is not escaped", &|part| {
-        part.dictionary = vec![b"a", b"b\\"]
-    });
+    invalid("dictionary size", &|part| part.dictionary = vec![b"a", b"b", b"c"]);
+    invalid("tag value is not escaped", &|part| part.dictionary = vec![b"a", b"b,x=y"]);
+    invalid("tag value is not escaped", &|part| part.dictionary = vec![b"a", b"b\\"]);
     invalid("tag key is not escaped", &|part| part.tag = b"t=");
     invalid("measurement's name", &|part| part.name = b"a,b");
     invalid("measurement's name", &|part| part.name = b"");
@@ -414,9 +333,7 @@ fn nodes_refuse_every_broken_rule() {
     invalid("times do not ascend", &|part| part.times = vec![10, 0, 10]);
     invalid("time range", &|part| part.min_time = 9);
     invalid("time range", &|part| part.max_time = 21);
-    invalid("impossible time range", &|part| {
-        (part.min_time, part.max_time) = (20, 10)
-    });
+    invalid("impossible time range", &|part| (part.min_time, part.max_time) = (20, 10));
     invalid("impossible time range", &|part| part.max_time = i64::MAX);
     invalid("more rows", &|part| part.rows = 2);
     invalid("another row count", &|part| part.rows = 4);
@@ -424,27 +341,21 @@ fn nodes_refuse_every_broken_rule() {
     invalid("impossible row count", &|part| part.counts = vec![3, 0]);
     invalid("impossible row count", &|part| part.counts = vec![2, -1]);
     invalid("row or measurement count", &|part| part.measurements = 0);
-    invalid("not finite", &|part| {
-        part.fields[0].values = Fields::floats(&[1.0, f64::NAN, 2.0])
-    });
+    invalid("not finite", &|part| part.fields[0].values = Fields::floats(&[1.0, f64::NAN, 2.0]));
     invalid("not finite", &|part| {
         part.fields[0].values = Fields::floats(&[1.0, f64::INFINITY, 2.0])
     });
     invalid("encoding", &|part| part.fields[0].values[0] = 9);
     invalid("field type", &|part| part.fields[0].kind = 9);
     invalid("presence tag", &|part| part.fields[0].present = vec![2]);
-    invalid("padding bits", &|part| {
-        part.fields[0].present = vec![1, 0b1111]
-    });
+    invalid("padding bits", &|part| part.fields[0].present = vec![1, 0b1111]);
     invalid("no values", &|part| part.fields[0].present = vec![1, 0]);
     invalid("a row has no values", &|part| {
         part.fields[0].present = vec![1, 0b011];
         part.fields[0].values = Fields::floats(&[1.0, 2.0]);
     });
     invalid("no fields", &|part| part.fields.clear());
-    invalid("field ids do not ascend", &|part| {
-        part.fields.push(part.fields[0].clone())
-    });
+    invalid("field ids do not ascend", &|part| part.fields.push(part.fields[0].clone()));
     invalid("field's name", &|part| part.fields[0].name = b"");
     invalid("left over", &|part| part.tail = vec![0]);
     assert_eq!(decode(|part| part.measurements = 2), Err(Truncated));
@@ -477,11 +388,6 @@ fn claims_beyond_the_bytes_take_no_memory() {
             parts::varint(out, series);
             parts::varint(out, tags);
         }));
-        assert!(
-            EncodedBatch::parse(part.bytes().into())
-                .unwrap()
-                .decode()
-                .is_err()
-        );
+        assert!(EncodedBatch::parse(part.bytes().into()).unwrap().decode().is_err());
     }
 }

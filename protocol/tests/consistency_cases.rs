@@ -4,6 +4,9 @@
 //! once; everything else must agree, and a failure must be called definite exactly when nothing
 //! of the write can appear later.
 
+// Everything here is a test; clippy only knows the functions that are marked.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use std::path::PathBuf;
 
 use quorate_protocol::consistency::{Copy, Level, Tracker, Verdict};

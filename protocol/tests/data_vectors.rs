@@ -3,7 +3,7 @@
 // Everything here is a test; clippy only knows the functions that are marked.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
+mod spec;
 
 use quorate_protocol::{
     batch::{Batch, BatchHeader, DecodeError, EncodedBatch, PartHeader, Selection, encode_part},
@@ -14,94 +14,40 @@ use quorate_protocol::{
     schema::FieldType,
 };
 
-/// One fenced block.
-struct Vector {
-    name: String,
-    kind: String,
-    entries: Vec<(String, String)>,
-    bytes: Vec<u8>,
+use crate::spec::{Vector, vectors};
+
+fn field_id(vector: &Vector, name: &[u8], kind: FieldType) -> Option<FieldId> {
+    vector.all("field").into_iter().find_map(|field| {
+        let mut words = field.split(' ');
+        let (id, field, of) = (words.next()?, words.next()?, words.next()?);
+        (field.as_bytes() == name && of == kind.name()).then(|| FieldId(id.parse().unwrap()))
+    })
 }
 
-impl Vector {
-    fn all(&self, key: &str) -> Vec<&str> {
-        self.entries
-            .iter()
-            .filter(|(k, _)| k == key)
-            .map(|(_, v)| &v[..])
-            .collect()
-    }
-
-    fn one<T: std::str::FromStr<Err: std::fmt::Debug>>(&self, key: &str) -> T {
-        self.all(key)[0].parse().unwrap()
-    }
-
-    fn field_id(&self, name: &[u8], kind: FieldType) -> Option<FieldId> {
-        self.all("field").into_iter().find_map(|field| {
-            let mut words = field.split(' ');
-            let (id, field, of) = (words.next()?, words.next()?, words.next()?);
-            (field.as_bytes() == name && of == kind.name()).then(|| FieldId(id.parse().unwrap()))
-        })
-    }
-
-    fn header(&self) -> PartHeader {
-        PartHeader {
-            batch: BatchId(u128::from_str_radix(self.all("batch")[0], 16).unwrap()),
-            version: Version(self.one("version")),
-            meta_index: MetaIndex(self.one("meta_index")),
-            database: DatabaseId(self.one("database")),
-            policy: PolicyId(self.one("policy")),
-            shard: ShardId(self.one("shard")),
-            epoch: Epoch(self.one("epoch")),
-        }
-    }
-
-    fn encode(&self, lines: &str, header: &PartHeader) -> bytes::Bytes {
-        let mut batch = Batch::new();
-        let outcome = parse_into(&mut batch, lines.as_bytes(), Options::default());
-        assert_eq!(outcome.errors, []);
-        let ids = |_: &[u8], name: &[u8], kind| self.field_id(name, kind);
-        encode_part(&batch, header, Selection::All, &ids).unwrap()
+fn header(vector: &Vector) -> PartHeader {
+    PartHeader {
+        batch: BatchId(u128::from_str_radix(vector.one("batch"), 16).unwrap()),
+        version: Version(vector.number("version")),
+        meta_index: MetaIndex(vector.number("meta_index")),
+        database: DatabaseId(vector.number("database")),
+        policy: PolicyId(vector.number("policy")),
+        shard: ShardId(vector.number("shard")),
+        epoch: Epoch(vector.number("epoch")),
     }
 }
 
-fn vectors(kind: &str) -> Vec<Vector> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let document = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
-    let mut found = Vec::new();
-    for block in document.split("```vector ").skip(1) {
-        let (head, rest) = block.split_once('\n').unwrap();
-        let (name, of) = head.split_once(' ').unwrap();
-        if of != format!("kind={kind}") {
-            continue;
-        }
-        let mut vector = Vector {
-            name: name.trim_start_matches("name=").to_owned(),
-            kind: of.trim_start_matches("kind=").to_owned(),
-            entries: Vec::new(),
-            bytes: Vec::new(),
-        };
-        for line in rest.lines().take_while(|line| *line != "```") {
-            let (key, value) = line.split_once(": ").unwrap();
-            if key == "hex" {
-                let digits = |at: usize| u8::from_str_radix(&value[at..at + 2], 16).unwrap();
-                vector.bytes.extend((0..value.len()).step_by(2).map(digits));
-            } else {
-                vector.entries.push((key.to_owned(), value.to_owned()));
-            }
-        }
-        found.push(vector);
-    }
-    assert!(!found.is_empty(), "no vectors of kind {kind}");
-    found
+fn encode(vector: &Vector, lines: &str, header: &PartHeader) -> bytes::Bytes {
+    let mut batch = Batch::new();
+    let outcome = parse_into(&mut batch, lines.as_bytes(), Options::default());
+    assert_eq!(outcome.errors, []);
+    let ids = |_: &[u8], name: &[u8], kind| field_id(vector, name, kind);
+    encode_part(&batch, header, Selection::All, &ids).unwrap()
 }
 
 fn lines_of(key: &[u8], rows: &Rows) -> Vec<String> {
     let line = |row: usize| {
-        let mut fields: Vec<_> = rows
-            .columns
-            .iter()
-            .filter_map(|c| Some((&c.name[..], c.get(row)?)))
-            .collect();
+        let mut fields: Vec<_> =
+            rows.columns.iter().filter_map(|c| Some((&c.name[..], c.get(row)?))).collect();
         fields.sort_by_key(|(name, _)| *name);
         let mut line = Vec::new();
         text::write_line(&mut line, key, fields, rows.times[row]);
@@ -119,22 +65,17 @@ fn batch_parts() {
     for vector in vectors("batch-part") {
         let part = EncodedBatch::parse(vector.bytes.clone().into()).unwrap();
         let BatchHeader { part: header, .. } = *part.header();
-        assert_eq!(header, vector.header(), "{}", vector.name);
+        assert_eq!(header, self::header(&vector), "{}", vector.name);
         let mut found = Vec::new();
         for (key, _, rows) in part.decode().unwrap().into_rows() {
             for column in &rows.columns {
-                let id = vector.field_id(&column.name, column.kind());
+                let id = field_id(&vector, &column.name, column.kind());
                 assert_eq!(id, Some(column.field), "{}", vector.name);
             }
             found.extend(lines_of(&key, &rows));
         }
         assert_eq!(found, vector.all("line"), "{}", vector.name);
-        assert_eq!(
-            vector.encode(&found.join("\n"), &header),
-            vector.bytes,
-            "{}",
-            vector.name
-        );
+        assert_eq!(encode(&vector, &found.join("\n"), &header), vector.bytes, "{}", vector.name);
     }
 }
 
@@ -144,12 +85,7 @@ fn bad_batch_parts() {
         let result =
             EncodedBatch::parse(vector.bytes.clone().into()).and_then(|part| part.decode());
         let error = result.err().map(|error| name(&error));
-        assert_eq!(
-            error.as_deref(),
-            Some(vector.all("error")[0]),
-            "{}",
-            vector.name
-        );
+        assert_eq!(error.as_deref(), Some(vector.one("error")), "{}", vector.name);
     }
 }
 
@@ -163,30 +99,14 @@ fn row_blocks() {
         for row in vector.all("row") {
             let (version, line) = row.split_once(' ').unwrap();
             let version = Version(version.parse().unwrap());
-            let part = vector.encode(
-                line,
-                &PartHeader {
-                    version,
-                    ..PartHeader::default()
-                },
-            );
-            for (of, _, rows) in EncodedBatch::parse(part)
-                .unwrap()
-                .decode()
-                .unwrap()
-                .into_rows()
-            {
+            let part = encode(&vector, line, &PartHeader { version, ..PartHeader::default() });
+            for (of, _, rows) in EncodedBatch::parse(part).unwrap().decode().unwrap().into_rows() {
                 key = of.to_vec();
                 parts.push(rows);
             }
             expected.push((version, line.to_owned()));
         }
-        let found: Vec<_> = rows
-            .versions
-            .iter()
-            .copied()
-            .zip(lines_of(&key, &rows))
-            .collect();
+        let found: Vec<_> = rows.versions.iter().copied().zip(lines_of(&key, &rows)).collect();
         assert_eq!(found, expected, "{}", vector.name);
         let merged = Rows::merge(parts);
         assert_eq!(merged, rows, "{}", vector.name);
@@ -204,7 +124,7 @@ fn bad_row_blocks() {
             BlockError::Format(error) => name(&error),
             other => panic!("{other}"),
         };
-        assert_eq!(error, vector.all("error")[0], "{}", vector.name);
+        assert_eq!(error, vector.one("error"), "{}", vector.name);
     }
 }
 
@@ -218,9 +138,8 @@ fn lines() {
         for measurement in batch.measurements() {
             for (row, series, time) in measurement.rows() {
                 let columns = measurement.columns().iter();
-                let mut fields: Vec<_> = columns
-                    .filter_map(|c| Some((&c.name()[..], c.get(row)?)))
-                    .collect();
+                let mut fields: Vec<_> =
+                    columns.filter_map(|c| Some((&c.name()[..], c.get(row)?))).collect();
                 fields.sort_by_key(|(name, _)| *name);
                 let mut line = Vec::new();
                 text::write_line(&mut line, measurement.series_key(series), fields, time);
@@ -236,14 +155,9 @@ fn bad_lines() {
     for vector in vectors("line-bad") {
         let mut batch = Batch::new();
         let outcome = parse_into(&mut batch, &vector.bytes, Options::default());
-        let [error] = &outcome.errors[..] else {
-            panic!("{}: {outcome:?}", vector.name)
-        };
+        let [error] = &outcome.errors[..] else { panic!("{}: {outcome:?}", vector.name) };
         let found = (format!("{:?}", error.reason), error.column.to_string());
-        let expected = (
-            vector.all("error")[0].to_owned(),
-            vector.all("column")[0].to_owned(),
-        );
+        let expected = (vector.one("error").to_owned(), vector.one("column").to_owned());
         assert_eq!(found, expected, "{}", vector.name);
         assert!(batch.is_empty());
     }
@@ -251,10 +165,6 @@ fn bad_lines() {
 
 #[test]
 fn a_point_is_its_canonical_line() {
-    let point = Point::builder("m")
-        .tag("k", "v")
-        .field("f", 1.5)
-        .at(7)
-        .unwrap();
+    let point = Point::builder("m").tag("k", "v").field("f", 1.5).at(7).unwrap();
     assert_eq!(point.to_line(), b"m,k=v f=1.5 7");
 }

@@ -46,10 +46,7 @@ fn corpus() -> Option<String> {
     match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),
         Err(error) => {
-            println!(
-                "NOT RUN: no corpus at {} ({error}); set QUORATE_DATA",
-                path.display()
-            );
+            println!("NOT RUN: no corpus at {} ({error}); set QUORATE_DATA", path.display());
             None
         }
     }
@@ -94,10 +91,7 @@ fn number<T: std::str::FromStr<Err: std::fmt::Debug>>(json: &Json) -> T {
 
 fn expected_rows(case: &Json) -> Vec<Row> {
     let field = |(name, field): (&String, &Json)| {
-        let (kind, value) = (
-            field["type"].as_str().unwrap(),
-            field["value"].as_str().unwrap(),
-        );
+        let (kind, value) = (field["type"].as_str().unwrap(), field["value"].as_str().unwrap());
         let value = match kind {
             "float" => {
                 let bits = value.rsplit('|').next().unwrap();
@@ -111,33 +105,18 @@ fn expected_rows(case: &Json) -> Vec<Row> {
         key: point["key"].as_str().unwrap().to_owned(),
         hash: number(&point["hash_id"]),
         time: number(&point["time_ns"]),
-        fields: point["fields"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .map(field)
-            .collect(),
+        fields: point["fields"].as_object().unwrap().iter().map(field).collect(),
     };
     case["points"].as_array().unwrap().iter().map(row).collect()
 }
 
 fn parse(case: &Json) -> (Batch, Outcome) {
     let precision = case["precision"].as_str().unwrap();
-    let precision: Precision = if precision.is_empty() {
-        Precision::default()
-    } else {
-        precision.parse().unwrap()
-    };
-    let options = Options {
-        precision,
-        default_time: number(&case["default_time_ns"]),
-    };
+    let precision: Precision =
+        if precision.is_empty() { Precision::default() } else { precision.parse().unwrap() };
+    let options = Options { precision, default_time: number(&case["default_time_ns"]) };
     let mut batch = Batch::new();
-    let outcome = parse_into(
-        &mut batch,
-        case["input"].as_str().unwrap().as_bytes(),
-        options,
-    );
+    let outcome = parse_into(&mut batch, case["input"].as_str().unwrap().as_bytes(), options);
     (batch, outcome)
 }
 
@@ -158,9 +137,7 @@ fn check(case: &Json) -> Result<(), String> {
     let id = case["id"].as_u64().unwrap();
     if let Some((_, fields)) = UNSIGNED.iter().find(|(row, _)| *row == id) {
         let unsigned: Vec<Row> = found
-            .extract_if(.., |row| {
-                row.fields.values().any(|value| value.starts_with("uint:"))
-            })
+            .extract_if(.., |row| row.fields.values().any(|value| value.starts_with("uint:")))
             .collect();
         let [row] = &unsigned[..] else {
             return Err(format!("one unsigned row, not {unsigned:?}"));
@@ -187,27 +164,15 @@ fn check(case: &Json) -> Result<(), String> {
 #[test]
 fn every_case_of_the_corpus_is_read_as_labelled() {
     let Some(corpus) = corpus() else { return };
-    let cases: Vec<Json> = corpus
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let cases: Vec<Json> = corpus.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(cases.len(), 492);
     let mut wrong = Vec::new();
     for case in &cases {
         if let Err(why) = check(case) {
-            wrong.push(format!(
-                "{} {:?} ({}): {why}",
-                case["id"], case["input"], case["expected"]
-            ));
+            wrong.push(format!("{} {:?} ({}): {why}", case["id"], case["input"], case["expected"]));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of {}:\n{}",
-        wrong.len(),
-        cases.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
 #[test]
@@ -224,10 +189,7 @@ fn a_bad_line_costs_its_neighbours_nothing() {
         if outcome.errors.is_empty() {
             continue;
         }
-        assert!(
-            batch.measurements().is_empty(),
-            "something is left of {input:?}"
-        );
+        assert!(batch.measurements().is_empty(), "something is left of {input:?}");
         let mut batch = Batch::new();
         let text = format!("good v=1 1\n{input}\ngood v=2 2\n");
         let outcome = parse_into(&mut batch, text.as_bytes(), Options::default());

@@ -3,7 +3,12 @@
 //! A `frame` vector is a whole frame and the message it carries; a `frame-invalid` vector is bytes
 //! that must be refused, with the reason. Every op has at least one vector.
 
-use std::{collections::BTreeSet, fmt::Debug, path::PathBuf};
+// Everything here is a test; clippy only knows the functions that are marked.
+#![allow(clippy::unwrap_used)]
+
+mod spec;
+
+use std::{collections::BTreeSet, fmt::Debug};
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::{
@@ -17,48 +22,39 @@ use quorate_protocol::{
 };
 use tokio_util::codec::{Decoder, Encoder};
 
-/// One fenced vector block.
-struct Vector {
-    name: String,
-    lines: Vec<(String, String)>,
-}
+use crate::spec::{all_vectors, document, unhex, vectors};
 
-impl Vector {
-    fn get(&self, key: &str) -> String {
-        let values: Vec<&str> =
-            self.lines.iter().filter(|(k, _)| k == key).map(|(_, v)| v.as_str()).collect();
-        values.join("")
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let hex: String = self.get("hex").chars().filter(|c| !c.is_whitespace()).collect();
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-    }
-}
-
-fn vectors(kind: &str) -> Vec<Vector> {
-    let spec = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../SPEC.md");
-    let spec = std::fs::read_to_string(spec).unwrap();
-    let mut found = Vec::new();
-    let mut lines = spec.lines();
-    while let Some(line) = lines.next() {
-        let Some(info) = line.strip_prefix("```vector ") else { continue };
-        let word = |key: &str| {
-            let words = info.split_whitespace();
-            words.filter_map(|word| word.strip_prefix(key)?.strip_prefix('=')).next()
-        };
-        if word("kind") != Some(kind) {
-            continue;
-        }
-        let body = lines.by_ref().take_while(|line| !line.starts_with("```"));
-        let pair = |line: &str| {
-            let (key, value) = line.split_once(": ").unwrap();
-            (key.to_owned(), value.to_owned())
-        };
-        found.push(Vector { name: word("name").unwrap().to_owned(), lines: body.map(pair).collect() });
-    }
-    found
-}
+/// Every kind, and which test reads it.
+const KINDS: [(&str, &str); 28] = [
+    ("accounts-entries", "node/src/handoff/accounts.rs"),
+    ("accounts-snapshot", "node/src/handoff/accounts.rs"),
+    ("batch-part", "protocol/tests/data_vectors.rs"),
+    ("batch-part-bad", "protocol/tests/data_vectors.rs"),
+    ("certificate", "certs/src/vectors.rs"),
+    ("change", "node/src/meta/vectors.rs"),
+    ("command", "node/src/meta/vectors.rs"),
+    ("dialogue", "tests/transport/spec.rs"),
+    ("frame", "protocol/tests/vectors.rs"),
+    ("frame-invalid", "protocol/tests/vectors.rs"),
+    ("frame-later-minor", "protocol/tests/vectors.rs"),
+    ("identity", "certs/src/vectors.rs"),
+    ("identity-invalid", "certs/src/vectors.rs"),
+    ("line", "protocol/tests/data_vectors.rs"),
+    ("line-bad", "protocol/tests/data_vectors.rs"),
+    ("mark", "node/src/handoff/marks.rs"),
+    ("quarantined", "node/src/handoff/quarantine.rs"),
+    ("row-block", "protocol/tests/data_vectors.rs"),
+    ("row-block-bad", "protocol/tests/data_vectors.rs"),
+    ("segment", "node/src/segment/vectors.rs"),
+    ("segment-header", "node/src/segment/vectors.rs"),
+    ("segment-header-invalid", "node/src/segment/vectors.rs"),
+    ("segment-trailer", "node/src/segment/vectors.rs"),
+    ("shard-block-key", "node/src/shard/tests/vectors.rs"),
+    ("shard-marker", "node/src/shard/tests/vectors.rs"),
+    ("shard-ordered-key", "node/src/shard/tests/vectors.rs"),
+    ("shard-state", "node/src/shard/tests/vectors.rs"),
+    ("snapshot", "node/src/meta/vectors.rs"),
+];
 
 /// What a vector of this name must be: the frame, and its message as people read it.
 struct Case {
@@ -69,7 +65,12 @@ struct Case {
     read: fn(&Frame) -> Result<String, FrameError>,
 }
 
-fn case<M: Message + Debug>(name: &'static str, id: u64, message: M, payload: &'static [u8]) -> Case {
+fn case<M: Message + Debug>(
+    name: &'static str,
+    id: u64,
+    message: M,
+    payload: &'static [u8],
+) -> Case {
     Case {
         name,
         frame: Frame::new(id, &message, Bytes::from_static(payload)).unwrap(),
@@ -89,7 +90,12 @@ fn cases() -> Vec<Case> {
         poisoned: false,
         fresh_bytes: 0,
         journal_bytes: 4096,
-        queues: vec![QueueStatus { target: NodeId(2), accepted: 3, pending: 3, ..Default::default() }],
+        queues: vec![QueueStatus {
+            target: NodeId(2),
+            accepted: 3,
+            pending: 3,
+            ..Default::default()
+        }],
         version: "0.1.0".to_owned(),
     };
     vec![
@@ -209,7 +215,10 @@ fn cases() -> Vec<Case> {
             8,
             Proposed {
                 index: MetaIndex(14),
-                outcome: Outcome::Refused { code: Code::AlreadyExists, detail: "metrics".to_owned() },
+                outcome: Outcome::Refused {
+                    code: Code::AlreadyExists,
+                    detail: "metrics".to_owned(),
+                },
             },
             b"<map>",
         ),
@@ -246,10 +255,12 @@ fn cases() -> Vec<Case> {
                 fields: vec![],
                 from: i64::MIN,
                 to: i64::MAX,
+                after: Some(Bytes::from_static(b"cpu,host=a")),
+                limit: 4096,
             },
             b"",
         ),
-        case("rows", 11, Rows { entries: 1 }, b"<rows>"),
+        case("rows", 11, Rows { entries: 1, complete: true }, b"<rows>"),
         case("raft-append", 12, RaftAppend {}, b"<raft>"),
         case("raft-appended", 12, RaftAppended {}, b"<raft>"),
         case("raft-vote", 13, RaftVote {}, b"<raft>"),
@@ -299,14 +310,14 @@ fn every_frame_vector_reads_and_writes() {
             );
             continue;
         };
-        assert_eq!(hex(&vector.bytes()), hex(&bytes), "{}", case.name);
-        assert_eq!(vector.get("op"), format!("{:#06x}", case.frame.op), "{}", case.name);
-        assert_eq!(vector.get("id"), case.frame.id.to_string(), "{}", case.name);
-        assert_eq!(vector.get("body"), case.text, "{}", case.name);
-        let mut buffer = BytesMut::from(&vector.bytes()[..]);
+        assert_eq!(hex(&vector.bytes), hex(&bytes), "{}", case.name);
+        assert_eq!(vector.one("op"), format!("{:#06x}", case.frame.op), "{}", case.name);
+        assert_eq!(vector.one("id"), case.frame.id.to_string(), "{}", case.name);
+        assert_eq!(vector.one("body"), case.text, "{}", case.name);
+        let mut buffer = BytesMut::from(&vector.bytes[..]);
         let frame = FrameCodec::default().decode(&mut buffer).unwrap().unwrap();
         assert_eq!(frame, case.frame, "{}", case.name);
-        assert_eq!((case.read)(&frame).unwrap(), vector.get("body"), "{}", case.name);
+        assert_eq!((case.read)(&frame).unwrap(), vector.one("body"), "{}", case.name);
     }
     assert!(missing.is_empty(), "SPEC.md lacks:\n{missing}");
     let known: BTreeSet<&str> = cases().iter().map(|case| case.name).collect();
@@ -320,7 +331,7 @@ fn every_invalid_frame_is_refused_for_its_reason() {
     let vectors = vectors("frame-invalid");
     assert!(vectors.len() >= 5, "SPEC.md lacks invalid frames");
     for vector in vectors {
-        let mut buffer = BytesMut::from(&vector.bytes()[..]);
+        let mut buffer = BytesMut::from(&vector.bytes[..]);
         let error = FrameCodec::default().decode_eof(&mut buffer).unwrap_err();
         let reason = match error {
             FrameError::TooLarge { .. } => "too large",
@@ -330,29 +341,50 @@ fn every_invalid_frame_is_refused_for_its_reason() {
             FrameError::Truncated => "truncated",
             other => panic!("{}: {other}", vector.name),
         };
-        assert_eq!(reason, vector.get("refused"), "{}", vector.name);
+        assert_eq!(reason, vector.one("refused"), "{}", vector.name);
     }
 }
 
 #[test]
 fn surplus_header_bytes_and_unknown_flags_are_skipped() {
     let vectors = vectors("frame-later-minor");
-    assert!(!vectors.is_empty(), "SPEC.md lacks a frame of a later minor");
     for vector in vectors {
-        let mut buffer = BytesMut::from(&vector.bytes()[..]);
+        let mut buffer = BytesMut::from(&vector.bytes[..]);
         let frame = FrameCodec::default().decode(&mut buffer).unwrap().unwrap();
         let cancel: Cancel = frame.message().unwrap();
-        assert_eq!(format!("{cancel:?}"), vector.get("body"), "{}", vector.name);
+        assert_eq!(format!("{cancel:?}"), vector.one("body"), "{}", vector.name);
+    }
+}
+
+#[test]
+fn every_kind_of_vector_is_read_by_a_test() {
+    let found: BTreeSet<String> = all_vectors().into_iter().map(|vector| vector.kind).collect();
+    let known: BTreeSet<String> = KINDS.iter().map(|(kind, _)| (*kind).to_owned()).collect();
+    assert_eq!(found, known);
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (kind, test) in KINDS {
+        let test = std::fs::read_to_string(root.join(test)).unwrap();
+        assert!(test.contains(&format!("\"{kind}\"")), "{kind}");
+    }
+    let count = document().lines().filter(|line| line.contains("```vector")).count();
+    assert_eq!(count, all_vectors().len(), "a vector whose fence is not at the start of its line");
+}
+
+#[test]
+fn hexadecimal_digits_are_read_strictly() {
+    assert_eq!(unhex(" 0a\n F f"), [10, 255]);
+    for bad in ["0", "0g", "+1"] {
+        assert!(std::panic::catch_unwind(|| unhex(bad)).is_err(), "{bad}");
     }
 }
 
 #[test]
 fn the_table_of_codes_is_complete() {
-    let spec = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../SPEC.md");
-    let spec = std::fs::read_to_string(spec).unwrap();
+    let spec = document();
     let mut missing = String::new();
     for code in Code::ALL {
-        let row = format!("| {} | {:?} | {:?} | {} |", code.number(), code, code.class(), code.text());
+        let row =
+            format!("| {} | {:?} | {:?} | {} |", code.number(), code, code.class(), code.text());
         if !spec.contains(&row) {
             missing += &format!("{row}\n");
         }

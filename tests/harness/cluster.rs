@@ -168,15 +168,7 @@ impl Cluster {
 
     /// A cluster over a simulated network.
     pub async fn simulated_with(plan: Plan, seed: u64) -> Self {
-        Self::start_all(
-            World::Simulated {
-                net: SimNet::new(seed),
-                seed,
-                lives: 0,
-            },
-            plan,
-        )
-        .await
+        Self::start_all(World::Simulated { net: SimNet::new(seed), seed, lives: 0 }, plan).await
     }
 
     async fn start_all(world: World, plan: Plan) -> Self {
@@ -208,10 +200,7 @@ impl Cluster {
         };
         let member = Member {
             data: self.root.path().join(&name),
-            credentials: self
-                .authority
-                .issue_node_in_memory(&name, &sans, now())
-                .unwrap(),
+            credentials: self.authority.issue_node_in_memory(&name, &sans, now()).unwrap(),
             addr,
             memory,
             disk: FaultDisk::new(disk),
@@ -233,17 +222,10 @@ impl Cluster {
         let inline = matches!(self.world, World::Simulated { .. });
         let member = self.members.get_mut(&id).unwrap();
         assert!(member.running.is_none(), "node {id} runs already");
-        let mut config = NodeConfig {
-            data: member.data.clone(),
-            listen: member.addr,
-            ..NodeConfig::default()
-        };
+        let mut config =
+            NodeConfig { data: member.data.clone(), listen: member.addr, ..NodeConfig::default() };
         (self.plan.configure)(id, &mut config);
-        let world = NodeEnv {
-            env,
-            disk: Arc::new(member.disk.clone()),
-            inline,
-        };
+        let world = NodeEnv { env, disk: Arc::new(member.disk.clone()), inline };
         let node = Node::start(config, member.credentials.clone(), world, mode).await?;
         assert_eq!(node.id(), id);
         member.addr = node.addr();
@@ -259,10 +241,7 @@ impl Cluster {
                 *lives += 1;
                 let of_host = net.env(host);
                 Env {
-                    clock: Arc::new(Skewed {
-                        clock: of_host.clock,
-                        skew_ns: skew_ms * 1_000_000,
-                    }),
+                    clock: Arc::new(Skewed { clock: of_host.clock, skew_ns: skew_ms * 1_000_000 }),
                     entropy: Arc::new(Seeded(AtomicU64::new(*seed ^ (*lives << 32)))),
                     sockets: of_host.sockets,
                 }
@@ -279,10 +258,7 @@ impl Cluster {
     /// The addresses of the nodes that run.
     #[must_use]
     pub fn seeds(&self) -> Vec<String> {
-        let running = self
-            .members
-            .values()
-            .filter(|member| member.running.is_some());
+        let running = self.members.values().filter(|member| member.running.is_some());
         running.map(|member| member.addr.to_string()).collect()
     }
 
@@ -317,11 +293,7 @@ impl Cluster {
         let mut sum = None;
         for id in ids {
             let memory = self.memory(*id);
-            for path in memory
-                .paths()
-                .iter()
-                .filter(|path| path.to_string_lossy().contains(part))
-            {
+            for path in memory.paths().iter().filter(|path| path.to_string_lossy().contains(part)) {
                 let bytes = memory.content(path).unwrap_or_default();
                 let Some(first) = bytes.windows(mark.len()).position(|at| at == mark) else {
                     continue;
@@ -340,10 +312,7 @@ impl Cluster {
         assert!(member.running.is_none(), "node {id} uses its disk");
         let files = directory(true);
         copy(&member.data, files.path());
-        Image {
-            memory: member.memory.crash(Keep::All),
-            files,
-        }
+        Image { memory: member.memory.crash(Keep::All), files }
     }
 
     /// Gives a simulated node that is down the disks of an image, which stays as it is.
@@ -389,9 +358,7 @@ impl Cluster {
     #[must_use]
     pub fn client_credentials(&self, name: &str) -> Credentials {
         let roles = [Role::Admin, Role::Write, Role::Read].into_iter().collect();
-        self.authority
-            .issue_client_in_memory(name, roles, now())
-            .unwrap()
+        self.authority.issue_client_in_memory(name, roles, now()).unwrap()
     }
 
     /// A client of an authority that this cluster does not know, which has this cluster name.
@@ -401,9 +368,7 @@ impl Cluster {
     pub async fn client_of_other_ca(&mut self, cluster: &str) -> Result<Client, Error> {
         let other = Authority::ephemeral(cluster, CertsConfig::default(), now()).unwrap();
         let roles = [Role::Admin].into_iter().collect();
-        let credentials = other
-            .issue_client_in_memory("stranger", roles, now())
-            .unwrap();
+        let credentials = other.issue_client_in_memory("stranger", roles, now()).unwrap();
         let config = self.plan.client.clone();
         self.client_as(credentials, config).await
     }
@@ -440,10 +405,7 @@ impl Cluster {
         let env = self.env(host(id), 0);
         let addr = self.members[&id].addr;
         observe::wait_for("a free port", Duration::from_secs(5), async || {
-            env.sockets
-                .bind(addr, 1 << 16)
-                .map(drop)
-                .map_err(|error| error.to_string())
+            env.sockets.bind(addr, 1 << 16).map(drop).map_err(|error| error.to_string())
         })
         .await;
     }
@@ -472,15 +434,9 @@ impl Cluster {
     }
 
     fn others(&self, id: NodeId, act: impl Fn(&SimNet, Ipv4Addr)) {
-        let nodes = self
-            .members
-            .keys()
-            .filter(|other| **other != id)
-            .map(|other| host(*other));
+        let nodes = self.members.keys().filter(|other| **other != id).map(|other| host(*other));
         let clients = (1..=32).map(client_host);
-        nodes
-            .chain(clients)
-            .for_each(|other| act(self.net(), other));
+        nodes.chain(clients).for_each(|other| act(self.net(), other));
     }
 
     /// Starts a node again that was stopped or crashed.
@@ -505,11 +461,7 @@ impl Cluster {
     pub async fn wait_up(&self, client: &Client, nodes: &[NodeId]) {
         observe::wait_for("connections", observe::PATIENCE, async || {
             let up = client.up();
-            if up == nodes {
-                Ok(())
-            } else {
-                Err(format!("connected to {up:?}, not {nodes:?}"))
-            }
+            if up == nodes { Ok(()) } else { Err(format!("connected to {up:?}, not {nodes:?}")) }
         })
         .await;
     }

@@ -62,10 +62,7 @@ impl Verdict {
             self.missing.is_empty() && self.invented.is_empty() && self.different.is_none(),
             "{self}"
         );
-        assert!(
-            self.verified > 0,
-            "nothing was acknowledged, so nothing was tested"
-        );
+        assert!(self.verified > 0, "nothing was acknowledged, so nothing was tested");
     }
 }
 
@@ -73,16 +70,12 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let show = |f: &mut fmt::Formatter<'_>, what, list: &[String]| {
             writeln!(f, "{} {what}", list.len())?;
-            list.iter()
-                .take(5)
-                .try_for_each(|line| writeln!(f, "  {line}"))
+            list.iter().take(5).try_for_each(|line| writeln!(f, "  {line}"))
         };
         writeln!(f, "{} values verified", self.verified)?;
         show(f, "acknowledged values missing", &self.missing)?;
         show(f, "values that nobody stored", &self.invented)?;
-        self.different
-            .iter()
-            .try_for_each(|line| writeln!(f, "replicas differ: {line}"))
+        self.different.iter().try_for_each(|line| writeln!(f, "replicas differ: {line}"))
     }
 }
 
@@ -124,18 +117,13 @@ impl Ledger {
     /// Notes points that were stored under a version of the test's own making.
     pub fn stored(&self, points: &[Point], version: Version) {
         let mut cells = self.cells();
-        points
-            .iter()
-            .for_each(|point| note(&mut cells, point, version, true));
+        points.iter().for_each(|point| note(&mut cells, point, version, true));
     }
 
     /// How many values were acknowledged.
     #[must_use]
     pub fn acked(&self) -> usize {
-        self.cells()
-            .values()
-            .filter(|cell| cell.acked.is_some())
-            .count()
+        self.cells().values().filter(|cell| cell.acked.is_some()).count()
     }
 
     /// Holds all replicas against the ledger.
@@ -143,10 +131,8 @@ impl Ledger {
     pub fn check(&self, exports: &[(NodeId, String)]) -> Verdict {
         let cells = self.cells();
         let mut verdict = Verdict::default();
-        let replicas: Vec<_> = exports
-            .iter()
-            .map(|(node, text)| (node, parse_export(text)))
-            .collect();
+        let replicas: Vec<_> =
+            exports.iter().map(|(node, text)| (node, parse_export(text))).collect();
         for (name, cell) in cells.iter() {
             let Some((acked_version, acked)) = &cell.acked else {
                 continue;
@@ -163,9 +149,7 @@ impl Ledger {
                     everywhere = false;
                     let found = found.map(|value| String::from_utf8_lossy(value).into_owned());
                     let want = String::from_utf8_lossy(acked);
-                    verdict
-                        .missing
-                        .push(format!("node {node}: {name:?}: {want}, has {found:?}"));
+                    verdict.missing.push(format!("node {node}: {name:?}: {want}, has {found:?}"));
                 }
             }
             verdict.verified += usize::from(everywhere);
@@ -173,16 +157,11 @@ impl Ledger {
         for (node, replica) in &replicas {
             for (name, value) in replica {
                 let known = cells.get(name).is_some_and(|cell| {
-                    cell.acked
-                        .iter()
-                        .chain(&cell.maybe)
-                        .any(|(_, known)| known == value)
+                    cell.acked.iter().chain(&cell.maybe).any(|(_, known)| known == value)
                 });
                 if !known {
                     let value = String::from_utf8_lossy(value);
-                    verdict
-                        .invented
-                        .push(format!("node {node}: {name:?} = {value}"));
+                    verdict.invented.push(format!("node {node}: {name:?} = {value}"));
                 }
             }
         }
@@ -197,17 +176,11 @@ fn rows_of(points: &[Point]) -> Vec<RowId> {
     let mut rows = Vec::with_capacity(points.len());
     for point in points {
         let name = measurement_of(point.key());
-        let at = measurements
-            .iter()
-            .position(|(known, _)| *known == name)
-            .unwrap_or_else(|| {
-                measurements.push((name, 0));
-                measurements.len() - 1
-            });
-        rows.push(RowId {
-            measurement: u32::try_from(at).unwrap(),
-            row: measurements[at].1,
+        let at = measurements.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
+            measurements.push((name, 0));
+            measurements.len() - 1
         });
+        rows.push(RowId { measurement: u32::try_from(at).unwrap(), row: measurements[at].1 });
         measurements[at].1 += 1;
     }
     rows
@@ -217,16 +190,10 @@ fn note(cells: &mut BTreeMap<CellName, Cell>, point: &Point, version: Version, a
     for (field, value) in point.fields() {
         let mut text = Vec::new();
         write_value(&mut text, value.as_ref());
-        let cell = cells
-            .entry((point.key().clone(), point.time(), field.clone()))
-            .or_default();
+        let cell = cells.entry((point.key().clone(), point.time(), field.clone())).or_default();
         if !acked {
             cell.maybe.push((version, text));
-        } else if cell
-            .acked
-            .as_ref()
-            .is_none_or(|(newest, _)| *newest < version)
-        {
+        } else if cell.acked.as_ref().is_none_or(|(newest, _)| *newest < version) {
             // The older one may still be what a replica would show if the newer was lost; that is
             // a loss, so it is forgotten here.
             cell.acked = Some((version, text));
@@ -241,13 +208,7 @@ pub fn first_difference(exports: &[(NodeId, String)]) -> Option<String> {
     let (other, text) = others.iter().find(|(_, text)| text != reference)?;
     let mut pairs = reference.lines().zip(text.lines());
     let line = pairs.find(|(a, b)| a != b).map_or_else(
-        || {
-            format!(
-                "{} lines against {}",
-                reference.lines().count(),
-                text.lines().count()
-            )
-        },
+        || format!("{} lines against {}", reference.lines().count(), text.lines().count()),
         |(a, b)| format!("{a:?} against {b:?}"),
     );
     Some(format!("node {first} and node {other}: {line}"))
@@ -285,12 +246,7 @@ mod tests {
     use super::*;
 
     fn point(value: i64) -> Point {
-        Point::builder("m")
-            .tag("t", "v")
-            .field("f", value)
-            .field("s", "a,b c")
-            .at(7)
-            .unwrap()
+        Point::builder("m").tag("t", "v").field("f", value).field("s", "a,b c").at(7).unwrap()
     }
 
     #[test]

@@ -18,20 +18,12 @@ const WORK: Duration = Duration::from_secs(240);
 /// How often a repeated test repeats: `count`, or many times that with `QUORATE_SOAK` set.
 #[must_use]
 pub fn soak(count: usize) -> usize {
-    if std::env::var_os("QUORATE_SOAK").is_some() {
-        count * 20
-    } else {
-        count
-    }
+    if std::env::var_os("QUORATE_SOAK").is_some() { count * 20 } else { count }
 }
 
 /// Runs a test on real time, with worker threads.
 pub fn real<T>(test: impl Future<Output = T>) -> T {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let factor = u32::try_from(soak(1)).unwrap();
     watched(REAL * factor + Duration::from_secs(30), || {
         let done = runtime.block_on(async { timeout(REAL * factor, test).await });
@@ -42,11 +34,7 @@ pub fn real<T>(test: impl Future<Output = T>) -> T {
 
 /// Runs a test on virtual time, in this thread alone: time moves only when nothing else can.
 pub fn simulated<T>(test: impl Future<Output = T>) -> T {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let factor = u32::try_from(soak(1)).unwrap();
     watched(WORK * factor, || {
         let done = runtime.block_on(async { timeout(VIRTUAL * factor, test).await });

@@ -94,11 +94,7 @@ impl Writer {
                 let result = write(&client, &database, &points, &options, &ledger).await;
                 count.send_modify(|count| *count += usize::from(result.is_ok()));
                 let error = result.err().map(|error| error.to_string());
-                done.push(Done {
-                    at,
-                    took: at.elapsed(),
-                    error,
-                });
+                done.push(Done { at, took: at.elapsed(), error });
                 sleep(pause).await;
             }
             done
@@ -115,10 +111,7 @@ impl Writer {
         let goal = *acked.borrow() + more;
         let reached = acked.wait_for(|count| *count >= goal);
         let reached = tokio::time::timeout(super::observe::PATIENCE, reached).await;
-        assert!(
-            reached.is_ok(),
-            "the writer got no {more} more writes through"
-        );
+        assert!(reached.is_ok(), "the writer got no {more} more writes through");
     }
 
     /// Stops it after the write it is in, and says what it did.

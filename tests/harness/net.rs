@@ -162,10 +162,7 @@ impl SimNet {
         Env {
             clock: Arc::new(SimClock(self.0.start)),
             entropy: Arc::new(SimEntropy(AtomicU64::new(mixed.next()))),
-            sockets: Arc::new(SimHost {
-                net: self.clone(),
-                host: host.into(),
-            }),
+            sockets: Arc::new(SimHost { net: self.clone(), host: host.into() }),
         }
     }
 
@@ -219,10 +216,7 @@ impl SimNet {
 
     /// Takes a datagram, or several of equal size in one.
     fn send(&self, from: SocketAddr, transmit: &Transmit<'_>) {
-        let size = transmit
-            .segment_size
-            .unwrap_or(transmit.contents.len())
-            .max(1);
+        let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         for datagram in transmit.contents.chunks(size) {
             self.send_one(from, transmit.destination, datagram);
         }
@@ -240,14 +234,7 @@ impl SimNet {
         }
         let which = state.alike.entry((from, to, datagram.len())).or_default();
         *which += 1;
-        let mut parts = [
-            at,
-            address(from),
-            address(to),
-            datagram.len() as u64,
-            *which,
-            0,
-        ];
+        let mut parts = [at, address(from), address(to), datagram.len() as u64, *which, 0];
         let mut random = SplitMix(hash(state.seed, &parts));
         let lost = random.chance(state.link.loss);
         let twice = random.chance(state.link.duplicate);
@@ -358,11 +345,8 @@ impl Sockets for SimHost {
             }
             let inbox = Arc::<Mutex<Inbox>>::default();
             state.inboxes.insert(local, Arc::clone(&inbox));
-            let socket: Arc<dyn AsyncUdpSocket> = Arc::new(Socket {
-                local,
-                net: self.net.clone(),
-                inbox,
-            });
+            let socket: Arc<dyn AsyncUdpSocket> =
+                Arc::new(Socket { local, net: self.net.clone(), inbox });
             Ok(socket)
         })
     }
@@ -393,9 +377,7 @@ struct Inbox {
 
 impl fmt::Debug for Inbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbox")
-            .field("waiting", &self.waiting.len())
-            .finish()
+        f.debug_struct("Inbox").field("waiting", &self.waiting.len()).finish()
     }
 }
 
@@ -454,9 +436,7 @@ impl AsyncUdpSocket for Socket {
                 meta.dst_ip = Some(self.local.ip());
                 return Poll::Ready(Ok(1));
             }
-            let timer = inbox
-                .timer
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            let timer = inbox.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
             if timer.deadline() != due {
                 timer.as_mut().reset(due);
             }

@@ -35,10 +35,7 @@ pub async fn wait_for<T>(
             Ok(found) => return found,
             Err(reason) => reason,
         };
-        assert!(
-            Instant::now() < end,
-            "{what}: not within {limit:?}: {reason}"
-        );
+        assert!(Instant::now() < end, "{what}: not within {limit:?}: {reason}");
         sleep(PAUSE).await;
     }
 }
@@ -48,24 +45,15 @@ pub async fn wait_for<T>(
 /// # Panics
 /// After [`PATIENCE`].
 pub async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    wait_for(what, PATIENCE, async || {
-        holds().await.then_some(()).ok_or_else(|| "no".to_owned())
-    })
-    .await;
+    wait_for(what, PATIENCE, async || holds().await.then_some(()).ok_or_else(|| "no".to_owned()))
+        .await;
 }
 
 /// Makes a database whose default policy keeps everything, on so many nodes.
 pub async fn create_database(client: &Client, name: &str, replication: u32) {
-    let policy = PolicySpec {
-        name: "default".to_owned(),
-        duration: 0,
-        group_duration: 0,
-        replication,
-    };
-    let change = Change::CreateDatabase {
-        name: name.to_owned(),
-        policy,
-    };
+    let policy =
+        PolicySpec { name: "default".to_owned(), duration: 0, group_duration: 0, replication };
+    let change = Change::CreateDatabase { name: name.to_owned(), policy };
     client.change(change).await.unwrap();
 }
 
@@ -80,10 +68,7 @@ pub async fn statuses(
     let mut all = BTreeMap::new();
     for node in nodes {
         let status = client.node_status(*node, Duration::from_secs(5)).await;
-        all.insert(
-            *node,
-            status.map_err(|error| format!("node {node}: {error}"))?,
-        );
+        all.insert(*node, status.map_err(|error| format!("node {node}: {error}"))?);
     }
     Ok(all)
 }
@@ -114,9 +99,7 @@ pub async fn leader(client: &Client, nodes: &[NodeId]) -> NodeId {
     wait_for("a leader", PATIENCE, async || {
         let all = statuses(client, nodes).await?;
         let leads = all.values().find(|status| status.role == RaftRole::Leader);
-        leads
-            .map(|status| status.node)
-            .ok_or_else(|| "nobody leads".to_owned())
+        leads.map(|status| status.node).ok_or_else(|| "nobody leads".to_owned())
     })
     .await
 }
@@ -150,17 +133,15 @@ pub async fn queues(
 /// All queues as one.
 #[must_use]
 pub fn total(queues: &BTreeMap<(NodeId, NodeId), QueueStatus>) -> QueueStatus {
-    queues
-        .values()
-        .fold(QueueStatus::default(), |mut sum, queue| {
-            sum.accepted += queue.accepted;
-            sum.delivered += queue.delivered;
-            sum.pending += queue.pending;
-            sum.quarantined += queue.quarantined;
-            sum.expired += queue.expired;
-            sum.discarded += queue.discarded;
-            sum
-        })
+    queues.values().fold(QueueStatus::default(), |mut sum, queue| {
+        sum.accepted += queue.accepted;
+        sum.delivered += queue.delivered;
+        sum.pending += queue.pending;
+        sum.quarantined += queue.quarantined;
+        sum.expired += queue.expired;
+        sum.discarded += queue.discarded;
+        sum
+    })
 }
 
 /// Waits until no node has a hint left, and says what has become of them all.
@@ -168,11 +149,7 @@ pub async fn wait_drained(client: &Client, nodes: &[NodeId]) -> QueueStatus {
     wait_for("all hints delivered", PATIENCE, async || {
         let all = queues(client, nodes).await?;
         let sum = total(&all);
-        if sum.pending == 0 {
-            Ok(sum)
-        } else {
-            Err(format!("pending in {all:?}"))
-        }
+        if sum.pending == 0 { Ok(sum) } else { Err(format!("pending in {all:?}")) }
     })
     .await
 }
@@ -187,12 +164,7 @@ pub async fn export(
     database: &str,
     node: Option<NodeId>,
 ) -> Result<String, Error> {
-    let mut rows = client
-        .query(Query {
-            node,
-            ..Query::all(database)
-        })
-        .await?;
+    let mut rows = client.query(Query { node, ..Query::all(database) }).await?;
     let mut out = Vec::new();
     while let Some(series) = rows.next().await {
         let (key, rows) = series?;
@@ -215,9 +187,7 @@ pub async fn exports(client: &Client, database: &str, nodes: &[NodeId]) -> Vec<(
     let mut all = Vec::with_capacity(nodes.len());
     for node in nodes {
         let text = wait_for("an export", PATIENCE, async || {
-            export(client, database, Some(*node))
-                .await
-                .map_err(|error| error.to_string())
+            export(client, database, Some(*node)).await.map_err(|error| error.to_string())
         });
         all.push((*node, text.await));
     }

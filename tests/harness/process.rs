@@ -92,20 +92,12 @@ impl Processes {
             Existing::Refuse,
         )
         .unwrap();
-        let mut cluster = Self {
-            members: Vec::new(),
-            authority,
-            binary: PathBuf::from(binary),
-            root,
-        };
+        let mut cluster =
+            Self { members: Vec::new(), authority, binary: PathBuf::from(binary), root };
         for id in 1..=nodes {
             let name = format!("n{id}");
             cluster.issue_node(&name);
-            cluster.members.push(Member {
-                name,
-                addr: "127.0.0.1:0".to_owned(),
-                process: None,
-            });
+            cluster.members.push(Member { name, addr: "127.0.0.1:0".to_owned(), process: None });
             cluster.launch(NodeId(id), &[]).await;
         }
         let client = cluster.client().await;
@@ -118,17 +110,13 @@ impl Processes {
     pub fn issue_node(&self, name: &str) -> PathBuf {
         let sans = ["127.0.0.1".to_owned()];
         let now = UnixTime::now();
-        self.authority
-            .issue_node(&self.pki(), name, &sans, now, Existing::Refuse)
-            .unwrap()
+        self.authority.issue_node(&self.pki(), name, &sans, now, Existing::Refuse).unwrap()
     }
 
     /// Makes a client's certificate.
     pub fn issue_client(&self, name: &str) -> PathBuf {
         let (roles, now) = (Roles::default(), UnixTime::now());
-        self.authority
-            .issue_client(&self.pki(), name, roles, now, Existing::Refuse)
-            .unwrap()
+        self.authority.issue_client(&self.pki(), name, roles, now, Existing::Refuse).unwrap()
     }
 
     /// The directory of the CA and all identities.
@@ -182,11 +170,7 @@ impl Processes {
     /// Starts a node, behind the words of `wrapper` if there are any, and waits until it is ready.
     async fn launch(&mut self, id: NodeId, wrapper: &[OsString]) {
         let first = self.members[0].addr.clone();
-        let mode = if id == NodeId(1) {
-            vec!["--bootstrap"]
-        } else {
-            vec!["--join", &first]
-        };
+        let mode = if id == NodeId(1) { vec!["--bootstrap"] } else { vec!["--join", &first] };
         let member = self.member(id);
         assert!(member.process.is_none(), "node {id} runs already");
         let args = self.node_args(&member.name, &member.addr, &self.data(id), &mode);
@@ -201,30 +185,19 @@ impl Processes {
         };
         let log = self.root.path().join(format!("n{id}.log"));
         let log = File::options().append(true).create(true).open(log).unwrap();
-        command
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.kill_on_drop(true).spawn().unwrap();
         let own = pid(child.id().unwrap());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(PATIENCE, lines.next_line()).await;
         let Ok(Ok(Some(line))) = line else {
-            panic!(
-                "node {id} did not become ready ({line:?}):\n{}",
-                self.log(id)
-            );
+            panic!("node {id} did not become ready ({line:?}):\n{}", self.log(id));
         };
         let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(ready["ready"], true, "{line}");
         assert_eq!(ready["id"], id.0, "{line}");
         let addr: SocketAddr = ready["addr"].as_str().unwrap().parse().unwrap();
-        let node = if wrapper.is_empty() {
-            own
-        } else {
-            only_child(own)
-        };
+        let node = if wrapper.is_empty() { own } else { only_child(own) };
         let member = self.member_mut(id);
         member.addr = addr.to_string();
         member.process = Some(Process { child, node });
@@ -248,24 +221,14 @@ impl Processes {
 
     fn signal(&self, id: NodeId, signal: Signal) {
         let process = self.member(id).process.as_ref().unwrap();
-        assert!(
-            process.child.id().is_some(),
-            "node {id} has ended by itself:\n{}",
-            self.log(id)
-        );
+        assert!(process.child.id().is_some(), "node {id} has ended by itself:\n{}", self.log(id));
         kill_process(process.node, signal).unwrap();
     }
 
     /// The process id of a running node.
     #[must_use]
     pub fn pid(&self, id: NodeId) -> i32 {
-        self.member(id)
-            .process
-            .as_ref()
-            .unwrap()
-            .node
-            .as_raw_nonzero()
-            .get()
+        self.member(id).process.as_ref().unwrap().node.as_raw_nonzero().get()
     }
 
     /// Kills a node with SIGKILL and waits until it is gone.
@@ -278,10 +241,7 @@ impl Processes {
         ids.iter().for_each(|id| self.signal(*id, Signal::KILL));
         for id in ids {
             let mut process = self.member_mut(*id).process.take().unwrap();
-            let status = timeout(PATIENCE, process.child.wait())
-                .await
-                .unwrap()
-                .unwrap();
+            let status = timeout(PATIENCE, process.child.wait()).await.unwrap().unwrap();
             assert!(!status.success(), "node {id} was not killed");
         }
     }
@@ -290,15 +250,8 @@ impl Processes {
     pub async fn terminate(&mut self, id: NodeId) {
         self.signal(id, Signal::TERM);
         let mut process = self.member_mut(id).process.take().unwrap();
-        let status = timeout(PATIENCE, process.child.wait())
-            .await
-            .unwrap()
-            .unwrap();
-        assert!(
-            status.success(),
-            "node {id} ended with {status}:\n{}",
-            self.log(id)
-        );
+        let status = timeout(PATIENCE, process.child.wait()).await.unwrap().unwrap();
+        assert!(status.success(), "node {id} ended with {status}:\n{}", self.log(id));
     }
 
     /// Stops a node in its tracks: it keeps its memory and sockets and does nothing.
@@ -314,16 +267,10 @@ impl Processes {
     /// Runs the command once, with these arguments, to its end.
     pub async fn run(&self, args: &[OsString]) -> Ended {
         let mut command = Command::new(&self.binary);
-        command
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.kill_on_drop(true).spawn().unwrap();
         let output = timeout(PATIENCE, child.wait_with_output()).await;
-        let output = output
-            .unwrap_or_else(|_| panic!("{args:?} did not end"))
-            .unwrap();
+        let output = output.unwrap_or_else(|_| panic!("{args:?} did not end")).unwrap();
         Ended {
             code: output.status.code(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -334,22 +281,15 @@ impl Processes {
     #[must_use]
     pub fn client_credentials(&self) -> Credentials {
         let roles = [Role::Admin, Role::Write, Role::Read].into_iter().collect();
-        self.authority
-            .issue_client_in_memory("tester", roles, UnixTime::now())
-            .unwrap()
+        self.authority.issue_client_in_memory("tester", roles, UnixTime::now()).unwrap()
     }
 
     /// A client with every role.
     pub async fn client(&self) -> Client {
-        let running = self
-            .members
-            .iter()
-            .filter(|member| member.process.is_some());
+        let running = self.members.iter().filter(|member| member.process.is_some());
         let seeds: Vec<String> = running.map(|member| member.addr.clone()).collect();
         let credentials = self.client_credentials();
-        Client::connect(&seeds, credentials, ClientConfig::default(), Env::system())
-            .await
-            .unwrap()
+        Client::connect(&seeds, credentials, ClientConfig::default(), Env::system()).await.unwrap()
     }
 }
 
@@ -363,10 +303,7 @@ fn only_child(tracer: Pid) -> Pid {
     let mut text = String::new();
     let path = format!("/proc/{tracer}/task/{tracer}/children");
     File::open(path).unwrap().read_to_string(&mut text).unwrap();
-    let children: Vec<u32> = text
-        .split_whitespace()
-        .map(|id| id.parse().unwrap())
-        .collect();
+    let children: Vec<u32> = text.split_whitespace().map(|id| id.parse().unwrap()).collect();
     assert_eq!(children.len(), 1, "the tracer runs {text:?}");
     pid(children[0])
 }

@@ -36,17 +36,12 @@ impl Raw {
     pub fn new(env: Env, credentials: Credentials) -> Self {
         let transport = TransportConfig::default();
         let endpoint = env.client_endpoint(&transport).unwrap();
-        Self {
-            dialer: Dialer::new(env, endpoint, credentials, transport).unwrap(),
-        }
+        Self { dialer: Dialer::new(env, endpoint, credentials, transport).unwrap() }
     }
 
     /// A connection to one node.
     pub async fn connect(&self, map: &ClusterMap, node: NodeId) -> Arc<Connection> {
-        self.dialer
-            .dial(&map.node(node).unwrap().addr, node)
-            .await
-            .unwrap()
+        self.dialer.dial(&map.node(node).unwrap().addr, node).await.unwrap()
     }
 }
 
@@ -67,10 +62,7 @@ pub fn encode(
         group.shard_for(hash).unwrap()
     });
     let shard = places.next().unwrap();
-    assert!(
-        places.all(|other| other.id == shard.id),
-        "the points are of several shards"
-    );
+    assert!(places.all(|other| other.id == shard.id), "the points are of several shards");
     drop(places);
     let header = PartHeader {
         batch: BatchId(u128::from(version.0)),
@@ -81,17 +73,10 @@ pub fn encode(
         shard: shard.id,
         epoch: shard.epoch,
     };
-    let bytes = encode_part(
-        &batch,
-        &header,
-        Selection::All,
-        &|measurement, field, kind| {
-            let field = database
-                .field(measurement, field)
-                .filter(|field| field.kind == kind);
-            field.map(|field| field.id)
-        },
-    );
+    let bytes = encode_part(&batch, &header, Selection::All, &|measurement, field, kind| {
+        let field = database.field(measurement, field).filter(|field| field.kind == kind);
+        field.map(|field| field.id)
+    });
     let request = Write {
         shard: shard.id,
         epoch: shard.epoch,
@@ -107,24 +92,14 @@ pub fn encode(
 /// Sends one write message.
 pub async fn send(connection: &Arc<Connection>, request: &Write, batch: &Bytes) -> Written {
     let deadline = Instant::now() + PATIENCE;
-    connection
-        .request(request, batch.clone(), deadline)
-        .await
-        .unwrap()
-        .0
+    connection.request(request, batch.clone(), deadline).await.unwrap().0
 }
 
 /// Removes a member for good; the connection must be a node's.
 pub async fn remove_node(connection: &Arc<Connection>, node: NodeId) {
     let change = Change::RemoveNode { node };
-    let request = Propose {
-        deadline_ms: 5_000,
-        forwarded: false,
-        change,
-    };
+    let request = Propose { deadline_ms: 5_000, forwarded: false, change };
     let deadline = Instant::now() + PATIENCE;
-    let reply = connection
-        .exchange(&request, Bytes::new(), deadline, 1 << 20)
-        .await;
+    let reply = connection.exchange(&request, Bytes::new(), deadline, 1 << 20).await;
     assert_eq!(reply.unwrap().0.outcome, Outcome::Done);
 }

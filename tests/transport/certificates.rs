@@ -22,21 +22,12 @@ fn certificates_of_another_ca_are_refused_in_both_directions() {
             .1
             .issue_client_in_memory("app", Roles::default(), UnixTime::now())
             .unwrap();
-        let other = authorities()
-            .1
-            .issue_node_in_memory("n2", &[], UnixTime::now());
-        let theirs = Node::with(
-            &net.env(host(2)),
-            on(2),
-            2,
-            other.unwrap(),
-            TransportConfig::default(),
-        );
+        let other = authorities().1.issue_node_in_memory("n2", &[], UnixTime::now());
+        let theirs =
+            Node::with(&net.env(host(2)), on(2), 2, other.unwrap(), TransportConfig::default());
 
         // They do not trust us, and we do not trust them: the dialler looks first.
-        let error = sim_dialer(&net)
-            .dial(&theirs.addr.to_string(), NodeId(0))
-            .await;
+        let error = sim_dialer(&net).dial(&theirs.addr.to_string(), NodeId(0)).await;
         let error = error.unwrap_err();
         assert!(matches!(error, ConnectError::Untrusted { .. }), "{error:?}");
         assert!(error.to_string().contains("another CA"), "{error}");
@@ -45,22 +36,13 @@ fn certificates_of_another_ca_are_refused_in_both_directions() {
         // A stranger who trusts our CA but is not of it is told by the node.
         let half = stranger_that_trusts_us();
         let dialer = dialer_with(&net.env(host(201)), half, TransportConfig::default());
-        let error = dialer
-            .dial(&ours.addr.to_string(), NodeId(0))
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(error, ConnectError::CertificateRefused { .. }),
-            "{error:?}"
-        );
+        let error = dialer.dial(&ours.addr.to_string(), NodeId(0)).await.unwrap_err();
+        assert!(matches!(error, ConnectError::CertificateRefused { .. }), "{error:?}");
         assert!(error.to_string().contains("another CA"), "{error}");
         assert!(!error.to_string().contains('\n'));
 
         let dialer = dialer_with(&net.env(host(202)), stranger, TransportConfig::default());
-        let error = dialer
-            .dial(&ours.addr.to_string(), NodeId(0))
-            .await
-            .unwrap_err();
+        let error = dialer.dial(&ours.addr.to_string(), NodeId(0)).await.unwrap_err();
         assert!(matches!(error, ConnectError::Untrusted { .. }), "{error:?}");
         while ours.server.sessions() > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
@@ -74,8 +56,7 @@ fn stranger_that_trusts_us() -> Credentials {
     let (ours, theirs) = authorities();
     let (now, none) = (UnixTime::now(), Existing::Refuse);
     let issue = |ca: &Authority, name| {
-        ca.issue_client(&dir.path().join(name), "app", Roles::default(), now, none)
-            .unwrap()
+        ca.issue_client(&dir.path().join(name), "app", Roles::default(), now, none).unwrap()
     };
     let (our, their) = (issue(ours, "ours"), issue(theirs, "theirs"));
     let both = [&their, &our].map(|dir| std::fs::read_to_string(dir.join("ca.crt")).unwrap());
@@ -90,55 +71,25 @@ fn another_cluster_and_another_node_are_told_apart() {
         let addr = node.addr.to_string();
         let dialer = sim_dialer(&net);
         let error = dialer.dial(&addr, NodeId(2)).await.unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ConnectError::WrongNode {
-                    expected: NodeId(2),
-                    ..
-                }
-            ),
-            "{error:?}"
-        );
+        assert!(matches!(error, ConnectError::WrongNode { expected: NodeId(2), .. }), "{error:?}");
         dialer.dial(&addr, NodeId(1)).await.unwrap();
 
-        dialer.set_local(Local {
-            cluster: ClusterId(78),
-            node: NodeId(0),
-        });
+        dialer.set_local(Local { cluster: ClusterId(78), node: NodeId(0) });
         let error = dialer.dial(&addr, NodeId(0)).await.unwrap_err();
-        assert!(
-            matches!(error, ConnectError::WrongCluster { .. }),
-            "{error:?}"
-        );
-        assert!(
-            error.to_string().contains("bootstrapped separately"),
-            "{error}"
-        );
+        assert!(matches!(error, ConnectError::WrongCluster { .. }), "{error:?}");
+        assert!(error.to_string().contains("bootstrapped separately"), "{error}");
         // Who does not know its cluster yet is welcome, and learns it.
         dialer.set_local(Local::default());
         let connection = dialer.dial(&addr, NodeId(0)).await.unwrap();
         assert_eq!(connection.welcome().cluster, CLUSTER);
 
         // A client cannot pose as a node.
-        dialer.set_local(Local {
-            cluster: CLUSTER,
-            node: NodeId(3),
-        });
+        dialer.set_local(Local { cluster: CLUSTER, node: NodeId(3) });
         let error = dialer.dial(&addr, NodeId(0)).await.unwrap_err();
-        assert!(
-            matches!(error, ConnectError::Unauthorised { .. }),
-            "{error:?}"
-        );
-        let peer = dialer_with(
-            &net.env(host(3)),
-            node_credentials("n3"),
-            TransportConfig::default(),
-        );
-        peer.set_local(Local {
-            cluster: CLUSTER,
-            node: NodeId(3),
-        });
+        assert!(matches!(error, ConnectError::Unauthorised { .. }), "{error:?}");
+        let peer =
+            dialer_with(&net.env(host(3)), node_credentials("n3"), TransportConfig::default());
+        peer.set_local(Local { cluster: CLUSTER, node: NodeId(3) });
         peer.dial(&addr, NodeId(1)).await.unwrap();
     });
 }
@@ -149,10 +100,7 @@ fn nobody_there_is_said_in_time() {
         let dialer = sim_dialer(&net);
         let start = tokio::time::Instant::now();
         let error = dialer.dial("10.0.0.9:7000", NodeId(0)).await.unwrap_err();
-        assert!(
-            matches!(error, ConnectError::Unreachable { .. }),
-            "{error:?}"
-        );
+        assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
         let limit = dialer.config().connect_timeout;
         assert!(start.elapsed() <= limit + std::time::Duration::from_millis(5));
         for addr in ["nowhere:1", "10.0.0.9", ""] {

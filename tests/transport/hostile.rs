@@ -37,21 +37,14 @@ impl Raw {
         let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
         let mut client = quinn::ClientConfig::new(std::sync::Arc::new(tls));
         client.transport_config(config.quic());
-        let connecting = endpoint
-            .connect_with(client, node.addr, SERVER_NAME)
-            .unwrap();
-        Ok(Self {
-            quic: connecting.await?,
-            _endpoint: endpoint,
-        })
+        let connecting = endpoint.connect_with(client, node.addr, SERVER_NAME).unwrap();
+        Ok(Self { quic: connecting.await?, _endpoint: endpoint })
     }
 
     async fn welcomed(net: &SimNet, node: &Node) -> (Self, quinn::SendStream, FrameReader) {
         let raw = Self::connect(net, node, ALPN).await.unwrap();
         let (mut send, recv) = raw.quic.open_bi().await.unwrap();
-        send.write_all(&bytes(&Frame::new(9, &hello(), Bytes::new()).unwrap()))
-            .await
-            .unwrap();
+        send.write_all(&bytes(&Frame::new(9, &hello(), Bytes::new()).unwrap())).await.unwrap();
         let mut reader = FrameReader::new(recv);
         let welcome = reader.next().await.unwrap().unwrap();
         assert_eq!(welcome.id, 9);
@@ -72,13 +65,7 @@ impl Raw {
 }
 
 fn hello() -> Hello {
-    Hello {
-        minor: MINOR,
-        features: 0,
-        cluster: CLUSTER,
-        node: NodeId(0),
-        expect: NodeId(0),
-    }
+    Hello { minor: MINOR, features: 0, cluster: CLUSTER, node: NodeId(0), expect: NodeId(0) }
 }
 
 fn bytes(frame: &Frame) -> Vec<u8> {
@@ -89,10 +76,7 @@ fn bytes(frame: &Frame) -> Vec<u8> {
 async fn lives(net: &SimNet, node: &Node) {
     let connection = connect(&sim_dialer(net), node).await;
     let write = write_to(shard::ECHO, 0);
-    connection
-        .request(&write, Bytes::from_static(b"still here"), later())
-        .await
-        .unwrap();
+    connection.request(&write, Bytes::from_static(b"still here"), later()).await.unwrap();
     drop(connection);
     while node.server.sessions() > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -104,14 +88,8 @@ fn another_major_version_is_refused_by_name() {
     simulate(40, async |net| {
         let node = sim_node(&net, 1);
         let error = Raw::connect(&net, &node, b"quorate/9").await.err().unwrap();
-        let ConnectionError::ConnectionClosed(close) = error else {
-            panic!("{error}")
-        };
-        assert_eq!(
-            u64::from(close.error_code),
-            0x100 + 120,
-            "no application protocol"
-        );
+        let ConnectionError::ConnectionClosed(close) = error else { panic!("{error}") };
+        assert_eq!(u64::from(close.error_code), 0x100 + 120, "no application protocol");
         lives(&net, &node).await;
     });
 }
@@ -121,9 +99,7 @@ fn an_absurd_length_closes_with_a_reason() {
     simulate(41, async |net| {
         let node = sim_node(&net, 1);
         let (raw, mut send, _reader) = Raw::welcomed(&net, &node).await;
-        send.write_all(&[0xff, 0xff, 0xff, 0xff, 0, 0])
-            .await
-            .unwrap();
+        send.write_all(&[0xff, 0xff, 0xff, 0xff, 0, 0]).await.unwrap();
         let (code, reason) = raw.closed().await;
         assert_eq!(code, Close::Protocol);
         assert!(reason.contains("4294967295"), "{reason}");
@@ -154,12 +130,7 @@ fn garbage_and_strangers_to_hello_are_closed() {
     simulate(43, async |net| {
         let node = sim_node(&net, 1);
         let ping = bytes(&Frame::new(1, &Ping {}, Bytes::new()).unwrap());
-        for first in [
-            &b"GET / HTTP/1.1\r\n\r\n"[..],
-            &ping,
-            &[0; 64],
-            &[1, 0, 0, 0, 9],
-        ] {
+        for first in [&b"GET / HTTP/1.1\r\n\r\n"[..], &ping, &[0; 64], &[1, 0, 0, 0, 9]] {
             let raw = Raw::connect(&net, &node, ALPN).await.unwrap();
             let (mut send, _recv) = raw.quic.open_bi().await.unwrap();
             send.write_all(first).await.unwrap();
@@ -189,10 +160,7 @@ fn a_peer_over_its_credit_is_closed() {
         assert_eq!(code, Close::Overloaded);
         assert!(reason.contains("16777216"), "{reason}");
         lives(&net, &node).await;
-        assert_eq!(
-            node.echo.running.load(std::sync::atomic::Ordering::Relaxed),
-            0
-        );
+        assert_eq!(node.echo.running.load(std::sync::atomic::Ordering::Relaxed), 0);
     });
 }
 
@@ -203,10 +171,7 @@ fn an_unknown_op_costs_an_answer_and_ids_must_be_fresh() {
         let (raw, send, mut reader) = Raw::welcomed(&net, &node).await;
         let mut writer = FrameWriter::new(send);
         let ping = Frame::new(3, &Ping {}, Bytes::new()).unwrap();
-        let unknown = Frame {
-            op: 0x7abc,
-            ..ping.clone()
-        };
+        let unknown = Frame { op: 0x7abc, ..ping.clone() };
         writer.write(&[unknown]).await.unwrap();
         let answer = reader.next().await.unwrap().unwrap();
         assert_eq!(answer.id, 3);
@@ -240,9 +205,7 @@ fn requests_in_several_frames_are_for_snapshots_only() {
         assert_eq!(raw.closed().await.0, Close::Protocol);
         let (raw, mut send, _reader) = Raw::welcomed(&net, &node).await;
         let ping = Frame::new(1, &Ping {}, Bytes::new()).unwrap();
-        send.write_all(&bytes(&ping.with_flags(0x02)))
-            .await
-            .unwrap();
+        send.write_all(&bytes(&ping.with_flags(0x02))).await.unwrap();
         let (code, reason) = raw.closed().await;
         assert_eq!(code, Close::Protocol);
         assert!(reason.contains("critical"), "{reason}");
@@ -253,10 +216,7 @@ fn requests_in_several_frames_are_for_snapshots_only() {
 #[test]
 fn connections_over_the_limit_are_refused_and_come_in_later() {
     simulate(47, async |net| {
-        let config = TransportConfig {
-            max_connections: 2,
-            ..TransportConfig::default()
-        };
+        let config = TransportConfig { max_connections: 2, ..TransportConfig::default() };
         let node = Node::with(&net.env(host(1)), on(1), 1, node_credentials("n1"), config);
         let dialer = sim_dialer(&net);
         let first = connect(&dialer, &node).await;

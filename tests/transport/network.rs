@@ -20,24 +20,15 @@ fn a_mute_node_is_given_up_in_time_and_others_are_not() {
         let slow = write_to(shard::SLOW, 3_000);
         let open = tokio::spawn({
             let to_mute = Arc::clone(&to_mute);
-            async move {
-                to_mute
-                    .request(&slow, Bytes::from_static(b"mute"), later())
-                    .await
-            }
+            async move { to_mute.request(&slow, Bytes::from_static(b"mute"), later()).await }
         });
-        to_mute
-            .request(&Ping {}, Bytes::new(), later())
-            .await
-            .unwrap();
+        to_mute.request(&Ping {}, Bytes::new(), later()).await.unwrap();
         net.partition(host(1), host(200));
         let start = Instant::now();
         let (lost, healthy) = tokio::join!(open, async {
             // A slow answer from a healthy node is waited for.
             let write = write_to(shard::SLOW, 3_000);
-            to_fine
-                .request(&write, Bytes::from_static(b"slow"), later())
-                .await
+            to_fine.request(&write, Bytes::from_static(b"slow"), later()).await
         });
         let error = lost.unwrap().unwrap_err();
         assert!(matches!(error, RequestError::Lost(Lost::Mute)), "{error}");
@@ -50,19 +41,13 @@ fn a_mute_node_is_given_up_in_time_and_others_are_not() {
         let connection = connect(&dialer, &mute).await;
         net.partition(host(1), host(200));
         let start = Instant::now();
-        let error = connection
-            .request(&Ping {}, Bytes::new(), later())
-            .await
-            .unwrap_err();
+        let error = connection.request(&Ping {}, Bytes::new(), later()).await.unwrap_err();
         assert!(matches!(error, RequestError::Lost(Lost::Mute)), "{error}");
         let limit = dialer.config().mute_after;
         let took = start.elapsed();
         assert!(took >= limit * 9 / 10 && took <= limit * 5 / 4, "{took:?}");
         // What was never sent says so.
-        let error = connection
-            .request(&Ping {}, Bytes::new(), later())
-            .await
-            .unwrap_err();
+        let error = connection.request(&Ping {}, Bytes::new(), later()).await.unwrap_err();
         assert!(error.not_sent(), "{error}");
     });
 }
@@ -73,10 +58,7 @@ fn answers_that_cannot_come_back_make_a_node_mute_too() {
         let node = sim_node(&net, 1);
         let connection = connect(&sim_dialer(&net), &node).await;
         net.block(host(1), host(200));
-        let error = connection
-            .request(&Ping {}, Bytes::new(), later())
-            .await
-            .unwrap_err();
+        let error = connection.request(&Ping {}, Bytes::new(), later()).await.unwrap_err();
         assert!(matches!(error, RequestError::Lost(Lost::Mute)), "{error}");
     });
 }
@@ -89,10 +71,7 @@ fn an_idle_connection_stays_and_a_dead_one_is_noticed() {
         let connection = connect(&dialer, &node).await;
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert!(connection.lost().is_none());
-        connection
-            .request(&Ping {}, Bytes::new(), later())
-            .await
-            .unwrap();
+        connection.request(&Ping {}, Bytes::new(), later()).await.unwrap();
         net.partition(host(1), host(200));
         let start = Instant::now();
         assert_eq!(connection.closed().await, Lost::TimedOut);

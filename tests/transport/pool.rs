@@ -32,50 +32,24 @@ fn a_lost_peer_is_dialled_with_growing_waits_and_comes_back() {
 
         net.partition(host(1), host(200));
         let mut state = one.watch();
-        connection
-            .request(&Ping {}, Bytes::new(), later())
-            .await
-            .unwrap_err();
-        state
-            .wait_for(|state| matches!(state, PeerState::Down { .. }))
-            .await
-            .unwrap();
-        let PeerState::Down { reason, since } = one.state() else {
-            panic!()
-        };
+        connection.request(&Ping {}, Bytes::new(), later()).await.unwrap_err();
+        state.wait_for(|state| matches!(state, PeerState::Down { .. })).await.unwrap();
+        let PeerState::Down { reason, since } = one.state() else { panic!() };
         assert!(matches!(reason, DownReason::Lost(Lost::Mute)), "{reason}");
         tokio::time::sleep(Duration::from_secs(60)).await;
         // Each dial takes 2 s, the waits grow to 5 s.
         let tried = dials() - 2;
         assert!((8..=20).contains(&tried), "{tried}");
-        let PeerState::Down {
-            reason,
-            since: same,
-        } = one.state()
-        else {
-            panic!()
-        };
-        let DownReason::Connect(error) = reason else {
-            panic!("{reason}")
-        };
-        assert!(
-            matches!(*error, ConnectError::Unreachable { .. }),
-            "{error}"
-        );
+        let PeerState::Down { reason, since: same } = one.state() else { panic!() };
+        let DownReason::Connect(error) = reason else { panic!("{reason}") };
+        assert!(matches!(*error, ConnectError::Unreachable { .. }), "{error}");
         assert_eq!(since, same, "down since it was lost");
-        assert!(
-            two.connection().is_some(),
-            "the other peer is not concerned"
-        );
+        assert!(two.connection().is_some(), "the other peer is not concerned");
 
         net.heal_all();
         let healed = Instant::now();
         one.wait_up().await.unwrap();
-        assert!(
-            healed.elapsed() <= Duration::from_secs(7),
-            "{:?}",
-            healed.elapsed()
-        );
+        assert!(healed.elapsed() <= Duration::from_secs(7), "{:?}", healed.elapsed());
         pool.shutdown().await;
         assert!(matches!(one.state(), PeerState::Removed));
         assert!(one.wait_up().await.is_none());
@@ -95,10 +69,7 @@ fn a_nudge_saves_the_wait() {
         state.changed().await.unwrap();
         let _node = sim_node(&net, 1);
         pool.nudge(NodeId(1));
-        timeout(Duration::from_millis(200), peer.wait_up())
-            .await
-            .unwrap()
-            .unwrap();
+        timeout(Duration::from_millis(200), peer.wait_up()).await.unwrap().unwrap();
     });
 }
 
@@ -144,15 +115,8 @@ fn a_peer_that_moved_is_followed_and_an_impostor_is_not_used() {
         pool.update([(NodeId(1), on(2).to_string())]);
         let peer = pool.peer(NodeId(1)).unwrap();
         let mut state = peer.watch();
-        state
-            .wait_for(|state| matches!(state, PeerState::Down { .. }))
-            .await
-            .unwrap();
-        let PeerState::Down {
-            reason: DownReason::Connect(error),
-            ..
-        } = peer.state()
-        else {
+        state.wait_for(|state| matches!(state, PeerState::Down { .. })).await.unwrap();
+        let PeerState::Down { reason: DownReason::Connect(error), .. } = peer.state() else {
             panic!("{:?}", peer.state())
         };
         assert!(matches!(*error, ConnectError::WrongNode { .. }), "{error}");
@@ -177,9 +141,7 @@ fn shutdown_ends_every_task_even_with_connections_in_use() {
         let pool = Pool::new(sim_dialer(&net));
         pool.update([at(1), at(9)]);
         let held = pool.peer(NodeId(1)).unwrap().wait_up().await.unwrap();
-        timeout(Duration::from_secs(1), pool.shutdown_endpoint())
-            .await
-            .unwrap();
+        timeout(Duration::from_secs(1), pool.shutdown_endpoint()).await.unwrap();
         assert_eq!(held.lost(), Some(Lost::Local));
         assert!(pool.peers().is_empty());
         pool.update([at(1)]);

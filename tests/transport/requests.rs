@@ -61,10 +61,7 @@ async fn many_requests_over_real_sockets() {
         done.spawn(async move {
             let payload = Bytes::from(vec![i as u8; (i * 37) % 70_000]);
             let write = write_to(shard::ECHO, 0);
-            let (_, echoed) = connection
-                .request(&write, payload.clone(), later())
-                .await
-                .unwrap();
+            let (_, echoed) = connection.request(&write, payload.clone(), later()).await.unwrap();
             assert_eq!(echoed, payload);
         });
     }
@@ -82,10 +79,8 @@ fn a_deadline_gives_the_request_up_on_both_sides() {
         let connection = connect(&sim_dialer(&net), &node).await;
         let deadline = Instant::now() + Duration::from_millis(200);
         let write = write_to(shard::NEVER, 0);
-        let error = connection
-            .request(&write, Bytes::from(vec![0; 5000]), deadline)
-            .await
-            .unwrap_err();
+        let error =
+            connection.request(&write, Bytes::from(vec![0; 5000]), deadline).await.unwrap_err();
         assert!(matches!(error, RequestError::Deadline), "{error}");
         assert!(Instant::now() < deadline + Duration::from_millis(5));
         node.idle().await;
@@ -96,10 +91,7 @@ fn a_deadline_gives_the_request_up_on_both_sides() {
         }
         assert_eq!(connection.open_requests(), 0);
         let echo = write_to(shard::ECHO, 0);
-        connection
-            .request(&echo, Bytes::new(), later())
-            .await
-            .unwrap();
+        connection.request(&echo, Bytes::new(), later()).await.unwrap();
     });
 }
 
@@ -136,26 +128,14 @@ fn without_credit_nothing_is_sent() {
             held.push(connection.send(permit, &write, payload, later()));
         }
         let error = connection.try_reserve(1_000_000).unwrap_err();
-        assert!(
-            matches!(error, RequestError::NotSent(NotSent::Full)),
-            "{error}"
-        );
+        assert!(matches!(error, RequestError::NotSent(NotSent::Full)), "{error}");
         let deadline = Instant::now() + Duration::from_millis(100);
         let error = connection.reserve(1_000_000, deadline).await.unwrap_err();
-        assert!(
-            matches!(error, RequestError::NotSent(NotSent::Deadline)),
-            "{error}"
-        );
+        assert!(matches!(error, RequestError::NotSent(NotSent::Deadline)), "{error}");
         let error = connection.reserve(5_000_000, later()).await.unwrap_err();
-        assert!(
-            matches!(error, RequestError::NotSent(NotSent::TooLarge { .. })),
-            "{error}"
-        );
+        assert!(matches!(error, RequestError::NotSent(NotSent::TooLarge { .. })), "{error}");
         // Raft and signs of life are not held up by it.
-        connection
-            .request(&Ping {}, Bytes::new(), later())
-            .await
-            .unwrap();
+        connection.request(&Ping {}, Bytes::new(), later()).await.unwrap();
         held.pop();
         connection.reserve(1_000_000, later()).await.unwrap();
     });
@@ -164,10 +144,7 @@ fn without_credit_nothing_is_sent() {
 #[test]
 fn more_requests_than_the_node_takes_are_busy() {
     simulate(5, async |net| {
-        let config = TransportConfig {
-            max_requests: 3,
-            ..TransportConfig::default()
-        };
+        let config = TransportConfig { max_requests: 3, ..TransportConfig::default() };
         let node = Node::with(&net.env(host(1)), on(1), 1, node_credentials("n1"), config);
         let connection = connect(&sim_dialer(&net), &node).await;
         let mut held = Vec::new();
@@ -177,21 +154,13 @@ fn more_requests_than_the_node_takes_are_busy() {
             held.push(connection.send(permit, &write, Bytes::new(), later()));
         }
         let write = write_to(shard::ECHO, 0);
-        let error = connection
-            .request(&write, Bytes::new(), later())
-            .await
-            .unwrap_err();
+        let error = connection.request(&write, Bytes::new(), later()).await.unwrap_err();
         assert_eq!(error.code(), Code::Busy);
-        let RequestError::Failure(failure) = error else {
-            panic!("{error}")
-        };
+        let RequestError::Failure(failure) = error else { panic!("{error}") };
         assert!(failure.retry_after_ms > 0);
         drop(held);
         node.idle().await;
-        connection
-            .request(&write, Bytes::new(), later())
-            .await
-            .unwrap();
+        connection.request(&write, Bytes::new(), later()).await.unwrap();
     });
 }
 
@@ -202,9 +171,7 @@ fn a_service_that_forgets_or_panics_still_answers() {
         let connection = connect(&sim_dialer(&net), &node).await;
         for shard in [shard::FORGET, shard::PANIC] {
             let write = write_to(shard, 0);
-            let error = connection
-                .request(&write, Bytes::from_static(b"x"), later())
-                .await;
+            let error = connection.request(&write, Bytes::from_static(b"x"), later()).await;
             assert_eq!(error.unwrap_err().code(), Code::Internal);
         }
         assert_eq!(connection.credit_left() as u64, connection.welcome().credit);
@@ -216,14 +183,9 @@ fn roles_decide_and_a_refusal_costs_one_answer_only() {
     simulate(7, async |net| {
         let node = sim_node(&net, 1);
         let client = connect(&sim_dialer(&net), &node).await;
-        let error = client
-            .request(&RaftVote {}, Bytes::new(), later())
-            .await
-            .unwrap_err();
+        let error = client.request(&RaftVote {}, Bytes::new(), later()).await.unwrap_err();
         assert_eq!(error.code(), Code::Unauthorised);
-        let RequestError::Failure(failure) = &error else {
-            panic!("{error}")
-        };
+        let RequestError::Failure(failure) = &error else { panic!("{error}") };
         assert_eq!(failure.meta_index, MetaIndex(5));
         assert!(!error.retryable());
 
@@ -232,40 +194,20 @@ fn roles_decide_and_a_refusal_costs_one_answer_only() {
             [quorate_certs::Role::Read].into_iter().collect(),
             quorate_certs::UnixTime::now(),
         );
-        let reader = dialer_with(
-            &net.env(host(201)),
-            reader.unwrap(),
-            TransportConfig::default(),
-        );
+        let reader = dialer_with(&net.env(host(201)), reader.unwrap(), TransportConfig::default());
         let reader = connect(&reader, &node).await;
         let write = write_to(shard::ECHO, 0);
-        let error = reader
-            .request(&write, Bytes::new(), later())
-            .await
-            .unwrap_err();
+        let error = reader.request(&write, Bytes::new(), later()).await.unwrap_err();
         assert_eq!(error.code(), Code::Unauthorised);
-        let error = reader
-            .request(&Status {}, Bytes::new(), later())
-            .await
-            .unwrap_err();
-        assert_eq!(
-            error.code(),
-            Code::NotReady,
-            "allowed; the echo does not know it"
-        );
+        let error = reader.request(&Status {}, Bytes::new(), later()).await.unwrap_err();
+        assert_eq!(error.code(), Code::NotReady, "allowed; the echo does not know it");
         assert_eq!(node.echo.calls.load(Ordering::Relaxed), 1);
 
         // A node may do all of it.
-        let peer = dialer_with(
-            &net.env(host(2)),
-            node_credentials("n2"),
-            TransportConfig::default(),
-        );
+        let peer =
+            dialer_with(&net.env(host(2)), node_credentials("n2"), TransportConfig::default());
         let peer = connect(&peer, &node).await;
-        let error = peer
-            .request(&RaftVote {}, Bytes::new(), later())
-            .await
-            .unwrap_err();
+        let error = peer.request(&RaftVote {}, Bytes::new(), later()).await.unwrap_err();
         assert_eq!(error.code(), Code::NotReady);
     });
 }
@@ -278,28 +220,19 @@ fn a_stopping_node_finishes_what_it_has_begun() {
         let permit = connection.reserve(10, later()).await.unwrap();
         let slow = write_to(shard::SLOW, 800);
         let begun = connection.send(permit, &slow, Bytes::from_static(b"0123456789"), later());
-        connection
-            .request(&Ping {}, Bytes::new(), later())
-            .await
-            .unwrap();
+        connection.request(&Ping {}, Bytes::new(), later()).await.unwrap();
         let stopping = tokio::spawn(async move {
             node.server.shutdown().await;
             node
         });
         tokio::time::sleep(Duration::from_millis(100)).await;
         let write = write_to(shard::ECHO, 0);
-        let error = connection
-            .request(&write, Bytes::new(), later())
-            .await
-            .unwrap_err();
+        let error = connection.request(&write, Bytes::new(), later()).await.unwrap_err();
         assert_eq!(error.code(), Code::ShuttingDown);
         let (_, echoed) = begun.await.unwrap();
         assert_eq!(echoed, "0123456789");
         let lost = connection.closed().await;
-        assert!(
-            matches!(lost, quorate_client::connection::Lost::Closed { .. }),
-            "{lost}"
-        );
+        assert!(matches!(lost, quorate_client::connection::Lost::Closed { .. }), "{lost}");
         let node = stopping.await.unwrap();
         assert_eq!(node.server.sessions(), 0);
         // A new dial finds nobody, and says so in time.
@@ -321,18 +254,11 @@ fn a_stopping_node_does_not_wait_for_ever() {
             let connection = Arc::clone(&connection);
             async move { connection.request(&write, Bytes::new(), later()).await }
         });
-        connection
-            .request(&Ping {}, Bytes::new(), later())
-            .await
-            .unwrap();
+        connection.request(&Ping {}, Bytes::new(), later()).await.unwrap();
         let start = Instant::now();
         node.server.shutdown().await;
         let limit = TransportConfig::default().drain_timeout;
-        assert!(
-            start.elapsed() >= limit && start.elapsed() < limit * 2,
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() >= limit && start.elapsed() < limit * 2, "{:?}", start.elapsed());
         // Not a refusal: it may have had its effect.
         let error = never.await.unwrap().unwrap_err();
         assert!(matches!(error, RequestError::Lost(_)), "{error}");
@@ -350,10 +276,7 @@ fn credentials_are_replaced_without_losing_connections() {
         dialer.set_credentials(client_credentials()).unwrap();
         let after = connect(&dialer, &node).await;
         for connection in [before, after] {
-            connection
-                .request(&Ping {}, Bytes::new(), later())
-                .await
-                .unwrap();
+            connection.request(&Ping {}, Bytes::new(), later()).await.unwrap();
         }
     });
 }
@@ -364,10 +287,7 @@ fn a_credited_request_must_use_a_lane() {
         let node = sim_node(&net, 1);
         let connection = connect(&sim_dialer(&net), &node).await;
         let write = write_to(shard::ECHO, 0);
-        let error = connection
-            .open_stream(&write, Bytes::new(), later())
-            .await
-            .unwrap_err();
+        let error = connection.open_stream(&write, Bytes::new(), later()).await.unwrap_err();
         assert!(error.not_sent(), "{error}");
     });
 }

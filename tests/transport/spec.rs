@@ -1,12 +1,14 @@
 //! Holds a node against the dialogues in the specification of the transport.
 
-use std::path::PathBuf;
-
+use self::document::{Vector, unhex, vectors};
 use super::{
     hostile::Raw,
     world::{sim_node, simulate},
 };
 use quorate_protocol::hello::ALPN;
+
+#[path = "../../protocol/tests/spec/mod.rs"]
+mod document;
 
 struct Dialogue {
     name: String,
@@ -17,42 +19,19 @@ struct Dialogue {
 
 /// The dialogues of the specification.
 fn dialogues() -> Vec<Dialogue> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut found = Vec::new();
-    let text = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        let Some(rest) = line.strip_prefix("```vector name=") else {
-            continue;
-        };
-        let Some((name, "kind=dialogue")) = rest.split_once(' ') else {
-            continue;
-        };
-        let mut dialogue = Dialogue {
-            name: name.to_owned(),
-            send: vec![],
-            reply: vec![],
-            close: None,
-        };
-        for line in lines.by_ref().take_while(|line| *line != "```") {
-            match line.split_once(": ").unwrap() {
-                ("hex", hex) => dialogue.send.extend(bytes(hex)),
-                ("reply", hex) => dialogue.reply.extend(bytes(hex)),
-                ("close", code) => dialogue.close = Some(code.parse().unwrap()),
-                (key, _) => panic!("{name}: unknown key {key}"),
-            }
+    let read = |vector: Vector| {
+        for (key, _) in &vector.entries {
+            assert!(["reply", "close"].contains(&&key[..]), "{}: unknown key {key}", vector.name);
         }
-        found.push(dialogue);
-    }
-    found
-}
-
-fn bytes(hex: &str) -> Vec<u8> {
-    let digits: Vec<u32> = hex.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap())
-        .collect()
+        let closes = !vector.all("close").is_empty();
+        Dialogue {
+            reply: unhex(&vector.all("reply").concat()),
+            close: closes.then(|| vector.number("close")),
+            name: vector.name,
+            send: vector.bytes,
+        }
+    };
+    vectors("dialogue").into_iter().map(read).collect()
 }
 
 #[test]

@@ -25,6 +25,8 @@ fn scan(frames: i64, bytes: i64) -> Scan {
         fields: vec![],
         from: frames,
         to: bytes,
+        after: None,
+        limit: 0,
     }
 }
 
@@ -33,10 +35,8 @@ async fn a_scan_streams_over_real_sockets() {
     let env = Env::system();
     let node = Node::start(&env, ([127, 0, 0, 1], 0).into(), 1);
     let connection = connect(&dialer(&env), &node).await;
-    let mut stream = connection
-        .open_stream(&scan(100, 300_000), Bytes::new(), later())
-        .await
-        .unwrap();
+    let mut stream =
+        connection.open_stream(&scan(100, 300_000), Bytes::new(), later()).await.unwrap();
     let (mut frames, mut bytes) = (0, 0);
     while let Some((_, payload)) = stream.next().await.unwrap() {
         frames += 1;
@@ -58,15 +58,9 @@ fn a_scan_nobody_reads_stops_the_node_and_nobody_else() {
             streams.push(open.await.unwrap());
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert_eq!(
-            node.echo.running.load(std::sync::atomic::Ordering::Relaxed),
-            8
-        );
+        assert_eq!(node.echo.running.load(std::sync::atomic::Ordering::Relaxed), 8);
         // Unread streams leave room for everything else, and the connection is not mute.
-        connection
-            .request(&Ping {}, Bytes::new(), later())
-            .await
-            .unwrap();
+        connection.request(&Ping {}, Bytes::new(), later()).await.unwrap();
         assert!(connection.lost().is_none());
         // Letting go of them ends the work.
         drop(streams);
@@ -79,21 +73,14 @@ fn a_long_poll_is_silent_and_lives_and_its_answer_may_be_large() {
     simulate(21, async |net| {
         let node = sim_node(&net, 1);
         let connection = connect(&sim_dialer(&net), &node).await;
-        let poll = MetaGet {
-            after: MetaIndex(9_000_000),
-            wait_ms: 30_000,
-        };
+        let poll = MetaGet { after: MetaIndex(9_000_000), wait_ms: 30_000 };
         let start = Instant::now();
-        let (state, map) = connection
-            .exchange(&poll, Bytes::new(), later(), 10_000_000)
-            .await
-            .unwrap();
+        let (state, map) =
+            connection.exchange(&poll, Bytes::new(), later(), 10_000_000).await.unwrap();
         assert!(start.elapsed() >= Duration::from_secs(30));
         assert_eq!((state.index, map.len()), (MetaIndex(5), 9_000_000));
         let quick = MetaGet { wait_ms: 0, ..poll };
-        let error = connection
-            .exchange(&quick, Bytes::new(), later(), 8_999_999)
-            .await;
+        let error = connection.exchange(&quick, Bytes::new(), later(), 8_999_999).await;
         assert!(matches!(error.unwrap_err(), RequestError::Protocol(_)));
         node.idle().await;
     });
@@ -103,17 +90,12 @@ fn a_long_poll_is_silent_and_lives_and_its_answer_may_be_large() {
 fn a_snapshot_travels_in_many_frames_between_nodes_only() {
     simulate(22, async |net| {
         let node = sim_node(&net, 1);
-        let peer = dialer_with(
-            &net.env(host(2)),
-            node_credentials("n2"),
-            TransportConfig::default(),
-        );
+        let peer =
+            dialer_with(&net.env(host(2)), node_credentials("n2"), TransportConfig::default());
         let peer = connect(&peer, &node).await;
         let snapshot = Bytes::from(vec![3; 10_000_000]);
-        let (_, length) = peer
-            .exchange(&RaftSnapshot {}, snapshot.clone(), later(), 100)
-            .await
-            .unwrap();
+        let (_, length) =
+            peer.exchange(&RaftSnapshot {}, snapshot.clone(), later(), 100).await.unwrap();
         assert_eq!(length, "10000000");
 
         let client = connect(&sim_dialer(&net), &node).await;
@@ -122,10 +104,7 @@ fn a_snapshot_travels_in_many_frames_between_nodes_only() {
             .await
             .unwrap_err();
         assert_eq!(error.code(), Code::Unauthorised);
-        let error = client
-            .exchange(&RaftSnapshot {}, snapshot, later(), 100)
-            .await
-            .unwrap_err();
+        let error = client.exchange(&RaftSnapshot {}, snapshot, later(), 100).await.unwrap_err();
         assert!(matches!(error, RequestError::Lost(_)), "{error}");
     });
 }

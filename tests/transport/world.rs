@@ -52,10 +52,7 @@ pub fn node_credentials(name: &str) -> Credentials {
 pub fn client_credentials() -> Credentials {
     static ONE: OnceLock<Credentials> = OnceLock::new();
     let ca = &authorities().0;
-    let make = || {
-        ca.issue_client_in_memory("app", Roles::default(), UnixTime::now())
-            .unwrap()
-    };
+    let make = || ca.issue_client_in_memory("app", Roles::default(), UnixTime::now()).unwrap();
     ONE.get_or_init(make).clone()
 }
 
@@ -154,12 +151,12 @@ async fn scan(request: &Frame, mut reply: ReplySink) {
     let scan: Scan = request.message().unwrap();
     let block = Bytes::from(vec![1; usize::try_from(scan.to).unwrap()]);
     for entries in 1..u32::try_from(scan.from).unwrap() {
-        let rows = Rows { entries };
+        let rows = Rows { entries, complete: false };
         if reply.more(&rows, block.clone()).await.is_err() {
             return;
         }
     }
-    reply.send(&Rows { entries: 0 }, Bytes::new()).await;
+    reply.send(&Rows { entries: 0, complete: true }, Bytes::new()).await;
 }
 
 pub fn write_to(shard: ShardId, wait_ms: u64) -> Write {
@@ -228,18 +225,12 @@ pub fn dialer(env: &Env) -> Arc<Dialer> {
 pub fn dialer_with(env: &Env, credentials: Credentials, config: TransportConfig) -> Arc<Dialer> {
     let endpoint = env.client_endpoint(&config).unwrap();
     let dialer = Dialer::new(env.clone(), endpoint, credentials, config).unwrap();
-    dialer.set_local(Local {
-        cluster: CLUSTER,
-        node: NodeId(0),
-    });
+    dialer.set_local(Local { cluster: CLUSTER, node: NodeId(0) });
     Arc::new(dialer)
 }
 
 pub async fn connect(dialer: &Dialer, node: &Node) -> Arc<Connection> {
-    dialer
-        .dial(&node.addr.to_string(), NodeId(0))
-        .await
-        .unwrap()
+    dialer.dial(&node.addr.to_string(), NodeId(0)).await.unwrap()
 }
 
 /// Far enough away to never matter.

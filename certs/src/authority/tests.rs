@@ -47,22 +47,15 @@ fn made_opened_and_loaded() {
     let ca = Authority::open(dir.path(), Config::default()).unwrap();
     assert_eq!(ca.cluster(), "prod");
 
-    let path = ca
-        .issue_node(dir.path(), "n1", &[], now(), Existing::Refuse)
-        .unwrap();
+    let path = ca.issue_node(dir.path(), "n1", &[], now(), Existing::Refuse).unwrap();
     assert_eq!(path, dir.path().join("n1"));
     let node = Credentials::load(&path, now()).unwrap();
     assert_eq!(node.identity(), &Identity::node("prod", "n1").unwrap());
 
     let roles = [Role::Read, Role::Admin].into_iter().collect();
-    let path = ca
-        .issue_client(dir.path(), "app", roles, now(), Existing::Refuse)
-        .unwrap();
+    let path = ca.issue_client(dir.path(), "app", roles, now(), Existing::Refuse).unwrap();
     let client = Credentials::load(&path, now()).unwrap();
-    assert_eq!(
-        client.identity().to_string(),
-        "spiffe://prod/client/app?role=admin&role=read"
-    );
+    assert_eq!(client.identity().to_string(), "spiffe://prod/client/app?role=admin&role=read");
     assert_eq!(peer_identity(client.chain()), Ok(client.identity().clone()));
 }
 
@@ -71,8 +64,7 @@ fn keys_are_private_and_certificates_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let ca = create(dir.path(), "c").unwrap();
     for existing in [Existing::Refuse, Existing::Replace] {
-        ca.issue_node(dir.path(), "n", &[], now(), existing)
-            .unwrap();
+        ca.issue_node(dir.path(), "n", &[], now(), existing).unwrap();
         assert_eq!(mode(&dir.path().join("ca.key")), 0o600);
         assert_eq!(mode(&dir.path().join("n/tls.key")), 0o600);
         // Group and others may read these, as far as the umask of the test run lets them.
@@ -89,31 +81,20 @@ fn keys_are_private_and_certificates_are_not() {
 fn nothing_is_overwritten_unless_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let ca = create(dir.path(), "c").unwrap();
-    ca.issue_node(dir.path(), "n", &[], now(), Existing::Refuse)
-        .unwrap();
+    ca.issue_node(dir.path(), "n", &[], now(), Existing::Refuse).unwrap();
     let before = tree(dir.path());
 
     let exists = |result: Result<(), IssueError>| {
         let error = result.unwrap_err();
-        assert!(
-            matches!(error, IssueError::Publish(PublishError::Exists(_))),
-            "{error}"
-        );
+        assert!(matches!(error, IssueError::Publish(PublishError::Exists(_))), "{error}");
         assert!(error.to_string().contains("--force"), "{error}");
         assert_eq!(tree(dir.path()), before);
     };
     exists(create(dir.path(), "c").map(drop));
-    exists(
-        ca.issue_node(dir.path(), "n", &[], now(), Existing::Refuse)
-            .map(drop),
-    );
-    exists(
-        ca.issue_client(dir.path(), "n", Roles::default(), now(), Existing::Refuse)
-            .map(drop),
-    );
+    exists(ca.issue_node(dir.path(), "n", &[], now(), Existing::Refuse).map(drop));
+    exists(ca.issue_client(dir.path(), "n", Roles::default(), now(), Existing::Refuse).map(drop));
 
-    ca.issue_node(dir.path(), "n", &[], now(), Existing::Replace)
-        .unwrap();
+    ca.issue_node(dir.path(), "n", &[], now(), Existing::Replace).unwrap();
     assert_ne!(tree(dir.path()), before);
     Credentials::load(&dir.path().join("n"), now()).unwrap();
 }
@@ -131,16 +112,7 @@ fn names_cannot_leave_the_directory() {
     let dir = tempfile::tempdir().unwrap();
     let ca = create(dir.path(), "c").unwrap();
     let before = tree(dir.path());
-    for name in [
-        "",
-        "..",
-        "../x",
-        "/etc",
-        "a/b",
-        "a b",
-        "a\0b",
-        "a?role=admin",
-    ] {
+    for name in ["", "..", "../x", "/etc", "a/b", "a b", "a\0b", "a?role=admin"] {
         for result in [
             ca.issue_node(dir.path(), name, &[], now(), Existing::Refuse),
             ca.issue_client(dir.path(), name, Roles::default(), now(), Existing::Refuse),
@@ -159,22 +131,8 @@ fn additional_names_are_checked_and_bounded() {
         let sans: Vec<String> = sans.iter().map(|&s| s.to_owned()).collect();
         ca.issue_node_in_memory("n", &sans, now())
     };
-    node(&[
-        "db.example",
-        "db.example",
-        "quorate-node",
-        "192.0.2.1",
-        "2001:db8::1",
-    ])
-    .unwrap();
-    for bad in [
-        "",
-        "a b",
-        "*.example",
-        "192.0.2.1:80",
-        "http://x",
-        "\u{e4}.example",
-    ] {
+    node(&["db.example", "db.example", "quorate-node", "192.0.2.1", "2001:db8::1"]).unwrap();
+    for bad in ["", "a b", "*.example", "192.0.2.1:80", "http://x", "\u{e4}.example"] {
         assert!(matches!(node(&[bad]), Err(IssueError::San(_))), "{bad:?}");
     }
     let many: Vec<String> = (0..65).map(|i| format!("n{i}")).collect();
@@ -186,10 +144,7 @@ fn additional_names_are_checked_and_bounded() {
 
 #[test]
 fn a_leaf_never_outlives_its_ca_and_an_expired_ca_signs_nothing() {
-    let config = Config {
-        ca_validity_days: 10,
-        ..Config::default()
-    };
+    let config = Config { ca_validity_days: 10, ..Config::default() };
     let ca = Authority::ephemeral("c", config, now()).unwrap();
     let end = NOW_S + 10 * DAY_S;
     let leaf = ca.issue_node_in_memory("n", &[], at(end - 5)).unwrap();
@@ -203,10 +158,7 @@ fn a_leaf_never_outlives_its_ca_and_an_expired_ca_signs_nothing() {
 #[test]
 fn impossible_dates_are_an_error() {
     for (days, when) in [(0, 0), (u32::MAX, NOW_S), (1, u64::MAX)] {
-        let config = Config {
-            ca_validity_days: days,
-            ..Config::default()
-        };
+        let config = Config { ca_validity_days: days, ..Config::default() };
         let refused = Authority::ephemeral("c", config, at(when));
         assert!(matches!(refused, Err(IssueError::Validity(_))), "{days}");
     }
@@ -222,9 +174,7 @@ fn usages_and_constraints_are_as_specified() {
     assert!(root.key_usage().unwrap().unwrap().value.key_cert_sign());
 
     let node = ca.issue_node_in_memory("n", &[], now()).unwrap();
-    let client = ca
-        .issue_client_in_memory("a", Roles::default(), now())
-        .unwrap();
+    let client = ca.issue_client_in_memory("a", Roles::default(), now()).unwrap();
     for (credentials, server) in [(&node, true), (&client, false)] {
         let leaf = parse_der(&credentials.chain()[0]).unwrap();
         let usage = leaf.extended_key_usage().unwrap().unwrap().value;
@@ -252,11 +202,7 @@ fn an_authority_with_damaged_files_does_not_open() {
     let key = dir.path().join("ca.key");
     fs::copy(other.path().join("ca.key"), &key).unwrap();
     assert!(matches!(open(dir.path()), LoadError::KeyMismatch { .. }));
-    fs::write(
-        &key,
-        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-    )
-    .unwrap();
+    fs::write(&key, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
     assert!(matches!(open(dir.path()), LoadError::Damaged { file, .. } if file == key));
     fs::remove_file(&key).unwrap();
     assert!(matches!(open(dir.path()), LoadError::Missing { file, .. } if file == key));
@@ -272,12 +218,7 @@ fn after_a_rollover_the_key_tells_which_root_signs_and_all_are_passed_on() {
     fs::write(&file, both).unwrap();
 
     let ca = Authority::open(dir.path(), Config::default()).unwrap();
-    let path = ca
-        .issue_node(dir.path(), "n", &[], now(), Existing::Refuse)
-        .unwrap();
+    let path = ca.issue_node(dir.path(), "n", &[], now(), Existing::Refuse).unwrap();
     Credentials::load(&path, now()).unwrap();
-    assert_eq!(
-        fs::read(path.join("ca.crt")).unwrap(),
-        fs::read(file).unwrap()
-    );
+    assert_eq!(fs::read(path.join("ca.crt")).unwrap(), fs::read(file).unwrap());
 }

@@ -26,9 +26,7 @@ fn authority(cluster: &str) -> Authority {
 }
 
 fn node(ca: &Authority, name: &str) -> Credentials {
-    ca.issue_node_in_memory(name, &[], at(NOW_S))
-        .unwrap()
-        .with_time(Arc::new(Frozen(NOW_S)))
+    ca.issue_node_in_memory(name, &[], at(NOW_S)).unwrap().with_time(Arc::new(Frozen(NOW_S)))
 }
 
 fn client(ca: &Authority, name: &str) -> Credentials {
@@ -78,10 +76,7 @@ fn shake(dialler: ClientConfig, acceptor: ServerConfig) -> Outcome {
 }
 
 fn between(dialler: &Credentials, acceptor: &Credentials) -> Outcome {
-    shake(
-        dialler.client_config(ALPN).unwrap(),
-        acceptor.server_config(ALPN).unwrap(),
-    )
+    shake(dialler.client_config(ALPN).unwrap(), acceptor.server_config(ALPN).unwrap())
 }
 
 fn certificate_error(result: &Result<(), Error>) -> &CertificateError {
@@ -100,34 +95,24 @@ fn members_of_one_cluster_see_each_others_identity() {
         assert_eq!((&outcome.dialler, &outcome.acceptor), (&Ok(()), &Ok(())));
         assert!(!outcome.dial.is_handshaking() && !outcome.accept.is_handshaking());
         assert_eq!(outcome.accept.alpn_protocol(), Some(ALPN));
-        assert_eq!(
-            outcome.accept.protocol_version(),
-            Some(rustls::ProtocolVersion::TLSv1_3)
-        );
+        assert_eq!(outcome.accept.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
         assert_eq!(outcome.dial.tls13_tickets_received(), 0);
 
         let seen = outcome.accept.peer_certificates().unwrap();
         assert_eq!(n1.verify_peer(seen), Ok(dialler.identity().clone()));
         let seen = outcome.dial.peer_certificates().unwrap();
-        assert_eq!(
-            dialler.verify_node(seen, Some("n1")),
-            Ok(n1.identity().clone())
-        );
+        assert_eq!(dialler.verify_node(seen, Some("n1")), Ok(n1.identity().clone()));
         assert_eq!(dialler.verify_node(seen, None), Ok(n1.identity().clone()));
-        assert!(matches!(
-            dialler.verify_node(seen, Some("n2")),
-            Err(PeerError::OtherNode { .. })
-        ));
+        assert!(matches!(dialler.verify_node(seen, Some("n2")), Err(PeerError::OtherNode { .. })));
     }
 }
 
 #[test]
 fn another_ca_is_refused_by_either_side() {
     // The same name, too: then the names of the issuers agree and only the signature tells.
-    for (name, expected) in [
-        ("c", CertificateError::BadSignature),
-        ("d", CertificateError::UnknownIssuer),
-    ] {
+    for (name, expected) in
+        [("c", CertificateError::BadSignature), ("d", CertificateError::UnknownIssuer)]
+    {
         let (ours, theirs) = (authority("c"), authority(name));
         let n1 = node(&ours, "n1");
 
@@ -169,10 +154,7 @@ fn a_client_cannot_pose_as_a_node() {
     let outcome = between(&app, &thief);
     assert!(outcome.dialler.is_err());
     // Should another CA tool have let it: the identity still does not.
-    assert!(matches!(
-        app.verify_node(thief.chain(), None),
-        Err(PeerError::NotANode { .. })
-    ));
+    assert!(matches!(app.verify_node(thief.chain(), None), Err(PeerError::NotANode { .. })));
 }
 
 #[test]
@@ -220,18 +202,15 @@ fn warns_of_the_end_in_time() {
     let (day, year) = (24 * 3600, 365 * 24 * 3600);
     let month = Duration::from_secs(30 * day);
     assert_eq!(credentials.expires_soon(at(NOW_S), month), None);
-    let soon = credentials
-        .expires_soon(at(NOW_S + year - 29 * day), month)
-        .unwrap();
+    let soon = credentials.expires_soon(at(NOW_S + year - 29 * day), month).unwrap();
     assert!(soon.to_string().contains("2028-01-15T08:00:00Z"), "{soon}");
 }
 
 #[test]
 fn debug_output_holds_no_key() {
     let ca = authority("c");
-    let credentials = ca
-        .issue_client_in_memory("a", [Role::Read].into_iter().collect(), at(NOW_S))
-        .unwrap();
+    let credentials =
+        ca.issue_client_in_memory("a", [Role::Read].into_iter().collect(), at(NOW_S)).unwrap();
     assert!(!format!("{credentials:?}").contains("key"));
     assert!(format!("{ca:?}").contains("[elided]"));
 }

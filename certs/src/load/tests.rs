@@ -27,8 +27,7 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::default();
         let ca = Authority::create(dir.path(), cluster, config, now(), Existing::Refuse).unwrap();
-        ca.issue_node(dir.path(), "n1", &[], now(), Existing::Refuse)
-            .unwrap();
+        ca.issue_node(dir.path(), "n1", &[], now(), Existing::Refuse).unwrap();
         Self { dir, ca }
     }
 
@@ -174,10 +173,7 @@ fn another_ca_is_refused_whatever_its_name() {
     assert!(matches!(place.refused(), LoadError::OtherAuthority { .. }));
     place.take(CA_CERT, &stranger);
     let error = place.refused();
-    assert!(
-        matches!(&error, LoadError::OtherCluster { cluster, .. } if cluster == "d"),
-        "{error}"
-    );
+    assert!(matches!(&error, LoadError::OtherCluster { cluster, .. } if cluster == "d"), "{error}");
 }
 
 #[test]
@@ -195,10 +191,7 @@ fn the_wrong_time_is_said_with_its_date() {
     let expired = place.load_at(at(NOW_S + year + 1)).unwrap_err();
     assert!(matches!(expired, LoadError::Expired { .. }));
     let text = expired.to_string();
-    assert!(
-        text.contains("tls.crt expired on 2028-01-15T08:00:00Z"),
-        "{text}"
-    );
+    assert!(text.contains("tls.crt expired on 2028-01-15T08:00:00Z"), "{text}");
     assert!(text.contains("quorate certs node --dir"), "{text}");
 
     place.load_at(at(NOW_S - 3600)).unwrap();
@@ -210,26 +203,16 @@ fn the_wrong_time_is_said_with_its_date() {
 fn the_hint_for_a_client_keeps_its_roles() {
     let place = Place::new("c");
     let roles: Roles = [Role::Admin, Role::Read].into_iter().collect();
-    let path = place
-        .ca
-        .issue_client(place.dir.path(), "app", roles, now(), Existing::Refuse)
-        .unwrap();
+    let path =
+        place.ca.issue_client(place.dir.path(), "app", roles, now(), Existing::Refuse).unwrap();
     let error = Credentials::load(&path, at(NOW_S * 2)).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .ends_with("--name app --role admin --role read --force'"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with("--name app --role admin --role read --force'"), "{error}");
 }
 
 #[test]
 fn an_expired_root_beside_a_valid_one_is_left_out() {
     let place = Place::new("c");
-    let short = Config {
-        ca_validity_days: 1,
-        ..Config::default()
-    };
+    let short = Config { ca_validity_days: 1, ..Config::default() };
     let old = tempfile::tempdir().unwrap();
     let then = at(NOW_S - 30 * 24 * 3600);
     Authority::create(old.path(), "c", short, then, Existing::Refuse).unwrap();
@@ -253,10 +236,8 @@ fn odd_leaf(place: &Place, change: impl FnOnce(&mut CertificateParams)) {
     let mut params = CertificateParams::new(vec!["quorate-node".to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, "n1");
     params.is_ca = IsCa::ExplicitNoCa;
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     change(&mut params);
     let key = KeyPair::generate().unwrap();
     let leaf = params.signed_by(&key, &issuer).unwrap();
@@ -271,18 +252,13 @@ fn uri(text: &str) -> SanType {
 #[test]
 fn identities_of_other_tools_are_accepted_if_they_follow_the_rules_and_refused_if_not() {
     let place = Place::new("c");
-    odd_leaf(&place, |p| {
-        p.subject_alt_names.push(uri("spiffe://c/node/n9"))
-    });
+    odd_leaf(&place, |p| p.subject_alt_names.push(uri("spiffe://c/node/n9")));
     assert_eq!(place.load_at(now()).unwrap().identity().name(), "n9");
 
     odd_leaf(&place, |_| ());
     assert!(matches!(
         place.refused(),
-        LoadError::Identity {
-            source: IdentityError::UriCount(0),
-            ..
-        }
+        LoadError::Identity { source: IdentityError::UriCount(0), .. }
     ));
     odd_leaf(&place, |p| {
         let two = [uri("spiffe://c/node/n1"), uri("spiffe://c/node/n2")];
@@ -290,18 +266,11 @@ fn identities_of_other_tools_are_accepted_if_they_follow_the_rules_and_refused_i
     });
     assert!(matches!(
         place.refused(),
-        LoadError::Identity {
-            source: IdentityError::UriCount(2),
-            ..
-        }
+        LoadError::Identity { source: IdentityError::UriCount(2), .. }
     ));
-    odd_leaf(&place, |p| {
-        p.subject_alt_names.push(uri("https://c/node/n1"))
-    });
+    odd_leaf(&place, |p| p.subject_alt_names.push(uri("https://c/node/n1")));
     assert!(matches!(place.refused(), LoadError::Identity { .. }));
-    odd_leaf(&place, |p| {
-        p.subject_alt_names.push(uri("spiffe://d/node/n1"))
-    });
+    odd_leaf(&place, |p| p.subject_alt_names.push(uri("spiffe://d/node/n1")));
     assert!(matches!(place.refused(), LoadError::OtherCluster { .. }));
 }
 

@@ -84,8 +84,7 @@ impl Dialer {
     /// # Errors
     /// If the TLS library cannot use them; the old ones stay.
     pub fn set_credentials(&self, credentials: Credentials) -> Result<(), rustls::Error> {
-        self.tls
-            .store(Arc::new(Tls::new(credentials, &self.config)?));
+        self.tls.store(Arc::new(Tls::new(credentials, &self.config)?));
         Ok(())
     }
 
@@ -157,10 +156,7 @@ impl Dialer {
         let limit = self.config.connect_timeout;
         match timeout(limit, self.try_addresses(addr, expect)).await {
             Ok(result) => result,
-            Err(_) => Err(ConnectError::Unreachable {
-                addr: addr.into(),
-                after: limit,
-            }),
+            Err(_) => Err(ConnectError::Unreachable { addr: addr.into(), after: limit }),
         }
     }
 
@@ -170,15 +166,9 @@ impl Dialer {
         expect: NodeId,
     ) -> Result<Arc<Connection>, ConnectError> {
         let resolved = self.env.sockets.resolve(addr).await;
-        let mut found = resolved.map_err(|source| ConnectError::Resolve {
-            addr: addr.into(),
-            source,
-        })?;
-        if self
-            .endpoint
-            .local_addr()
-            .is_ok_and(|local| local.is_ipv4())
-        {
+        let mut found =
+            resolved.map_err(|source| ConnectError::Resolve { addr: addr.into(), source })?;
+        if self.endpoint.local_addr().is_ok_and(|local| local.is_ipv4()) {
             found.retain(std::net::SocketAddr::is_ipv4);
         }
         let share = self.config.connect_timeout / u32::try_from(found.len().max(1)).unwrap_or(1);
@@ -190,12 +180,7 @@ impl Dialer {
             match timeout(share, self.handshake(addr, remote, expect)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => failed = error,
-                Err(_) => {
-                    failed = ConnectError::Unreachable {
-                        addr: addr.into(),
-                        after: share,
-                    }
-                }
+                Err(_) => failed = ConnectError::Unreachable { addr: addr.into(), after: share },
             }
         }
         Err(failed)
@@ -210,12 +195,9 @@ impl Dialer {
         let tls = self.tls.load_full();
         let local = self.local();
         let broken = |error: &quinn::ConnectionError| ConnectError::from_quic(addr, expect, error);
-        let connecting = self
-            .endpoint
-            .connect_with(tls.quic.clone(), remote, SERVER_NAME)
-            .map_err(|error| ConnectError::Local {
-                addr: addr.into(),
-                detail: error.to_string(),
+        let connecting =
+            self.endpoint.connect_with(tls.quic.clone(), remote, SERVER_NAME).map_err(|error| {
+                ConnectError::Local { addr: addr.into(), detail: error.to_string() }
             })?;
         let quic = connecting.await.map_err(|error| broken(&error))?;
         // From here on the peer learns why it is left.
@@ -233,21 +215,13 @@ impl Dialer {
             let (send, recv) = quic.open_bi().await.map_err(|error| broken(&error))?;
             lanes.push((FrameWriter::new(send), FrameReader::new(recv)));
         }
-        let hello = Hello {
-            minor: MINOR,
-            features: 0,
-            cluster: local.cluster,
-            node: local.node,
-            expect,
-        };
+        let hello =
+            Hello { minor: MINOR, features: 0, cluster: local.cluster, node: local.node, expect };
         let answer = match lanes.first_mut() {
             Some((writer, reader)) => ask(writer, reader, &hello).await,
             None => Err(StreamError::Ended),
         };
-        let garbled = |detail: String| ConnectError::Garbled {
-            addr: addr.into(),
-            detail,
-        };
+        let garbled = |detail: String| ConnectError::Garbled { addr: addr.into(), detail };
         let answer = match answer {
             Ok(answer) => answer,
             Err(StreamError::Connection(error)) => return Err(broken(&error)),
@@ -303,17 +277,11 @@ fn verify(
         Ok(identity) => Ok(identity),
         Err(error @ PeerError::OtherCluster { .. }) => Err((
             Close::WrongCluster,
-            ConnectError::WrongCluster {
-                addr,
-                detail: error.to_string(),
-            },
+            ConnectError::WrongCluster { addr, detail: error.to_string() },
         )),
         Err(error) => Err((
             Close::Unauthorised,
-            ConnectError::Unauthorised {
-                addr,
-                detail: error.to_string(),
-            },
+            ConnectError::Unauthorised { addr, detail: error.to_string() },
         )),
     }
 }
@@ -328,10 +296,7 @@ fn check(
     let unknown = ClusterId(0);
     if welcome.cluster != local.cluster && welcome.cluster != unknown && local.cluster != unknown {
         let detail = "it has the same name but was bootstrapped separately".into();
-        return Err((
-            Close::WrongCluster,
-            ConnectError::WrongCluster { addr, detail },
-        ));
+        return Err((Close::WrongCluster, ConnectError::WrongCluster { addr, detail }));
     }
     if expect != NodeId(0) && welcome.node != expect {
         let expected = expect;

@@ -148,10 +148,7 @@ impl ConnectError {
             ConnectionError::TransportError(error) => match alert(error.code.into()) {
                 Some(NO_APPLICATION_PROTOCOL) => Self::Protocol { addr },
                 Some(alert) => Self::Untrusted { addr, alert },
-                None => Self::Broken {
-                    addr,
-                    detail: error.to_string(),
-                },
+                None => Self::Broken { addr, detail: error.to_string() },
             },
             ConnectionError::ConnectionClosed(close) => match alert(close.error_code.into()) {
                 Some(NO_APPLICATION_PROTOCOL) => Self::Protocol { addr },
@@ -161,36 +158,21 @@ impl ConnectError {
                     code: Close::Overloaded,
                     reason: "it is at its limit of connections or stopping".into(),
                 },
-                None => Self::Broken {
-                    addr,
-                    detail: close.to_string(),
-                },
+                None => Self::Broken { addr, detail: close.to_string() },
             },
             ConnectionError::ApplicationClosed(close) => {
                 let reason = printable(&close.reason);
                 match Close::from_number(close.error_code.into_inner()) {
                     Close::Version => Self::Version { addr },
-                    Close::WrongCluster => Self::WrongCluster {
-                        addr,
-                        detail: reason,
-                    },
+                    Close::WrongCluster => Self::WrongCluster { addr, detail: reason },
                     Close::WrongNode => Self::WrongNode { addr, expected },
-                    Close::Unauthorised => Self::Unauthorised {
-                        addr,
-                        detail: reason,
-                    },
-                    Close::Protocol => Self::Garbled {
-                        addr,
-                        detail: reason,
-                    },
+                    Close::Unauthorised => Self::Unauthorised { addr, detail: reason },
+                    Close::Protocol => Self::Garbled { addr, detail: reason },
                     code => Self::Refused { addr, code, reason },
                 }
             }
             ConnectionError::VersionMismatch => Self::Protocol { addr },
-            other => Self::Broken {
-                addr,
-                detail: other.to_string(),
-            },
+            other => Self::Broken { addr, detail: other.to_string() },
         }
     }
 }
@@ -201,9 +183,7 @@ const CONNECTION_REFUSED: u64 = 2;
 /// The TLS alert in a QUIC error code, if it is one (RFC 9001, section 4.8).
 #[must_use]
 pub fn alert(code: u64) -> Option<u8> {
-    (0x100..0x200)
-        .contains(&code)
-        .then(|| u8::try_from(code & 0xff).unwrap_or(0))
+    (0x100..0x200).contains(&code).then(|| u8::try_from(code & 0xff).unwrap_or(0))
 }
 
 /// What a TLS alert says about a certificate.

@@ -22,9 +22,7 @@ impl Clock for SystemClock {
         // A clock before 1970 reads as 0, one after 2554 as the maximum: both are refused as skew.
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| {
-                u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-            })
+            .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
@@ -60,10 +58,7 @@ impl Sockets for SystemSockets {
         Box::pin(async move {
             let found: Vec<_> = tokio::net::lookup_host(address).await?.collect();
             if found.is_empty() {
-                return Err(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "the name has no address",
-                ));
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
             }
             Ok(found)
         })

@@ -87,12 +87,7 @@ impl FrameReader {
     /// Reads frames of up to the protocol's limit.
     #[must_use]
     pub fn new(stream: RecvStream) -> Self {
-        Self {
-            stream,
-            codec: FrameCodec::default(),
-            buffer: BytesMut::new(),
-            ended: false,
-        }
+        Self { stream, codec: FrameCodec::default(), buffer: BytesMut::new(), ended: false }
     }
 
     /// The next frame; None at a clean end. May be dropped and called again.
@@ -139,11 +134,7 @@ impl FrameWriter {
     /// Writes frames to this stream.
     #[must_use]
     pub fn new(stream: SendStream) -> Self {
-        Self {
-            stream,
-            scratch: BytesMut::new(),
-            whole: true,
-        }
+        Self { stream, scratch: BytesMut::new(), whole: true }
     }
 
     /// Sets the priority of what is sent from now on; see [`super::Class::priority`].

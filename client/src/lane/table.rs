@@ -64,20 +64,14 @@ impl Table {
         self.last += 1;
         frame.id = self.last;
         self.queue.insert(self.last, frame);
-        let open = Open {
-            answer: Some(answer),
-            _held: held,
-        };
+        let open = Open { answer: Some(answer), _held: held };
         self.open.insert(self.last, open);
         Ok(self.last)
     }
 
     pub(super) fn take(&mut self, bytes: usize) -> Outgoing {
         if self.failed.is_some() {
-            return Outgoing {
-                frames: None,
-                cancels: VecDeque::new(),
-            };
+            return Outgoing { frames: None, cancels: VecDeque::new() };
         }
         let (mut frames, mut total) = (Vec::new(), 0);
         while total < bytes
@@ -86,10 +80,7 @@ impl Table {
             total += frame.body.len() + frame.payload.len();
             frames.push(frame);
         }
-        Outgoing {
-            frames: Some(frames),
-            cancels: std::mem::take(&mut self.cancels),
-        }
+        Outgoing { frames: Some(frames), cancels: std::mem::take(&mut self.cancels) }
     }
 
     pub(super) fn answered(&mut self, frame: Frame) -> Result<(Answer, Frame), StreamError> {
@@ -124,11 +115,7 @@ impl Table {
         let first = self.failed.get_or_insert_with(|| lost.clone()).clone();
         let queue = std::mem::take(&mut self.queue);
         self.cancels.clear();
-        Failing {
-            open: std::mem::take(&mut self.open),
-            queue,
-            lost: first,
-        }
+        Failing { open: std::mem::take(&mut self.open), queue, lost: first }
     }
 }
 
@@ -162,23 +149,14 @@ mod tests {
     use super::*;
 
     fn frame() -> Frame {
-        Frame {
-            op: 2,
-            id: 0,
-            flags: 0,
-            body: Bytes::new(),
-            payload: Bytes::from_static(&[0; 100]),
-        }
+        Frame { op: 2, id: 0, flags: 0, body: Bytes::new(), payload: Bytes::from_static(&[0; 100]) }
     }
 
     type Reply = oneshot::Receiver<Result<Frame, RequestError>>;
 
     fn submit(table: &mut Table, requests: &Arc<Semaphore>) -> (u64, Reply) {
         let (to, reply) = oneshot::channel();
-        let held = Held {
-            _bytes: None,
-            _request: Arc::clone(requests).try_acquire_owned().ok(),
-        };
+        let held = Held { _bytes: None, _request: Arc::clone(requests).try_acquire_owned().ok() };
         (table.submit(frame(), held, to).unwrap(), reply)
     }
 
@@ -196,11 +174,7 @@ mod tests {
 
         assert_eq!(table.abandon(first), Abandoned::Sent);
         assert_eq!(table.abandon(first), Abandoned::Answered, "one Cancel only");
-        assert_eq!(
-            requests.available_permits(),
-            2,
-            "credit waits for the answer"
-        );
+        assert_eq!(requests.available_permits(), 2, "credit waits for the answer");
         let out = table.take(50);
         assert_eq!(out.cancels, [first]);
         assert!(out.frames.unwrap().is_empty());
@@ -222,20 +196,14 @@ mod tests {
         let (unsent_id, mut unsent) = submit(&mut table, &requests);
         let mut early = frame();
         early.id = unsent_id;
-        assert!(
-            table.answered(early).is_err(),
-            "answer to what was not sent"
-        );
+        assert!(table.answered(early).is_err(), "answer to what was not sent");
 
         drop(table.fail(&Lost::Mute));
         drop(table.fail(&Lost::Local));
         let error = sent.try_recv().unwrap().unwrap_err();
         assert!(matches!(error, RequestError::Lost(Lost::Mute)));
         let error = unsent.try_recv().unwrap().unwrap_err();
-        assert!(matches!(
-            error,
-            RequestError::NotSent(NotSent::Disconnected(Lost::Mute))
-        ));
+        assert!(matches!(error, RequestError::NotSent(NotSent::Disconnected(Lost::Mute))));
         assert_eq!(requests.available_permits(), 2);
         assert!(table.take(1).frames.is_none());
     }

@@ -112,11 +112,7 @@ pub(crate) struct Show {
 
 impl Common {
     fn existing(&self) -> Existing {
-        if self.force {
-            Existing::Replace
-        } else {
-            Existing::Refuse
-        }
+        if self.force { Existing::Replace } else { Existing::Refuse }
     }
 
     /// Says what was made.
@@ -133,10 +129,7 @@ impl Common {
 
 impl Leaf {
     fn authority(&self) -> Result<Authority, Fail> {
-        let config = Config {
-            leaf_validity_days: self.days,
-            ..Config::default()
-        };
+        let config = Config { leaf_validity_days: self.days, ..Config::default() };
         Authority::open(&self.dir, config).map_err(Fail::failed)
     }
 }
@@ -145,21 +138,15 @@ pub(crate) fn run(command: &Certs, env: &Env) -> Result<(), Fail> {
     let now = unix_time(env);
     match command {
         Certs::Ca(ca) => {
-            let config = Config {
-                ca_validity_days: ca.days,
-                ..Config::default()
-            };
+            let config = Config { ca_validity_days: ca.days, ..Config::default() };
             Authority::create(&ca.dir, &ca.cluster, config, now, ca.common.existing())
                 .map_err(Fail::failed)?;
             ca.common.made("CA of cluster", &ca.cluster, &ca.dir)
         }
         Certs::Node(Node { leaf, san }) => {
             let existing = leaf.common.existing();
-            let made = leaf
-                .authority()?
-                .issue_node(&leaf.dir, &leaf.name, san, now, existing);
-            leaf.common
-                .made("node", &leaf.name, &made.map_err(Fail::failed)?)
+            let made = leaf.authority()?.issue_node(&leaf.dir, &leaf.name, san, now, existing);
+            leaf.common.made("node", &leaf.name, &made.map_err(Fail::failed)?)
         }
         Certs::Client(Client { leaf, role, san }) => {
             if !san.is_empty() {
@@ -170,11 +157,8 @@ pub(crate) fn run(command: &Certs, env: &Env) -> Result<(), Fail> {
                 some => some.iter().copied().collect(),
             };
             let existing = leaf.common.existing();
-            let made = leaf
-                .authority()?
-                .issue_client(&leaf.dir, &leaf.name, roles, now, existing);
-            leaf.common
-                .made("client", &leaf.name, &made.map_err(Fail::failed)?)
+            let made = leaf.authority()?.issue_client(&leaf.dir, &leaf.name, roles, now, existing);
+            leaf.common.made("client", &leaf.name, &made.map_err(Fail::failed)?)
         }
         Certs::Show(show) => print(show, now),
     }
@@ -198,11 +182,7 @@ fn print(args: &Show, now: UnixTime) -> Result<(), Fail> {
         }
     }
     out.flush()?;
-    if found.iter().any(|info| info.status != "valid") {
-        Err(Fail::Told)
-    } else {
-        Ok(())
-    }
+    if found.iter().any(|info| info.status != "valid") { Err(Fail::Told) } else { Ok(()) }
 }
 
 fn lines(info: &CertificateInfo) -> [(&'static str, String); 10] {
@@ -215,10 +195,7 @@ fn lines(info: &CertificateInfo) -> [(&'static str, String); 10] {
         ("identity", text(&info.identity)),
         ("names", info.sans.join(", ")),
         ("issuer", info.issuer.clone()),
-        (
-            "valid",
-            format!("{} to {}", info.not_before, info.not_after),
-        ),
+        ("valid", format!("{} to {}", info.not_before, info.not_after)),
         ("status", info.status.clone()),
         ("sha256", info.fingerprint_sha256.clone()),
     ]

@@ -20,12 +20,7 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Connect {
     /// Nodes to begin with, one is enough: HOST:PORT[,HOST:PORT...]
-    #[arg(
-        long,
-        env = "QUORATE_CONNECT",
-        value_name = "HOST:PORT,...",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "QUORATE_CONNECT", value_name = "HOST:PORT,...", value_delimiter = ',')]
     pub(crate) connect: Vec<String>,
     /// Folder of a client certificate made with 'quorate certs client'
     #[arg(long, env = "QUORATE_CERTS", value_name = "DIR")]
@@ -70,8 +65,7 @@ impl Connect {
 /// Whether this is a host and a port that can be dialled.
 pub(crate) fn is_host_port(text: &str) -> bool {
     let port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    text.rsplit_once(':')
-        .is_some_and(|(host, p)| !host.is_empty() && port(p))
+    text.rsplit_once(':').is_some_and(|(host, p)| !host.is_empty() && port(p))
 }
 
 /// The time as certificates want it.
@@ -94,8 +88,7 @@ pub(crate) async fn map_with(client: &Client, database: &str) -> Result<Arc<Clus
 
 /// The database in a map that was made sure to have it.
 pub(crate) fn database<'a>(map: &'a ClusterMap, name: &str) -> Result<&'a Database, Fail> {
-    map.database_named(name)
-        .ok_or_else(|| Fail::failed(format!("database {name:?} was dropped")))
+    map.database_named(name).ok_or_else(|| Fail::failed(format!("database {name:?} was dropped")))
 }
 
 #[cfg(test)]

@@ -81,17 +81,10 @@ async fn create_database(args: Create, env: Env) -> Result<(), Fail> {
     let policy = PolicySpec {
         name: FIRST_POLICY.to_owned(),
         duration: args.retention,
-        group_duration: args
-            .shard_duration
-            .unwrap_or(default_group_duration(args.retention)),
+        group_duration: args.shard_duration.unwrap_or(default_group_duration(args.retention)),
         replication: args.replication,
     };
-    let outcome = client
-        .change(Change::CreateDatabase {
-            name: args.name.clone(),
-            policy,
-        })
-        .await?;
+    let outcome = client.change(Change::CreateDatabase { name: args.name.clone(), policy }).await?;
     client.close().await;
     let id = match outcome {
         Outcome::Database(id) => json!(id),
@@ -109,11 +102,7 @@ async fn create_database(args: Create, env: Env) -> Result<(), Fail> {
 async fn drop_database(args: Drop, env: Env) -> Result<(), Fail> {
     let client = args.connect.open(&env).await?;
     map_with(&client, &args.name).await?;
-    client
-        .change(Change::DropDatabase {
-            name: args.name.clone(),
-        })
-        .await?;
+    client.change(Change::DropDatabase { name: args.name.clone() }).await?;
     client.close().await;
     let mut out = Output::new();
     if args.connect.json {
@@ -129,14 +118,7 @@ async fn list(connect: Connect, env: Env) -> Result<(), Fail> {
     let map = client.map();
     client.close().await;
     let mut out = Output::new();
-    let header = [
-        "name",
-        "policy",
-        "retention",
-        "shard duration",
-        ">replication",
-        ">shards",
-    ];
+    let header = ["name", "policy", "retention", "shard duration", ">replication", ">shards"];
     let mut table = Table::new(&header);
     for database in &map.databases {
         if connect.json {
@@ -144,11 +126,7 @@ async fn list(connect: Connect, env: Env) -> Result<(), Fail> {
             continue;
         }
         for policy in &database.policies {
-            let default = if policy.id == database.default_policy {
-                " (default)"
-            } else {
-                ""
-            };
+            let default = if policy.id == database.default_policy { " (default)" } else { "" };
             let shards: usize = policy.groups.iter().map(|group| group.shards.len()).sum();
             table.row([
                 database.name.clone(),
@@ -167,10 +145,7 @@ async fn list(connect: Connect, env: Env) -> Result<(), Fail> {
 }
 
 fn describe(database: &Database) -> serde_json::Value {
-    let policies: Vec<_> = database
-        .policies
-        .iter()
-        .map(|policy| rp::describe(database, policy))
-        .collect();
+    let policies: Vec<_> =
+        database.policies.iter().map(|policy| rp::describe(database, policy)).collect();
     json!({"id": database.id, "name": database.name, "policies": policies})
 }

@@ -49,9 +49,7 @@ pub(crate) struct Export {
 /// The node that a person means.
 pub(crate) fn node_id(map: &ClusterMap, text: &str) -> Result<NodeId, Fail> {
     map.node_named(text).map(|node| node.id).ok_or_else(|| {
-        Fail::failed(format!(
-            "there is no node {text:?}; 'quorate node-ctl ls' lists the nodes"
-        ))
+        Fail::failed(format!("there is no node {text:?}; 'quorate node-ctl ls' lists the nodes"))
     })
 }
 
@@ -59,20 +57,12 @@ pub(crate) async fn run(args: Export, env: Env) -> Result<(), Fail> {
     let now = env.clock.wall_ns();
     let client = args.connect.open(&env).await?;
     let map = map_with(&client, &args.database).await?;
-    let node = args
-        .node
-        .as_deref()
-        .map(|text| node_id(&map, text))
-        .transpose()?;
+    let node = args.node.as_deref().map(|text| node_id(&map, text)).transpose()?;
     let query = Query {
         policy: args.rp.clone(),
         from: args.from.map_or(i64::MIN, |time| time.resolve(now)),
         to: args.to.map_or(i64::MAX, |time| time.resolve(now)),
-        level: if node.is_some() {
-            Level::One
-        } else {
-            Level::Quorum
-        },
+        level: if node.is_some() { Level::One } else { Level::Quorum },
         node,
         ..Query::all(args.database.as_str())
     };

@@ -19,23 +19,16 @@ pub(crate) struct FieldNames {
 impl FieldNames {
     /// The names in the client's map.
     pub(crate) fn new(client: &Client, database: &str) -> Self {
-        let mut names = Self {
-            client: client.clone(),
-            database: database.to_owned(),
-            names: HashMap::new(),
-        };
+        let mut names =
+            Self { client: client.clone(), database: database.to_owned(), names: HashMap::new() };
         names.refresh();
         names
     }
 
     fn refresh(&mut self) {
         if let Some(database) = self.client.map().database_named(&self.database) {
-            let fields = database
-                .measurements
-                .iter()
-                .flat_map(|measurement| &measurement.fields);
-            self.names
-                .extend(fields.map(|field| (field.id, field.name.clone())));
+            let fields = database.measurements.iter().flat_map(|measurement| &measurement.fields);
+            self.names.extend(fields.map(|field| (field.id, field.name.clone())));
         }
     }
 

@@ -90,8 +90,5 @@ pub(crate) async fn run(command: Hints, env: Env) -> Result<(), Fail> {
     }
     let down = survey.nodes.iter().filter(|(_, answer)| answer.is_none());
     let down: Vec<String> = down.map(|(id, _)| survey.name(*id)).collect();
-    Err(Fail::failed(format!(
-        "no answer from {}; its queues are not listed",
-        down.join(", ")
-    )))
+    Err(Fail::failed(format!("no answer from {}; its queues are not listed", down.join(", "))))
 }

@@ -97,11 +97,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let default = if matches!(cli.command, Command::Node(_)) {
-        "info,openraft=off"
-    } else {
-        "error"
-    };
+    let default =
+        if matches!(cli.command, Command::Node(_)) { "info,openraft=off" } else { "error" };
     let ended = start_logging(cli.log.as_deref(), default).and_then(|()| run(cli.command));
     let (code, text) = match ended {
         Ok(()) | Err(Fail::Closed) => return ExitCode::SUCCESS,
@@ -133,9 +130,7 @@ fn run(command: Command) -> Result<(), Fail> {
 }
 
 fn block_on(command: impl Future<Output = Result<(), Fail>>) -> Result<(), Fail> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Fail::failed(format!("cannot start threads: {error}")))?;
     let ended = runtime.block_on(command);

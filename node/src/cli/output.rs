@@ -16,9 +16,7 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn new() -> Self {
-        Self {
-            out: BufWriter::with_capacity(64 << 10, io::stdout()),
-        }
+        Self { out: BufWriter::with_capacity(64 << 10, io::stdout()) }
     }
 
     /// Writes bytes as they are.

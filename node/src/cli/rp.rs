@@ -49,24 +49,14 @@ pub(crate) async fn run(command: Rp, env: Env) -> Result<(), Fail> {
     client.close().await;
     let database = database(&map, &args.database)?;
     let mut out = Output::new();
-    let header = [
-        "name",
-        "default",
-        "retention",
-        "shard duration",
-        ">replication",
-    ];
+    let header = ["name", "default", "retention", "shard duration", ">replication"];
     let mut table = Table::new(&header);
     for policy in &database.policies {
         if args.connect.json {
             out.json(&describe(database, policy))?;
             continue;
         }
-        let default = if policy.id == database.default_policy {
-            "yes"
-        } else {
-            "no"
-        };
+        let default = if policy.id == database.default_policy { "yes" } else { "no" };
         table.row([
             policy.name.clone(),
             default.to_owned(),

@@ -34,9 +34,7 @@ pub(crate) struct Schema {
 type TagKeys = BTreeMap<Vec<u8>, BTreeSet<String>>;
 
 pub(crate) async fn run(args: Schema, env: Env) -> Result<(), Fail> {
-    let from = args
-        .from
-        .map_or(i64::MIN, |time| time.resolve(env.clock.wall_ns()));
+    let from = args.from.map_or(i64::MIN, |time| time.resolve(env.clock.wall_ns()));
     let client = args.connect.open(&env).await?;
     let map = map_with(&client, &args.database).await?;
     let tags = tag_keys(&client, &args.database, from).await;
@@ -45,18 +43,13 @@ pub(crate) async fn run(args: Schema, env: Env) -> Result<(), Fail> {
     let mut out = Output::new();
     for measurement in &database(&map, &args.database)?.measurements {
         let name = String::from_utf8_lossy(&measurement.name);
-        let keys: Vec<String> = tags
-            .get(measurement.name.as_ref())
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
+        let keys: Vec<String> =
+            tags.get(measurement.name.as_ref()).into_iter().flatten().cloned().collect();
         let fields = measurement.fields.iter();
         let fields = fields.map(|field| (String::from_utf8_lossy(&field.name), field.kind.name()));
         if args.connect.json {
-            let fields: Vec<_> = fields
-                .map(|(name, kind)| json!({"name": name, "type": kind}))
-                .collect();
+            let fields: Vec<_> =
+                fields.map(|(name, kind)| json!({"name": name, "type": kind})).collect();
             out.json(&json!({"measurement": name, "fields": fields, "tags": keys}))?;
         } else {
             out.line(&name)?;
@@ -71,21 +64,13 @@ pub(crate) async fn run(args: Schema, env: Env) -> Result<(), Fail> {
 }
 
 async fn tag_keys(client: &Client, database: &str, from: i64) -> Result<TagKeys, Fail> {
-    let query = Query {
-        from,
-        level: Level::One,
-        ..Query::all(database)
-    };
+    let query = Query { from, level: Level::One, ..Query::all(database) };
     let mut stream = client.query(query).await?;
     let mut tags = TagKeys::new();
     while let Some(series) = stream.next().await {
         let name = SeriesName::parse(&series?.0);
         let keys = tags.entry(name.measurement).or_default();
-        keys.extend(
-            name.tags
-                .iter()
-                .map(|(key, _)| String::from_utf8_lossy(key).into_owned()),
-        );
+        keys.extend(name.tags.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()));
     }
     Ok(tags)
 }

@@ -30,23 +30,14 @@ impl Series {
         for column in &mut columns {
             if column.name.is_empty() {
                 column.name = names.get(column.field).ok_or_else(|| {
-                    let text = format!(
-                        "field {} is in the data but not in the schema",
-                        column.field
-                    );
-                    Fail::Failed(with_advice(
-                        &text,
-                        Some("see 'quorate status' and try again"),
-                    ))
+                    let text =
+                        format!("field {} is in the data but not in the schema", column.field);
+                    Fail::Failed(with_advice(&text, Some("see 'quorate status' and try again")))
                 })?;
             }
         }
         columns.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self {
-            key,
-            times: rows.times,
-            columns,
-        })
+        Ok(Self { key, times: rows.times, columns })
     }
 
     /// Forgets all rows behind the first `count`.

@@ -35,10 +35,7 @@ pub(crate) async fn run(command: Shard, env: Env) -> Result<(), Fail> {
             }))?;
             continue;
         }
-        let name = |id| {
-            map.node(id)
-                .map_or_else(|| id.to_string(), |node| node.name.clone())
-        };
+        let name = |id| map.node(id).map_or_else(|| id.to_string(), |node| node.name.clone());
         let owners: Vec<String> = shard.owners.iter().map(|id| name(*id)).collect();
         table.row([
             shard.id.to_string(),

@@ -112,9 +112,7 @@ async fn wait_for(wait: Wait, args: &Status, env: &Env) -> Result<(), Fail> {
         }
     }
     let limit = format_duration(args.timeout);
-    Err(Fail::failed(format!(
-        "gave up after {limit}: {missing}; see 'quorate status'"
-    )))
+    Err(Fail::failed(format!("gave up after {limit}: {missing}; see 'quorate status'")))
 }
 
 fn show(survey: &Survey, connect: &Connect, out: &mut Output) -> Result<(), Fail> {
@@ -148,9 +146,8 @@ fn describe(survey: &Survey) -> Value {
         })
         .collect();
     let shards = survey.map.shards();
-    let shards: Vec<Value> = shards
-        .map(|place| json!({"id": place.shard.id, "owners": place.shard.owners}))
-        .collect();
+    let shards: Vec<Value> =
+        shards.map(|place| json!({"id": place.shard.id, "owners": place.shard.owners})).collect();
     json!({
         "cluster": survey.map.name,
         "nodes": nodes,
@@ -162,9 +159,7 @@ fn describe(survey: &Survey) -> Value {
 
 /// The survey for people.
 fn picture(survey: &Survey) -> String {
-    let mut nodes = Table::new(&[
-        ">id", "name", "address", "state", "role", ">fresh", ">journal",
-    ]);
+    let mut nodes = Table::new(&[">id", "name", "address", "state", "role", ">fresh", ">journal"]);
     for node in survey.map.active_nodes() {
         let answer = survey.answer(node.id);
         let state = match answer {
@@ -178,9 +173,7 @@ fn picture(survey: &Survey) -> String {
             node.name.clone(),
             node.addr.clone(),
             state.to_owned(),
-            answer
-                .map_or("", |answer| role_name(answer.role))
-                .to_owned(),
+            answer.map_or("", |answer| role_name(answer.role)).to_owned(),
             size(answer.map(|answer| answer.fresh_bytes)),
             size(answer.map(|answer| answer.journal_bytes)),
         ]);
@@ -188,23 +181,14 @@ fn picture(survey: &Survey) -> String {
     let (mut total, mut bare, mut thin) = (0u64, 0u64, 0u64);
     for place in survey.map.shards() {
         let owners = &place.shard.owners;
-        let alive = owners
-            .iter()
-            .filter(|owner| survey.answer(**owner).is_some())
-            .count();
+        let alive = owners.iter().filter(|owner| survey.answer(**owner).is_some()).count();
         total += 1;
         bare += u64::from(alive <= owners.len() / 2);
         thin += u64::from(alive < owners.len());
     }
     let hints = survey.hints();
-    let leader = survey
-        .leader()
-        .map_or_else(|| "none".to_owned(), |id| survey.name(id));
-    let unknown = if survey.complete() {
-        ""
-    } else {
-        " (of the nodes that answered)"
-    };
+    let leader = survey.leader().map_or_else(|| "none".to_owned(), |id| survey.name(id));
+    let unknown = if survey.complete() { "" } else { " (of the nodes that answered)" };
     format!(
         "cluster '{}', leader {leader}\n\n{}\n\
          shards: {total}, of which {thin} lack an owner that is up, {bare} lack a quorum\n\

@@ -55,15 +55,12 @@ impl Survey {
     /// The node that leads: it says so itself and is not behind another that says so.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         let leading = self.answers().filter(|node| node.role == RaftRole::Leader);
-        leading
-            .max_by_key(|node| node.meta_index)
-            .map(|node| node.node)
+        leading.max_by_key(|node| node.meta_index).map(|node| node.node)
     }
 
     /// All queues, with their holders.
     pub(crate) fn queues(&self) -> impl Iterator<Item = (NodeId, &QueueStatus)> {
-        self.answers()
-            .flat_map(|node| node.queues.iter().map(move |queue| (node.node, queue)))
+        self.answers().flat_map(|node| node.queues.iter().map(move |queue| (node.node, queue)))
     }
 
     /// The sum over all queues.
@@ -83,9 +80,7 @@ impl Survey {
 
     /// The name of a node, or its number.
     pub(crate) fn name(&self, id: NodeId) -> String {
-        self.map
-            .node(id)
-            .map_or_else(|| id.to_string(), |node| node.name.clone())
+        self.map.node(id).map_or_else(|| id.to_string(), |node| node.name.clone())
     }
 
     /// What keeps the cluster from being healthy: all members up, writable and voting or learning
@@ -107,9 +102,7 @@ impl Survey {
                 Some(_) => {}
             }
         }
-        self.leader()
-            .is_none()
-            .then(|| "there is no leader".to_owned())
+        self.leader().is_none().then(|| "there is no leader".to_owned())
     }
 
     /// What keeps hints from being drained.

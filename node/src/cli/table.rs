@@ -23,10 +23,7 @@ impl Table {
             None => (name.as_ref().to_owned(), false),
         };
         let (header, right) = header.iter().map(split).unzip();
-        Self {
-            rows: vec![header],
-            right,
-        }
+        Self { rows: vec![header], right }
     }
 
     /// Adds a row with as many cells as the header has.
@@ -42,15 +39,9 @@ impl Table {
 
     fn widths(&self) -> Vec<usize> {
         let width = |column: usize| {
-            self.rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(|c| c.chars().count())
-                .max()
+            self.rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max()
         };
-        (0..self.right.len())
-            .map(|column| width(column).unwrap_or(0))
-            .collect()
+        (0..self.right.len()).map(|column| width(column).unwrap_or(0)).collect()
     }
 
     /// The table as text, header first, every line ended.
@@ -133,11 +124,7 @@ pub(crate) fn grouped(number: u64) -> String {
 
 /// A number of things, by their name.
 pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
-    format!(
-        "{} {}",
-        grouped(number as u64),
-        if number == 1 { one } else { many }
-    )
+    format!("{} {}", grouped(number as u64), if number == 1 { one } else { many })
 }
 
 /// Bytes in the largest unit that leaves a whole part.
@@ -149,11 +136,7 @@ pub(crate) fn bytes(count: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 {
-        format!("{count} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 #[cfg(test)]
@@ -185,10 +168,7 @@ mod tests {
     fn packs_words_into_lines() {
         let words = (0..30).map(|at| format!("field{at:02}=1"));
         let text = pack(words, "  ");
-        assert!(
-            text.lines()
-                .all(|line| line.len() <= WIDTH && line.starts_with("  field"))
-        );
+        assert!(text.lines().all(|line| line.len() <= WIDTH && line.starts_with("  field")));
         assert_eq!(text.matches("=1").count(), 30);
     }
 

@@ -32,9 +32,9 @@ impl Time {
     pub(crate) fn resolve(self, now_ns: u64) -> i64 {
         match self {
             Self::At(time) => time,
-            Self::FromNow(offset) => i64::try_from(now_ns)
-                .unwrap_or(i64::MAX)
-                .saturating_add(offset),
+            Self::FromNow(offset) => {
+                i64::try_from(now_ns).unwrap_or(i64::MAX).saturating_add(offset)
+            }
         }
     }
 }
@@ -74,34 +74,16 @@ pub(crate) fn parse_duration(text: &str) -> Result<u64, String> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, behind) = rest.split_at(digits);
-        let letters = behind
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(behind.len());
+        let letters = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
         let (unit, behind) = behind.split_at(letters);
-        let unit = if matches!(unit, "µs" | "μs") {
-            "us"
-        } else {
-            unit
-        };
-        let factor = UNITS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(wrong)?
-            .1;
+        let unit = if matches!(unit, "µs" | "μs") { "us" } else { unit };
+        let factor = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1;
         let number: u64 = number.parse().map_err(|_| wrong())?;
-        let part = number
-            .checked_mul(factor)
-            .ok_or_else(|| format!("{text:?} is too long"))?;
-        total = total
-            .checked_add(part)
-            .ok_or_else(|| format!("{text:?} is too long"))?;
+        let part = number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too long"))?;
+        total = total.checked_add(part).ok_or_else(|| format!("{text:?} is too long"))?;
         rest = behind;
     }
-    if text.is_empty() {
-        Err(wrong())
-    } else {
-        Ok(total)
-    }
+    if text.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
 /// As [`parse_duration`], but not 0.
@@ -114,11 +96,7 @@ pub(crate) fn parse_positive(text: &str) -> Result<u64, String> {
 
 /// As [`parse_duration`]; `inf` or 0 is for ever.
 pub(crate) fn parse_retention(text: &str) -> Result<u64, String> {
-    if matches!(text, "inf" | "INF" | "forever") {
-        Ok(0)
-    } else {
-        parse_duration(text)
-    }
+    if matches!(text, "inf" | "INF" | "forever") { Ok(0) } else { parse_duration(text) }
 }
 
 /// RFC 3339 in UTC, with as many digits as needed.
@@ -145,11 +123,7 @@ pub(crate) fn format_duration(ns: u64) -> String {
 
 /// As [`format_duration`]; 0 is for ever.
 pub(crate) fn format_retention(ns: u64) -> String {
-    if ns == 0 {
-        "forever".to_owned()
-    } else {
-        format_duration(ns)
-    }
+    if ns == 0 { "forever".to_owned() } else { format_duration(ns) }
 }
 
 #[cfg(test)]
@@ -171,15 +145,8 @@ mod tests {
         assert_eq!(at("now"), Ok(now as i64));
         assert_eq!(at("now-1h"), Ok(now as i64 - HOUR));
         assert_eq!(at("now+1h30m"), Ok(now as i64 + HOUR + HOUR / 2));
-        for bad in [
-            "",
-            "yesterday",
-            "now-",
-            "now1h",
-            "now-1",
-            "2024-05-01",
-            "9999-01-01T00:00:00Z",
-        ] {
+        for bad in ["", "yesterday", "now-", "now1h", "now-1", "2024-05-01", "9999-01-01T00:00:00Z"]
+        {
             assert!(at(bad).is_err(), "{bad}");
         }
     }
@@ -193,17 +160,7 @@ mod tests {
         assert_eq!(parse_duration("0"), Ok(0));
         assert_eq!(parse_retention("inf"), Ok(0));
         assert!(parse_positive("0s").is_err());
-        for bad in [
-            "",
-            "1",
-            "h",
-            "1y",
-            "1.5h",
-            "-1h",
-            "1 h",
-            "99999999999w",
-            "h1",
-        ] {
+        for bad in ["", "1", "h", "1y", "1.5h", "-1h", "1 h", "99999999999w", "h1"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

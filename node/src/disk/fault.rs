@@ -91,11 +91,7 @@ impl Plan {
     fn write(&mut self, length: usize) -> (usize, io::Result<()>) {
         if let Err(error) = self.step() {
             // The write in flight when the power goes is torn in the middle, once.
-            let torn = if self.injected.stopped == 1 {
-                length / 2
-            } else {
-                0
-            };
+            let torn = if self.injected.stopped == 1 { length / 2 } else { 0 };
             return (torn, Err(error));
         }
         if let Some((left, kept)) = &mut self.writes_until_failure {
@@ -132,10 +128,7 @@ impl FaultDisk {
     /// Wraps `inner`; no fault is planned yet.
     #[must_use]
     pub fn new(inner: Arc<dyn Disk>) -> Self {
-        Self {
-            inner,
-            plan: Arc::default(),
-        }
+        Self { inner, plan: Arc::default() }
     }
 
     /// Limits every fault to paths that contain `part`; files opened from now on.
@@ -178,17 +171,11 @@ impl FaultDisk {
 
     fn planned(&self, path: &Path) -> bool {
         let plan = lock(&self.plan);
-        plan.only
-            .as_ref()
-            .is_none_or(|part| path.to_string_lossy().contains(part.as_str()))
+        plan.only.as_ref().is_none_or(|part| path.to_string_lossy().contains(part.as_str()))
     }
 
     fn step(&self, path: &Path) -> io::Result<()> {
-        if self.planned(path) {
-            lock(&self.plan).step()
-        } else {
-            Ok(())
-        }
+        if self.planned(path) { lock(&self.plan).step() } else { Ok(()) }
     }
 }
 
@@ -199,11 +186,7 @@ impl Disk for FaultDisk {
             lock(&self.plan).grow()?;
         }
         let inner = self.inner.open(path, how)?;
-        Ok(Arc::new(FaultFile {
-            inner,
-            plan: Arc::clone(&self.plan),
-            planned,
-        }))
+        Ok(Arc::new(FaultFile { inner, plan: Arc::clone(&self.plan), planned }))
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
@@ -309,12 +292,7 @@ mod tests {
         file.write_at(0, b"BCDE").unwrap_err();
         file.write_at(0, b"BCDE").unwrap_err();
         assert_eq!(memory.content(path).unwrap(), b"BC3456x");
-        let expected = Injected {
-            syncs: 1,
-            writes: 1,
-            full: 2,
-            stopped: 2,
-        };
+        let expected = Injected { syncs: 1, writes: 1, full: 2, stopped: 2 };
         assert_eq!(disk.injected(), expected);
     }
 }

@@ -111,22 +111,13 @@ impl MemoryDisk {
     pub fn crash(&self, keep: Keep) -> Self {
         let after = Self::new();
         let tree = lock(&self.tree);
-        let names = if keep == Keep::Synced {
-            &tree.synced
-        } else {
-            &tree.live
-        };
+        let names = if keep == Keep::Synced { &tree.synced } else { &tree.live };
         let mut pending: Vec<(u64, PathBuf, Change)> = Vec::new();
         let mut images = BTreeMap::new();
         for (path, file) in names {
             let content = lock(&file.content);
             images.insert(path.clone(), content.synced.clone());
-            pending.extend(
-                content
-                    .pending
-                    .iter()
-                    .map(|(at, c)| (*at, path.clone(), c.clone())),
-            );
+            pending.extend(content.pending.iter().map(|(at, c)| (*at, path.clone(), c.clone())));
         }
         pending.sort_by_key(|(at, ..)| *at);
         let total: usize = pending.iter().map(|(.., change)| change.size()).sum();
@@ -151,15 +142,9 @@ impl MemoryDisk {
             let mut fresh = lock(&after.tree);
             fresh.directories.clone_from(&tree.directories);
             for (path, image) in images {
-                let content = Content {
-                    live: image.clone(),
-                    synced: image,
-                    pending: Vec::new(),
-                };
-                let file = MemoryFile {
-                    content: Mutex::new(content),
-                    clock: Arc::clone(&after.clock),
-                };
+                let content = Content { live: image.clone(), synced: image, pending: Vec::new() };
+                let file =
+                    MemoryFile { content: Mutex::new(content), clock: Arc::clone(&after.clock) };
                 fresh.live.insert(path, Arc::new(file));
             }
             fresh.synced = fresh.live.clone();
@@ -170,23 +155,13 @@ impl MemoryDisk {
     /// The bytes of a file as a reader sees them now.
     #[must_use]
     pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
-        lock(&self.tree)
-            .live
-            .get(path)
-            .map(|file| lock(&file.content).live.clone())
+        lock(&self.tree).live.get(path).map(|file| lock(&file.content).live.clone())
     }
 
     /// Replaces a file, durably: the way a test damages one.
     pub fn replace(&self, path: &Path, bytes: Vec<u8>) {
-        let content = Content {
-            live: bytes.clone(),
-            synced: bytes,
-            pending: Vec::new(),
-        };
-        let file = MemoryFile {
-            content: Mutex::new(content),
-            clock: Arc::clone(&self.clock),
-        };
+        let content = Content { live: bytes.clone(), synced: bytes, pending: Vec::new() };
+        let file = MemoryFile { content: Mutex::new(content), clock: Arc::clone(&self.clock) };
         let file = Arc::new(file);
         let mut tree = lock(&self.tree);
         tree.live.insert(path.to_owned(), Arc::clone(&file));
@@ -201,10 +176,7 @@ impl MemoryDisk {
 }
 
 fn missing(path: &Path) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("{} does not exist", path.display()),
-    )
+    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", path.display()))
 }
 
 impl Disk for MemoryDisk {
@@ -217,24 +189,19 @@ impl Disk for MemoryDisk {
             let file: Arc<MemoryFile> = Arc::clone(file);
             return Ok(file);
         }
-        let parent = path
-            .parent()
-            .is_none_or(|parent| tree.directories.contains(parent));
+        let parent = path.parent().is_none_or(|parent| tree.directories.contains(parent));
         if matches!(how, Open::Existing | Open::Read) || !parent {
             return Err(missing(path));
         }
-        let file = Arc::new(MemoryFile {
-            content: Mutex::default(),
-            clock: Arc::clone(&self.clock),
-        });
+        let file =
+            Arc::new(MemoryFile { content: Mutex::default(), clock: Arc::clone(&self.clock) });
         tree.live.insert(path.to_owned(), Arc::clone(&file));
         Ok(file)
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         let mut tree = lock(&self.tree);
-        tree.directories
-            .extend(path.ancestors().map(Path::to_owned));
+        tree.directories.extend(path.ancestors().map(Path::to_owned));
         Ok(())
     }
 
@@ -245,33 +212,20 @@ impl Disk for MemoryDisk {
         }
         let inside = |child: &&PathBuf| child.parent() == Some(path);
         let name = |child: &PathBuf| {
-            child
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default()
+            child.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         };
         let files = tree.live.keys().filter(inside);
         let directories = tree.directories.iter().filter(inside);
         let mut entries: Vec<_> = files
-            .map(|child| Entry {
-                name: name(child),
-                directory: false,
-            })
-            .chain(directories.map(|child| Entry {
-                name: name(child),
-                directory: true,
-            }))
+            .map(|child| Entry { name: name(child), directory: false })
+            .chain(directories.map(|child| Entry { name: name(child), directory: true }))
             .collect();
         entries.sort();
         Ok(entries)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        lock(&self.tree)
-            .live
-            .remove(path)
-            .map(drop)
-            .ok_or_else(|| missing(path))
+        lock(&self.tree).live.remove(path).map(drop).ok_or_else(|| missing(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -285,9 +239,7 @@ impl Disk for MemoryDisk {
         let mut tree = lock(&self.tree);
         let Tree { live, synced, .. } = &mut *tree;
         synced.retain(|child, _| child.parent() != Some(path));
-        let inside = live
-            .iter()
-            .filter(|(child, _)| child.parent() == Some(path));
+        let inside = live.iter().filter(|(child, _)| child.parent() == Some(path));
         synced.extend(inside.map(|(child, file)| (child.clone(), Arc::clone(file))));
         Ok(())
     }
@@ -301,9 +253,7 @@ impl MemoryFile {
     fn change(&self, change: Change) {
         let mut content = lock(&self.content);
         change.apply(&mut content.live);
-        content
-            .pending
-            .push((self.clock.fetch_add(1, Ordering::Relaxed), change));
+        content.pending.push((self.clock.fetch_add(1, Ordering::Relaxed), change));
     }
 }
 
@@ -315,9 +265,7 @@ impl DiskFile for MemoryFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let content = lock(&self.content);
-        let from = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(content.live.len());
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(content.live.len());
         let rest = content.live.get(from..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
         if let (Some(to), Some(from)) = (buffer.get_mut(..count), rest.get(..count)) {
@@ -328,12 +276,8 @@ impl DiskFile for MemoryFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut content = lock(&self.content);
-        let Content {
-            synced, pending, ..
-        } = &mut *content;
-        pending
-            .drain(..)
-            .for_each(|(_, change)| change.apply(synced));
+        let Content { synced, pending, .. } = &mut *content;
+        pending.drain(..).for_each(|(_, change)| change.apply(synced));
         Ok(())
     }
 
@@ -376,20 +320,11 @@ mod tests {
         let (disk, path) = disk_with_unsynced();
         assert_eq!(disk.content(&path).unwrap(), b"syncedtail");
         assert_eq!(disk.crash(Keep::Synced).content(&path).unwrap(), b"synced");
-        assert_eq!(
-            disk.crash(Keep::Synced).paths(),
-            std::slice::from_ref(&path)
-        );
+        assert_eq!(disk.crash(Keep::Synced).paths(), std::slice::from_ref(&path));
         assert_eq!(disk.crash(Keep::All).content(&path).unwrap(), b"syncedtail");
         assert_eq!(disk.crash(Keep::All).paths().len(), 2);
-        assert_eq!(
-            disk.crash(Keep::First(2)).content(&path).unwrap(),
-            b"syncedta"
-        );
-        assert_eq!(
-            disk.crash(Keep::Last(2)).content(&path).unwrap(),
-            b"synced\0\0il"
-        );
+        assert_eq!(disk.crash(Keep::First(2)).content(&path).unwrap(), b"syncedta");
+        assert_eq!(disk.crash(Keep::Last(2)).content(&path).unwrap(), b"synced\0\0il");
     }
 
     #[test]

@@ -143,13 +143,7 @@ mod tests {
         let moved = nested.join("moved");
         disk.rename(&path, &moved).unwrap();
         let names = disk.read_directory(&nested).unwrap();
-        assert_eq!(
-            names,
-            [Entry {
-                name: "moved".into(),
-                directory: false
-            }]
-        );
+        assert_eq!(names, [Entry { name: "moved".into(), directory: false }]);
         disk.remove(&moved).unwrap();
         assert!(disk.available(&nested).unwrap() > 0);
     }

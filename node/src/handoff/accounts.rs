@@ -41,12 +41,7 @@ pub(super) struct Accounts {
 
 impl Default for Accounts {
     fn default() -> Self {
-        Self {
-            next: 1,
-            floor: 1,
-            ended: BTreeMap::new(),
-            tallies: BTreeMap::new(),
-        }
+        Self { next: 1, floor: 1, ended: BTreeMap::new(), tallies: BTreeMap::new() }
     }
 }
 
@@ -69,9 +64,7 @@ impl Accounts {
     }
 
     pub(super) fn tallies(&self) -> impl Iterator<Item = (Terminal, u64, u64)> {
-        self.tallies
-            .iter()
-            .map(|((terminal, shard), count)| (*terminal, *shard, *count))
+        self.tallies.iter().map(|((terminal, shard), count)| (*terminal, *shard, *count))
     }
 
     /// Everything below `next` was accepted.
@@ -85,12 +78,7 @@ impl Accounts {
         for range in self.pending_in(self.floor..floor) {
             let terminal = Terminal::Discarded(DiscardReason::Unaccounted);
             let count = range.end - range.start;
-            self.end(&Ended {
-                first: range.start,
-                count,
-                terminal,
-                shard: 0,
-            });
+            self.end(&Ended { first: range.start, count, terminal, shard: 0 });
         }
     }
 
@@ -100,10 +88,7 @@ impl Accounts {
         let mut at = range.start.max(self.floor);
         let end = range.end.min(self.next);
         let before = self.ended.range(..=at).next_back();
-        for (from, to) in before
-            .into_iter()
-            .chain(self.ended.range(at.saturating_add(1)..))
-        {
+        for (from, to) in before.into_iter().chain(self.ended.range(at.saturating_add(1)..)) {
             if at >= end || *from >= end {
                 break;
             }
@@ -119,9 +104,7 @@ impl Accounts {
     }
 
     pub(super) fn is_pending(&self, sequence: u64) -> bool {
-        !self
-            .pending_in(sequence..sequence.saturating_add(1))
-            .is_empty()
+        !self.pending_in(sequence..sequence.saturating_add(1)).is_empty()
     }
 
     /// Books the end of a run, if all of it is pending; otherwise changes nothing.
@@ -130,24 +113,12 @@ impl Accounts {
         if range.is_empty() || self.pending_in(range.clone()) != [range.clone()] {
             return false;
         }
-        let shard = if ended.terminal == Terminal::Delivered {
-            0
-        } else {
-            ended.shard
-        };
+        let shard = if ended.terminal == Terminal::Delivered { 0 } else { ended.shard };
         let known = self.tallies.contains_key(&(ended.terminal, shard));
-        let shard = if known || self.tallies.len() < TALLIES {
-            shard
-        } else {
-            0
-        };
+        let shard = if known || self.tallies.len() < TALLIES { shard } else { 0 };
         *self.tallies.entry((ended.terminal, shard)).or_default() += ended.count;
         let mut run = range;
-        if let Some((first, end)) = self
-            .ended
-            .range(..run.start)
-            .next_back()
-            .map(|(a, b)| (*a, *b))
+        if let Some((first, end)) = self.ended.range(..run.start).next_back().map(|(a, b)| (*a, *b))
             && end == run.start
         {
             self.ended.remove(&first);
@@ -186,11 +157,7 @@ impl Accounts {
     pub(super) fn from_snapshot(bytes: &[u8]) -> Option<Self> {
         let mut words = words(bytes)?;
         let (next, floor, runs) = (words.next()?, words.next()?, words.next()?);
-        let mut accounts = Self {
-            next,
-            floor,
-            ..Self::default()
-        };
+        let mut accounts = Self { next, floor, ..Self::default() };
         let mut above = floor;
         for _ in 0..runs {
             let (first, end) = (words.next()?, words.next()?);
@@ -205,10 +172,7 @@ impl Accounts {
             let (shard, count) = (words.next()?, words.next()?);
             accounts.tallies.insert((terminal, shard), count);
         }
-        let total = accounts
-            .tallies
-            .values()
-            .try_fold(0u64, |sum, count| sum.checked_add(*count));
+        let total = accounts.tallies.values().try_fold(0u64, |sum, count| sum.checked_add(*count));
         let sound =
             floor >= 1 && above <= next && total? == accounts.accepted() - accounts.pending();
         sound.then_some(accounts)
@@ -217,8 +181,7 @@ impl Accounts {
 
 fn words(bytes: &[u8]) -> Option<impl Iterator<Item = u64>> {
     let (words, rest) = bytes.as_chunks::<8>();
-    rest.is_empty()
-        .then(|| words.iter().map(|word| u64::from_le_bytes(*word)))
+    rest.is_empty().then(|| words.iter().map(|word| u64::from_le_bytes(*word)))
 }
 
 /// The stored form of entries.
@@ -240,12 +203,7 @@ pub(super) fn decode_entries(bytes: &[u8]) -> Option<Vec<Ended>> {
     while let Some(first) = words.next() {
         let (count, code, shard) = (words.next()?, words.next()?, words.next()?);
         let terminal = Terminal::from_code(u32::try_from(code).ok()?)?;
-        entries.push(Ended {
-            first,
-            count,
-            terminal,
-            shard,
-        });
+        entries.push(Ended { first, count, terminal, shard });
     }
     Some(entries)
 }
@@ -314,53 +272,36 @@ mod tests {
     fn lost_books_start_where_the_segments_do() {
         let mut accounts = Accounts::default();
         accounts.restart_at(11);
-        assert_eq!(
-            (accounts.accepted(), accounts.pending(), accounts.floor()),
-            (10, 0, 11)
-        );
+        assert_eq!((accounts.accepted(), accounts.pending(), accounts.floor()), (10, 0, 11));
         let unaccounted = Terminal::Discarded(DiscardReason::Unaccounted);
-        assert_eq!(
-            accounts.tallies().collect::<Vec<_>>(),
-            [(unaccounted, 0, 10)]
-        );
+        assert_eq!(accounts.tallies().collect::<Vec<_>>(), [(unaccounted, 0, 10)]);
     }
 
     #[test]
     fn the_books_are_stored_as_specified() {
-        use crate::segment::vectors::{numbers, vectors};
+        use crate::{segment::vectors::numbers, spec::vectors};
 
         for vector in vectors("accounts-snapshot") {
             let accounts = Accounts::from_snapshot(&vector.bytes).unwrap();
-            assert_eq!(accounts.next, vector.number("next"));
-            assert_eq!(accounts.floor, vector.number("floor"));
-            let ended: Vec<String> = accounts
-                .ended
-                .iter()
-                .map(|(first, end)| format!("{first}..{end}"))
-                .collect();
-            assert_eq!(ended, vector.all("ended").collect::<Vec<_>>());
+            assert_eq!(accounts.next, vector.number::<u64>("next"));
+            assert_eq!(accounts.floor, vector.number::<u64>("floor"));
+            let ended: Vec<String> =
+                accounts.ended.iter().map(|(first, end)| format!("{first}..{end}")).collect();
+            assert_eq!(ended, vector.all("ended"));
             let tallies: Vec<Vec<u64>> = accounts
                 .tallies()
                 .map(|(terminal, shard, count)| vec![u64::from(terminal.code()), shard, count])
                 .collect();
-            assert_eq!(
-                tallies,
-                vector.all("tally").map(numbers).collect::<Vec<_>>()
-            );
+            assert_eq!(tallies, vector.all("tally").into_iter().map(numbers).collect::<Vec<_>>());
             assert_eq!(accounts.snapshot(), vector.bytes);
         }
         for vector in vectors("accounts-entries") {
             let entries = decode_entries(&vector.bytes).unwrap();
             let fields = |entry: &Ended| {
-                vec![
-                    entry.first,
-                    entry.count,
-                    u64::from(entry.terminal.code()),
-                    entry.shard,
-                ]
+                vec![entry.first, entry.count, u64::from(entry.terminal.code()), entry.shard]
             };
             let found: Vec<_> = entries.iter().map(fields).collect();
-            assert_eq!(found, vector.all("entry").map(numbers).collect::<Vec<_>>());
+            assert_eq!(found, vector.all("entry").into_iter().map(numbers).collect::<Vec<_>>());
             assert_eq!(encode_entries(&entries), vector.bytes);
         }
     }
@@ -371,17 +312,9 @@ mod tests {
         accounts.accept(10_001);
         for sequence in 1..=10_000 {
             let terminal = Terminal::Expired;
-            accounts.end(&Ended {
-                first: sequence,
-                count: 1,
-                terminal,
-                shard: sequence,
-            });
+            accounts.end(&Ended { first: sequence, count: 1, terminal, shard: sequence });
         }
         assert!(accounts.tallies().count() <= TALLIES + 1);
-        assert_eq!(
-            accounts.tallies().map(|(_, _, count)| count).sum::<u64>(),
-            10_000
-        );
+        assert_eq!(accounts.tallies().map(|(_, _, count)| count).sum::<u64>(), 10_000);
     }
 }

@@ -151,7 +151,8 @@ impl Drain {
         let snapshot = self.core.directory.current();
         let live: BTreeSet<ShardId> = snapshot.map.shards().map(|place| place.shard.id).collect();
         let swept = self.swept.replace(live);
-        if swept.is_some_and(|swept| self.swept.as_ref().is_some_and(|live| swept.is_subset(live))) {
+        if swept.is_some_and(|swept| self.swept.as_ref().is_some_and(|live| swept.is_subset(live)))
+        {
             return;
         }
         let config = self.core.config.drain.clone();
@@ -200,7 +201,10 @@ impl Drain {
                         break;
                     }
                 };
-                let records = self.without_dead(records).await;
+                let Some(records) = self.without_dead(records).await else {
+                    failed = Some(Duration::ZERO);
+                    break;
+                };
                 if records.is_empty() {
                     continue;
                 }
@@ -211,7 +215,13 @@ impl Drain {
             }
             match under_way.join_next().await {
                 Some(Ok(Ok(()))) => self.failures = 0,
-                Some(Ok(Err(pause))) => failed = failed.max(Some(pause)),
+                Some(Ok(Err(stop))) => {
+                    // Who takes some of it is not failing, however long that goes on.
+                    if stop.progress {
+                        self.failures = 0;
+                    }
+                    failed = failed.max(Some(stop.pause));
+                }
                 Some(Err(_)) => failed = failed.max(Some(Duration::ZERO)),
                 None => break,
             }
@@ -219,8 +229,9 @@ impl Drain {
         failed.map_or(End::Empty, End::Failed)
     }
 
-    /// Discards hints of shards that are gone, by what the map says, without asking anybody.
-    async fn without_dead(&self, records: Vec<HintRecord>) -> Vec<HintRecord> {
+    /// Discards hints of shards that are gone, by what the map says, without asking anybody; none
+    /// if that could not be booked.
+    async fn without_dead(&self, records: Vec<HintRecord>) -> Option<Vec<HintRecord>> {
         let snapshot = self.core.directory.current();
         let (mut left, mut ends) = (Vec::with_capacity(records.len()), Vec::new());
         for record in records {
@@ -233,8 +244,7 @@ impl Drain {
                 left.push(record);
             }
         }
-        finish(&self.core, self.target, ends).await;
-        left
+        finish(&self.core, self.target, ends).await.then_some(left)
     }
 }
 
@@ -251,13 +261,25 @@ async fn up(core: &Core, target: NodeId) -> Option<Arc<Connection>> {
     }
 }
 
-/// Sends one message and settles each of its records. The error is how long to wait.
+/// Why a message's records were not all settled.
+struct Stop {
+    /// How long the target asked to be left alone.
+    pause: Duration,
+    /// Whether some of them were settled.
+    progress: bool,
+}
+
+impl Stop {
+    const FAILED: Self = Self { pause: Duration::ZERO, progress: false };
+}
+
+/// Sends one message and settles each of its records.
 async fn send(
     core: Arc<Core>,
     connection: Arc<Connection>,
     target: NodeId,
     records: Vec<HintRecord>,
-) -> Result<(), Duration> {
+) -> Result<(), Stop> {
     let timeout_ms = core.config.drain.timeout_ms;
     let request = Deliver {
         meta_index: core.directory.index(),
@@ -272,10 +294,10 @@ async fn send(
     let reply = connection.request(&request, join(&records), deadline).await;
     let answers = match reply {
         Ok((delivered, _)) if delivered.answers.len() == records.len() => delivered.answers,
-        Ok(_) => return Err(Duration::ZERO),
+        Ok(_) => return Err(Stop::FAILED),
         Err(error) => {
             tracing::debug!(%target, %error, "hints not delivered");
-            return Err(Duration::ZERO);
+            return Err(Stop::FAILED);
         }
     };
     let (mut ends, mut pause) = (Vec::with_capacity(records.len()), None);
@@ -285,10 +307,11 @@ async fn send(
             Err(wait) => pause = pause.max(Some(wait)),
         }
     }
+    let progress = !ends.is_empty();
     if !finish(&core, target, ends).await {
-        pause = pause.max(Some(Duration::ZERO));
+        return Err(Stop::FAILED);
     }
-    pause.map_or(Ok(()), Err)
+    pause.map_or(Ok(()), |pause| Err(Stop { pause, progress }))
 }
 
 /// How a record ends by its answer; how long to wait if it stays.

@@ -67,10 +67,6 @@ impl HandoffError {
 
 impl From<io::Error> for HandoffError {
     fn from(error: io::Error) -> Self {
-        if crate::disk::is_full(&error) {
-            Self::DiskFull
-        } else {
-            Self::Io(Arc::new(error))
-        }
+        if crate::disk::is_full(&error) { Self::DiskFull } else { Self::Io(Arc::new(error)) }
     }
 }

@@ -44,11 +44,7 @@ impl Handoff {
     ) -> Result<Expiry, HandoffError> {
         let age = u64::try_from(self.config.max_age().as_nanos()).unwrap_or(u64::MAX);
         let before = Some(now_ns.saturating_sub(age));
-        let want = Want {
-            max_records: STEP_RECORDS,
-            max_bytes: STEP_BYTES,
-            before,
-        };
+        let want = Want { max_records: STEP_RECORDS, max_bytes: STEP_BYTES, before };
         let mut expiry = Expiry::default();
         for queue in self.shared.all() {
             loop {
@@ -103,15 +99,7 @@ async fn mark_all(
     }
     for (shard, (from, to)) in ranges {
         let reason = MarkReason::HintExpired;
-        marks
-            .add(Mark {
-                shard,
-                owner,
-                reason,
-                from,
-                to,
-            })
-            .await?;
+        marks.add(Mark { shard, owner, reason, from, to }).await?;
     }
     Ok(())
 }

@@ -112,9 +112,7 @@ impl Ledger {
     /// Creates both slots, so that later turns need no room.
     pub(super) fn create(&self) -> io::Result<()> {
         for file in SLOTS {
-            self.disk
-                .open(&self.directory.join(file), Open::Create)?
-                .allocate(SLOT_BYTES)?;
+            self.disk.open(&self.directory.join(file), Open::Create)?.allocate(SLOT_BYTES)?;
         }
         self.disk.sync_directory(&self.directory)
     }
@@ -139,21 +137,11 @@ impl Ledger {
             Ok::<_, io::Error>(file)
         })();
         let file = prepared.map_err(|error| {
-            if crate::disk::is_full(&error) {
-                FlushError::Full
-            } else {
-                FlushError::Failed(error)
-            }
+            if crate::disk::is_full(&error) { FlushError::Full } else { FlushError::Failed(error) }
         })?;
         let mut writer = Writer::resume(file, header, header::LENGTH);
-        writer.push(
-            &RecordMeta {
-                sequence: 1,
-                flags: SNAPSHOT,
-                ..RecordMeta::default()
-            },
-            &snapshot,
-        );
+        writer
+            .push(&RecordMeta { sequence: 1, flags: SNAPSHOT, ..RecordMeta::default() }, &snapshot);
         writer.flush()?;
         self.number = number;
         self.writer = Some(writer);
@@ -182,11 +170,8 @@ impl Ledger {
         let Some(writer) = self.writer.as_mut() else {
             return Ok(());
         };
-        let meta = RecordMeta {
-            sequence: self.next_record,
-            flags: ENTRIES,
-            ..RecordMeta::default()
-        };
+        let meta =
+            RecordMeta { sequence: self.next_record, flags: ENTRIES, ..RecordMeta::default() };
         writer.push(&meta, &payload);
         match if sync { writer.flush() } else { writer.write() } {
             Ok(()) => {
@@ -233,12 +218,7 @@ mod tests {
     }
 
     fn delivered(first: u64) -> Ended {
-        Ended {
-            first,
-            count: 1,
-            terminal: Terminal::Delivered,
-            shard: 0,
-        }
+        Ended { first, count: 1, terminal: Terminal::Delivered, shard: 0 }
     }
 
     fn step(ledger: &mut Ledger, accounts: &mut Accounts, sync: bool) -> Result<(), FlushError> {
@@ -271,10 +251,7 @@ mod tests {
             if count % 377 == 0 {
                 for keep in [Keep::All, Keep::Synced, Keep::First(77), Keep::Last(77)] {
                     let (_, found) = open(Arc::new(memory.crash(keep)));
-                    assert!(
-                        (synced..=count).contains(&found.accepted()),
-                        "{keep:?} at {count}"
-                    );
+                    assert!((synced..=count).contains(&found.accepted()), "{keep:?} at {count}");
                     assert_eq!(found.pending(), 0);
                     assert!(keep != Keep::All || found.accepted() == count);
                 }
@@ -290,10 +267,7 @@ mod tests {
         ledger.create().unwrap();
         ledger.turn(&accounts).unwrap();
         let growth = |paths: Vec<PathBuf>| {
-            paths
-                .iter()
-                .map(|path| memory.content(path).unwrap().len())
-                .sum::<usize>()
+            paths.iter().map(|path| memory.content(path).unwrap().len()).sum::<usize>()
         };
         let before = growth(memory.paths());
         for _ in 0..9000 {

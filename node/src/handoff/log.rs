@@ -40,7 +40,9 @@ pub(super) enum Item {
         ends: Vec<(Sequence, Terminal)>,
     },
     /// Quarantine what readers found to be lost.
-    Lost { target: NodeId },
+    Lost {
+        target: NodeId,
+    },
     /// Remove the files of queues that are empty.
     Tidy,
 }
@@ -57,20 +59,11 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn queue(&self, target: NodeId) -> Option<Arc<Queue>> {
-        self.queues
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&target)
-            .cloned()
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).get(&target).cloned()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Queue>> {
-        self.queues
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     pub(super) fn notify(&self) {
@@ -112,20 +105,9 @@ impl Log for HandoffLog {
         let mut later = Vec::new();
         for (index, item) in group.into_iter().enumerate() {
             match item {
-                Item::Append {
-                    target,
-                    shard,
-                    batch,
-                    any_ack,
-                    now_ns,
-                } => {
+                Item::Append { target, shard, batch, any_ack, now_ns } => {
                     let flags = if any_ack { ANY_ACK } else { 0 };
-                    let meta = RecordMeta {
-                        sequence: 0,
-                        shard: shard.0,
-                        stamp: now_ns,
-                        flags,
-                    };
+                    let meta = RecordMeta { sequence: 0, shard: shard.0, stamp: now_ns, flags };
                     match self.push(target, meta, &batch, index, &mut outputs) {
                         Ok(()) => drop(touched.insert(target)),
                         Err(error) => answer(&mut outputs, index, Err(error)),
@@ -201,11 +183,7 @@ impl HandoffLog {
         let Some(tail) = self.tails.get_mut(&target) else {
             return Err(HandoffError::NoQueue(target));
         };
-        if !tail
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.fits(batch.len()))
-        {
+        if !tail.writer.as_ref().is_some_and(|writer| writer.fits(batch.len())) {
             tail.flush(outputs);
             self.rotate(target, batch.len())?;
         }
@@ -261,35 +239,18 @@ impl HandoffLog {
             self.salt,
             self.config.segment_bytes,
         );
-        let mut queues = self
-            .shared
-            .queues
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.insert(target, Arc::clone(&queue));
         drop(queues);
         let pushed = Vec::new();
-        let tail = Tail {
-            queue,
-            ledger,
-            quarantine,
-            writer,
-            next_sequence,
-            next_number,
-            pushed,
-        };
+        let tail = Tail { queue, ledger, quarantine, writer, next_sequence, next_number, pushed };
         self.tails.insert(target, tail);
     }
 
     /// Opens the next segment of a queue, within the limits.
     fn rotate(&mut self, target: NodeId, length: usize) -> Result<(), HandoffError> {
         let disk_bytes = |tail: &Tail| -> u64 {
-            tail.queue
-                .state()
-                .segments
-                .iter()
-                .map(|segment| segment.bytes)
-                .sum()
+            tail.queue.state().segments.iter().map(|segment| segment.bytes).sum()
         };
         let total: u64 = self.tails.values().map(disk_bytes).sum();
         let Some(tail) = self.tails.get_mut(&target) else {
@@ -300,17 +261,10 @@ impl HandoffLog {
         let usual = self.config.segment_bytes.min(limit).min(total_limit);
         let capacity = capacity_for(usual, length);
         if bytes + capacity > limit {
-            return Err(HandoffError::QueueFull {
-                target,
-                bytes,
-                limit,
-            });
+            return Err(HandoffError::QueueFull { target, bytes, limit });
         }
         if total + capacity > total_limit {
-            return Err(HandoffError::TotalFull {
-                bytes: total,
-                limit: total_limit,
-            });
+            return Err(HandoffError::TotalFull { bytes: total, limit: total_limit });
         }
         let result = tail.open_segment(&*self.disk, capacity, self.salt);
         match result {

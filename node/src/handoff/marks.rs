@@ -17,20 +17,18 @@ use serde::Serialize;
 use super::HandoffError;
 use super::log::refused;
 use crate::disk::{Disk, Open};
+use crate::executor::Executor;
 use crate::segment::commit::{Committer, Limits, Log, SubmitError};
 use crate::segment::header::{self, Header, Kind, Parsed};
 use crate::segment::record::RecordMeta;
 use crate::segment::writer::FlushError;
-use crate::segment::{Executor, Found, Reader, Writer};
+use crate::segment::{Found, Reader, Writer};
 
 /// The usual file name, inside the directory of the hint queues.
 pub const FILE: &str = "marks";
 
 const PAYLOAD: usize = 32;
-const LIMITS: Limits = Limits {
-    group_bytes: 1 << 20,
-    queue_bytes: 1 << 20,
-};
+const LIMITS: Limits = Limits { group_bytes: 1 << 20, queue_bytes: 1 << 20 };
 
 /// Why an owner may lack data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -91,18 +89,11 @@ impl Mark {
     }
 
     fn payload(&self) -> [u8; PAYLOAD] {
-        let words = [
-            self.owner.0,
-            self.reason.code(),
-            self.from.cast_unsigned(),
-            self.to.cast_unsigned(),
-        ];
+        let words =
+            [self.owner.0, self.reason.code(), self.from.cast_unsigned(), self.to.cast_unsigned()];
         let mut bytes = [0; PAYLOAD];
         let (places, _) = bytes.as_chunks_mut::<8>();
-        places
-            .iter_mut()
-            .zip(words)
-            .for_each(|(place, word)| *place = word.to_le_bytes());
+        places.iter_mut().zip(words).for_each(|(place, word)| *place = word.to_le_bytes());
         bytes
     }
 
@@ -191,19 +182,13 @@ impl Marks {
 
     fn covers(&self, mark: &Mark) -> bool {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.get(&mark.key())
-            .is_some_and(|known| known.from <= mark.from && mark.to <= known.to)
+        live.get(&mark.key()).is_some_and(|known| known.from <= mark.from && mark.to <= known.to)
     }
 
     /// All marks, by shard, owner and reason.
     #[must_use]
     pub fn list(&self) -> Vec<Mark> {
-        self.live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .copied()
-            .collect()
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect()
     }
 
     /// Commits what was submitted and stops.
@@ -229,10 +214,7 @@ fn read(disk: &dyn Disk, path: &Path) -> io::Result<(u64, BTreeMap<Key, Mark>)> 
         Parsed::Header(header) if header.kind == Kind::Marks => header,
         Parsed::Blank => return Ok((0, marks)),
         _ => {
-            let text = format!(
-                "{} is not a file of repair marks; move it away",
-                path.display()
-            );
+            let text = format!("{} is not a file of repair marks; move it away", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
     };
@@ -245,10 +227,7 @@ fn read(disk: &dyn Disk, path: &Path) -> io::Result<(u64, BTreeMap<Key, Mark>)> 
                 }
             }
             Found::Damaged(damage) => {
-                tracing::warn!(
-                    records = damage.records,
-                    "damaged repair marks were skipped"
-                );
+                tracing::warn!(records = damage.records, "damaged repair marks were skipped");
             }
             Found::End { .. } => return Ok((header.number, marks)),
         }
@@ -258,21 +237,13 @@ fn read(disk: &dyn Disk, path: &Path) -> io::Result<(u64, BTreeMap<Key, Mark>)> 
 impl MarksLog {
     /// Writes a new file with all marks, and those of a group, in the place of the old one.
     fn rewrite(&mut self, group: &[Mark]) -> Result<(), FlushError> {
-        let mut marks = self
-            .live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let mut marks = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for mark in group {
             widen(&mut marks, *mark);
         }
         let written = self.write_new(&marks);
         let (writer, next_record) = written.map_err(|error| {
-            if crate::disk::is_full(&error) {
-                FlushError::Full
-            } else {
-                FlushError::Failed(error)
-            }
+            if crate::disk::is_full(&error) { FlushError::Full } else { FlushError::Failed(error) }
         })?;
         self.number += 1;
         self.writer = Some(writer);
@@ -337,11 +308,7 @@ impl MarksLog {
 fn push(writer: &mut Writer, next_record: &mut u64, mark: &Mark) {
     let sequence = *next_record;
     *next_record += 1;
-    let meta = RecordMeta {
-        sequence,
-        shard: mark.shard.0,
-        ..RecordMeta::default()
-    };
+    let meta = RecordMeta { sequence, shard: mark.shard.0, ..RecordMeta::default() };
     writer.push(&meta, &mark.payload());
 }
 
@@ -368,13 +335,7 @@ mod tests {
 
     fn mark(shard: u64, from: i64, to: i64) -> Mark {
         let (shard, owner) = (ShardId(shard), NodeId(2));
-        Mark {
-            shard,
-            owner,
-            reason: MarkReason::HintExpired,
-            from,
-            to,
-        }
+        Mark { shard, owner, reason: MarkReason::HintExpired, from, to }
     }
 
     fn open(disk: impl Disk + 'static) -> Marks {
@@ -397,13 +358,12 @@ mod tests {
 
     #[test]
     fn marks_are_stored_as_specified() {
-        for vector in crate::segment::vectors::vectors("mark") {
+        for vector in crate::spec::vectors("mark") {
             let mark = Mark::parse(7, &Bytes::from(vector.bytes.clone())).unwrap();
-            let text = |value: i64| value.to_string();
-            assert_eq!(mark.owner.0, vector.number("owner"));
-            assert_eq!(mark.reason.code(), vector.number("reason"));
-            assert!(vector.all("from").eq([text(mark.from)]));
-            assert!(vector.all("to").eq([text(mark.to)]));
+            assert_eq!(mark.owner.0, vector.number::<u64>("owner"));
+            assert_eq!(mark.reason.code(), vector.number::<u64>("reason"));
+            assert_eq!(mark.from, vector.number::<i64>("from"));
+            assert_eq!(mark.to, vector.number::<i64>("to"));
             assert_eq!(mark.payload()[..], vector.bytes);
         }
     }
@@ -424,16 +384,10 @@ mod tests {
         let disk = FaultDisk::new(Arc::new(memory.clone()));
         let marks = open(disk.clone());
         disk.set_room(Some(10));
-        assert!(matches!(
-            marks.add(mark(1, 0, 1)).await,
-            Err(HandoffError::DiskFull)
-        ));
+        assert!(matches!(marks.add(mark(1, 0, 1)).await, Err(HandoffError::DiskFull)));
         disk.set_room(None);
         disk.fail_sync(1);
-        assert!(matches!(
-            marks.add(mark(2, 0, 1)).await,
-            Err(HandoffError::Io(_))
-        ));
+        assert!(matches!(marks.add(mark(2, 0, 1)).await, Err(HandoffError::Io(_))));
         assert!(marks.list().is_empty());
         marks.add(mark(3, 0, 1)).await.unwrap();
         marks.add(mark(4, 0, 1)).await.unwrap();
@@ -461,10 +415,7 @@ mod tests {
             }
             for keep in [Keep::All, Keep::Synced, Keep::First(30)] {
                 let found = open(memory.crash(keep)).list();
-                assert!(
-                    acked.iter().all(|mark| found.contains(mark)),
-                    "stop {stop} {keep:?}"
-                );
+                assert!(acked.iter().all(|mark| found.contains(mark)), "stop {stop} {keep:?}");
             }
             if disk.injected().stopped == 0 {
                 assert!(stop > 20);

@@ -46,7 +46,7 @@ pub use stats::{QueueStats, Reason};
 pub use terminal::{DiscardReason, QuarantineReason, Terminal};
 
 use crate::disk::Disk;
-use crate::segment::Executor;
+use crate::executor::Executor;
 use crate::segment::commit::{Committer, Limits, SubmitError};
 use log::{HandoffLog, Item, Shared};
 use queue::Queue;
@@ -76,14 +76,8 @@ impl Handoff {
         executor: Executor,
     ) -> Result<(Self, OpenReport), HandoffError> {
         let (changed, _) = watch::channel(0);
-        let shared = Arc::new(Shared {
-            queues: Mutex::default(),
-            changed,
-        });
-        let limits = Limits {
-            group_bytes: config.group_bytes,
-            queue_bytes: config.queue_bytes,
-        };
+        let shared = Arc::new(Shared { queues: Mutex::default(), changed });
+        let limits = Limits { group_bytes: config.group_bytes, queue_bytes: config.queue_bytes };
         let mut log = HandoffLog {
             config: config.clone(),
             directory,
@@ -95,16 +89,7 @@ impl Handoff {
         };
         let report = log.recover()?;
         let committer = Committer::start(log, executor, "handoff", limits)?;
-        Ok((
-            Self {
-                committer,
-                shared,
-                disk,
-                executor,
-                config,
-            },
-            report,
-        ))
+        Ok((Self { committer, shared, disk, executor, config }, report))
     }
 
     /// Keeps a batch for `target`; answers when it is durable. `any_ack` says that an `any`
@@ -122,24 +107,11 @@ impl Handoff {
         now_ns: u64,
     ) -> Result<Sequence, HandoffError> {
         let bytes = batch.len();
-        let limit = self
-            .config
-            .max_record_bytes
-            .min(crate::segment::record::MAX_PAYLOAD);
+        let limit = self.config.max_record_bytes.min(crate::segment::record::MAX_PAYLOAD);
         if bytes > limit {
             return Err(HandoffError::TooLarge { bytes, limit });
         }
-        self.submit(
-            Item::Append {
-                target,
-                shard,
-                batch,
-                any_ack,
-                now_ns,
-            },
-            bytes,
-        )
-        .await
+        self.submit(Item::Append { target, shard, batch, any_ack, now_ns }, bytes).await
     }
 
     /// Hands out the next hints for `target` in order: up to `max_records` and `max_bytes`, at
@@ -157,15 +129,7 @@ impl Handoff {
         let Some(queue) = self.shared.queue(target) else {
             return Ok(Vec::new());
         };
-        self.hand_out(
-            queue,
-            Want {
-                max_records,
-                max_bytes,
-                before: None,
-            },
-        )
-        .await
+        self.hand_out(queue, Want { max_records, max_bytes, before: None }).await
     }
 
     async fn hand_out(
@@ -178,16 +142,10 @@ impl Handoff {
         let records = self
             .executor
             .run(move || reader.hand_out(&*disk, want))
-            .await??;
+            .await
+            .map_err(io::Error::from)??;
         if !queue.state().lost.is_empty()
-            && let Err(error) = self
-                .submit(
-                    Item::Lost {
-                        target: queue.target,
-                    },
-                    0,
-                )
-                .await
+            && let Err(error) = self.submit(Item::Lost { target: queue.target }, 0).await
         {
             // They stay noted; the next call tries again.
             tracing::warn!(%error, target_node = %queue.target, "damaged hints not quarantined");
@@ -238,9 +196,7 @@ impl Handoff {
         if ends.is_empty() {
             return Ok(());
         }
-        self.submit(Item::Complete { target, ends }, 0)
-            .await
-            .map(drop)
+        self.submit(Item::Complete { target, ends }, 0).await.map(drop)
     }
 
     async fn submit(&self, item: Item, bytes: usize) -> Result<Sequence, HandoffError> {
@@ -266,19 +222,14 @@ impl Handoff {
     /// Hints that have not ended, in flight included.
     #[must_use]
     pub fn pending(&self, target: NodeId) -> u64 {
-        self.shared
-            .queue(target)
-            .map_or(0, |queue| queue.state().accounts.pending())
+        self.shared.queue(target).map_or(0, |queue| queue.state().accounts.pending())
     }
 
     /// The figures of every queue.
     #[must_use]
     pub fn stats(&self) -> BTreeMap<NodeId, QueueStats> {
         let queues = self.shared.all();
-        queues
-            .iter()
-            .map(|queue| (queue.target, queue.stats(&*self.disk)))
-            .collect()
+        queues.iter().map(|queue| (queue.target, queue.stats(&*self.disk))).collect()
     }
 
     /// The figures of all queues together.

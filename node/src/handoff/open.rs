@@ -51,11 +51,7 @@ impl HandoffLog {
         let mut report = OpenReport::default();
         for entry in self.disk.read_directory(&directory)? {
             // Only the form that `create` makes: no sign, no leading zeros.
-            let target = entry
-                .name
-                .parse::<u64>()
-                .ok()
-                .filter(|id| id.to_string() == entry.name);
+            let target = entry.name.parse::<u64>().ok().filter(|id| id.to_string() == entry.name);
             let (Some(target), true) = (target.map(NodeId), entry.directory) else {
                 if entry.name != super::marks::FILE {
                     report.unknown_files.push(entry.name);
@@ -94,10 +90,7 @@ impl HandoffLog {
             let found = scan(&*disk, &directory.join(name::of(last.header.number)), last)?;
             accounts.accept(found.next_sequence);
             last.end = found.end;
-            last.file = found
-                .writer
-                .as_ref()
-                .map(|writer| Arc::clone(writer.file()));
+            last.file = found.writer.as_ref().map(|writer| Arc::clone(writer.file()));
             writer = found.writer;
         }
         if books.is_none() {
@@ -109,12 +102,7 @@ impl HandoffLog {
         state.segments = segments.into();
         state.cursor = first_pending(&*disk, directory, &state);
         let pending = state.accounts.pending();
-        self.adopt(
-            Queue::new(target, directory.to_owned(), state),
-            ledger,
-            writer,
-            next_number,
-        );
+        self.adopt(Queue::new(target, directory.to_owned(), state), ledger, writer, next_number);
         self.collect(target)?;
         Ok(pending)
     }
@@ -132,9 +120,7 @@ impl HandoffLog {
             let number = name::parse(&entry.name).filter(|_| !entry.directory);
             let Some(number) = number else {
                 if !is_slot(&entry.name) && entry.name != QUARANTINE {
-                    report
-                        .unknown_files
-                        .push(format!("{target}/{}", entry.name));
+                    report.unknown_files.push(format!("{target}/{}", entry.name));
                 }
                 continue;
             };
@@ -148,26 +134,17 @@ impl HandoffLog {
                 {
                     let bytes = file.length()?;
                     let end = Reader::limit_of(bytes, &header);
-                    let segment = Segment {
-                        header,
-                        end,
-                        bytes,
-                        file: None,
-                        suspect: false,
-                    };
+                    let segment = Segment { header, end, bytes, file: None, suspect: false };
                     segments.push(segment);
                 }
                 Parsed::Blank => self.disk.remove(&path)?,
                 Parsed::Newer(_) => {
-                    report
-                        .unknown_files
-                        .push(format!("{target}/{}", entry.name));
+                    report.unknown_files.push(format!("{target}/{}", entry.name));
                 }
                 Parsed::Header(_) | Parsed::Damaged => {
                     let aside = directory.join(QUARANTINE);
                     self.disk.create_directory(&aside)?;
-                    self.disk
-                        .rename(&path, &aside.join(format!("unreadable-{}", entry.name)))?;
+                    self.disk.rename(&path, &aside.join(format!("unreadable-{}", entry.name)))?;
                     self.disk.sync_directory(&aside)?;
                     report.unreadable_segments += 1;
                 }
@@ -193,11 +170,7 @@ fn scan(disk: &dyn Disk, path: &Path, segment: &Segment) -> io::Result<LastSegme
                 let whole = segment.bytes >= segment.header.capacity;
                 let writer = (blank && whole)
                     .then(|| Writer::resume(Arc::clone(&file), segment.header, offset));
-                return Ok(LastSegment {
-                    writer,
-                    next_sequence,
-                    end: offset,
-                });
+                return Ok(LastSegment { writer, next_sequence, end: offset });
             }
         }
     }
@@ -209,43 +182,26 @@ fn first_pending(disk: &dyn Disk, directory: &Path, state: &State) -> Cursor {
     let index = (0..state.segments.len()).find(|index| state.sequences_end(*index) > floor);
     let index = index.unwrap_or(state.segments.len().saturating_sub(1));
     let Some(segment) = state.segments.get(index) else {
-        return Cursor {
-            number: 0,
-            offset: header::LENGTH,
-            sequence: floor,
-        };
+        return Cursor { number: 0, offset: header::LENGTH, sequence: floor };
     };
     let header = &segment.header;
-    let start = Cursor {
-        number: header.number,
-        offset: header::LENGTH,
-        sequence: header.first_sequence,
-    };
+    let start =
+        Cursor { number: header.number, offset: header::LENGTH, sequence: header.first_sequence };
     let Ok(file) = disk.open(&directory.join(name::of(header.number)), Open::Read) else {
         return start;
     };
     let noted = || {
         let offset = trailer::read(&*file, header).ok()?;
         let first = header.first_sequence;
-        let record = Reader::within(&*file, header, offset, segment.end, first)
-            .header()
-            .ok()??;
+        let record = Reader::within(&*file, header, offset, segment.end, first).header().ok()??;
         let sequence = record.meta.sequence;
         // A note ahead of the books would skip hints that were not booked.
-        (sequence <= floor).then_some(Cursor {
-            number: header.number,
-            offset,
-            sequence,
-        })
+        (sequence <= floor).then_some(Cursor { number: header.number, offset, sequence })
     };
     let mut cursor = noted().unwrap_or(start);
     // Sequences before the first segment have no file any more.
     if floor < cursor.sequence {
-        return Cursor {
-            number: 0,
-            offset: header::LENGTH,
-            sequence: floor,
-        };
+        return Cursor { number: 0, offset: header::LENGTH, sequence: floor };
     }
     let mut reader = Reader::within(&*file, header, cursor.offset, segment.end, cursor.sequence);
     while let Ok(Found::Record(record)) = reader.next_found()

@@ -80,23 +80,15 @@ impl Quarantine {
     /// Adds hints, durably.
     pub(super) fn keep(&mut self, hints: &[Quarantined]) -> Result<(), FlushError> {
         let ready = self.open_file().map_err(|error| {
-            if crate::disk::is_full(&error) {
-                FlushError::Full
-            } else {
-                FlushError::Failed(error)
-            }
+            if crate::disk::is_full(&error) { FlushError::Full } else { FlushError::Failed(error) }
         });
         ready?;
         let Some(writer) = self.writer.as_mut() else {
             return Ok(());
         };
         for (hint, sequence) in hints.iter().zip(self.next_record..) {
-            let meta = RecordMeta {
-                sequence,
-                shard: hint.shard.0,
-                stamp: hint.appended_at,
-                flags: 0,
-            };
+            let meta =
+                RecordMeta { sequence, shard: hint.shard.0, stamp: hint.appended_at, flags: 0 };
             writer.push(&meta, &payload_of(hint));
         }
         let result = writer.flush();
@@ -108,11 +100,7 @@ impl Quarantine {
     }
 
     fn open_file(&mut self) -> io::Result<()> {
-        if self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.position() < self.file_bytes)
-        {
+        if self.writer.as_ref().is_some_and(|writer| writer.position() < self.file_bytes) {
             return Ok(());
         }
         self.disk.create_directory(&self.directory)?;
@@ -120,12 +108,7 @@ impl Quarantine {
             Some(number) => number,
             None => {
                 let entries = self.disk.read_directory(&self.directory)?;
-                entries
-                    .iter()
-                    .filter_map(|entry| name::parse(&entry.name))
-                    .max()
-                    .unwrap_or(0)
-                    + 1
+                entries.iter().filter_map(|entry| name::parse(&entry.name)).max().unwrap_or(0) + 1
             }
         };
         self.next_number = Some(number + 1);
@@ -240,28 +223,19 @@ mod tests {
             read(&disk.crash(keep), queue, &mut |hint| found.push(hint)).unwrap();
             assert_eq!(found, all, "{keep:?}");
         }
-        read(&disk, Path::new("/h/4"), &mut |_| {
-            panic!("an empty quarantine")
-        })
-        .unwrap();
+        read(&disk, Path::new("/h/4"), &mut |_| panic!("an empty quarantine")).unwrap();
     }
     #[test]
     fn hints_are_kept_as_specified() {
-        for vector in crate::segment::vectors::vectors("quarantined") {
+        for vector in crate::spec::vectors("quarantined") {
             let payload = Bytes::from(vector.bytes.clone());
             let mut found = None;
-            each_of(RecordMeta::default(), &payload, &mut |hint| {
-                found = Some(hint)
-            });
+            each_of(RecordMeta::default(), &payload, &mut |hint| found = Some(hint));
             let hint = found.unwrap();
-            assert_eq!(hint.sequence.0, vector.number("sequence"));
-            assert_eq!(u64::from(hint.reason.code()), vector.number("code"));
-            let hex: String = hint
-                .bytes
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
-            assert!(vector.all("bytes").eq([hex.as_str()]));
+            assert_eq!(hint.sequence.0, vector.number::<u64>("sequence"));
+            assert_eq!(u64::from(hint.reason.code()), vector.number::<u64>("code"));
+            let hex: String = hint.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(vector.one("bytes"), hex);
             assert_eq!(payload_of(&hint), vector.bytes);
         }
     }

@@ -103,12 +103,7 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(target: NodeId, directory: PathBuf, state: State) -> Self {
-        Self {
-            target,
-            directory,
-            state: Mutex::new(state),
-            reading: Mutex::new(()),
-        }
+        Self { target, directory, state: Mutex::new(state), reading: Mutex::new(()) }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -168,9 +163,7 @@ impl Queue {
             (state.segment(state.cursor.number)?.clone(), state.cursor)
         };
         let file = self.open(disk, &segment).ok()?;
-        let Cursor {
-            offset, sequence, ..
-        } = cursor;
+        let Cursor { offset, sequence, .. } = cursor;
         let mut reader = Reader::within(&*file, &segment.header, offset, segment.end, sequence);
         Some(reader.header().ok()??.meta.stamp)
     }
@@ -191,11 +184,7 @@ impl Queue {
 impl State {
     /// A queue without segments.
     pub(super) fn new(accounts: Accounts) -> Self {
-        let cursor = Cursor {
-            number: 0,
-            offset: header::LENGTH,
-            sequence: accounts.next(),
-        };
+        let cursor = Cursor { number: 0, offset: header::LENGTH, sequence: accounts.next() };
         Self {
             accounts,
             segments: VecDeque::new(),
@@ -208,9 +197,7 @@ impl State {
     }
 
     pub(super) fn index(&self, number: u64) -> Option<usize> {
-        self.segments
-            .binary_search_by_key(&number, |segment| segment.header.number)
-            .ok()
+        self.segments.binary_search_by_key(&number, |segment| segment.header.number).ok()
     }
 
     pub(super) fn segment(&self, number: u64) -> Option<&Segment> {
@@ -225,17 +212,12 @@ impl State {
     /// One past the last sequence of the segment at `index`.
     pub(super) fn sequences_end(&self, index: usize) -> u64 {
         let next = self.segments.get(index + 1);
-        next.map_or(self.accounts.next(), |segment| {
-            segment.header.first_sequence
-        })
+        next.map_or(self.accounts.next(), |segment| segment.header.first_sequence)
     }
 
     /// Where a record that was handed out lies.
     pub(super) fn place(&self, sequence: u64) -> Option<Place> {
-        self.in_flight
-            .get(&sequence)
-            .or_else(|| self.returned.get(&sequence))
-            .copied()
+        self.in_flight.get(&sequence).or_else(|| self.returned.get(&sequence)).copied()
     }
 
     /// Where the lowest pending record starts, if that is known.
@@ -254,17 +236,9 @@ impl State {
         }
         let (number, offset) = self.floor_position().unwrap_or((0, 0));
         let bytes = |segment: &Segment| {
-            let start = if segment.header.number == number {
-                offset
-            } else {
-                header::LENGTH
-            };
+            let start = if segment.header.number == number { offset } else { header::LENGTH };
             segment.end.saturating_sub(start)
         };
-        self.segments
-            .iter()
-            .filter(|segment| segment.header.number >= number)
-            .map(bytes)
-            .sum()
+        self.segments.iter().filter(|segment| segment.header.number >= number).map(bytes).sum()
     }
 }

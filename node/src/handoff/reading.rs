@@ -69,11 +69,7 @@ impl Queue {
         want: Want,
     ) -> Result<Vec<HintRecord>, HandoffError> {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut hand = Hand {
-            want,
-            records: Vec::new(),
-            bytes: 0,
-        };
+        let mut hand = Hand { want, records: Vec::new(), bytes: 0 };
         let outcome = self.hand_back(disk, &mut hand).and_then(|step| match step {
             Step::On => self.hand_on(disk, &mut hand),
             Step::Stop => Ok(()),
@@ -142,9 +138,7 @@ impl Queue {
                 }
                 state.cursor
             };
-            let Cursor {
-                offset, sequence, ..
-            } = cursor;
+            let Cursor { offset, sequence, .. } = cursor;
             let mut reader = Reader::within(&*file, &segment.header, offset, segment.end, sequence);
             loop {
                 match reader.next_found() {
@@ -177,9 +171,7 @@ impl Queue {
     fn at_cursor(&self) -> Option<(Segment, u64, bool)> {
         let mut state = self.state();
         let at = state.cursor;
-        let index = state
-            .segments
-            .partition_point(|segment| segment.header.number < at.number);
+        let index = state.segments.partition_point(|segment| segment.header.number < at.number);
         let Some(segment) = state.segments.get(index).cloned() else {
             let missing = at.sequence..state.accounts.next();
             if !missing.is_empty() {
@@ -276,12 +268,7 @@ impl Queue {
         let missing = state.cursor.sequence..sequences_end;
         if !missing.is_empty() {
             let number = segment.header.number;
-            state.lost.push(Lost {
-                number,
-                bytes: 0..0,
-                sequences: missing,
-                shard: 0,
-            });
+            state.lost.push(Lost { number, bytes: 0..0, sequences: missing, shard: 0 });
             state.cursor.sequence = sequences_end;
         }
         if last {

@@ -21,9 +21,7 @@ use crate::segment::{Found, Reader, header, trailer};
 
 impl HandoffLog {
     fn tail(&mut self, target: NodeId) -> Result<&mut Tail, HandoffError> {
-        self.tails
-            .get_mut(&target)
-            .ok_or(HandoffError::NoQueue(target))
+        self.tails.get_mut(&target).ok_or(HandoffError::NoQueue(target))
     }
 
     /// Books the ends of hints that were handed out.
@@ -44,10 +42,7 @@ impl HandoffLog {
             ends.sort_by_key(|(sequence, _)| *sequence);
             ends.dedup_by_key(|(sequence, _)| *sequence);
             for (sequence, terminal) in ends {
-                match state
-                    .place(sequence.0)
-                    .filter(|_| state.accounts.is_pending(sequence.0))
-                {
+                match state.place(sequence.0).filter(|_| state.accounts.is_pending(sequence.0)) {
                     Some(place) => places.push((sequence, terminal, place)),
                     None => stranger = Some(sequence),
                 }
@@ -65,9 +60,7 @@ impl HandoffLog {
         tail.book(&entries)?;
         self.collect(target)?;
         self.tail(target)?.note_position(&*disk);
-        stranger.map_or(Ok(()), |sequence| {
-            Err(HandoffError::NotPending { target, sequence })
-        })
+        stranger.map_or(Ok(()), |sequence| Err(HandoffError::NotPending { target, sequence }))
     }
 
     /// Quarantines what readers could not read.
@@ -86,12 +79,7 @@ impl HandoffLog {
             for range in state.accounts.pending_in(one.sequences.clone()) {
                 let Range { start: first, end } = range;
                 let count = end - first;
-                entries.push(Ended {
-                    first,
-                    count,
-                    terminal: reason,
-                    shard: one.shard,
-                });
+                entries.push(Ended { first, count, terminal: reason, shard: one.shard });
             }
             let segment = state.segment(one.number).cloned();
             drop(state);
@@ -138,10 +126,7 @@ impl HandoffLog {
                 Some(segment.header.number) != active && state.accounts.pending_in(range).is_empty()
             };
             let indexes: Vec<usize> = (0..state.segments.len()).filter(done).collect();
-            indexes
-                .into_iter()
-                .filter_map(|index| state.segments.get(index).cloned())
-                .collect()
+            indexes.into_iter().filter_map(|index| state.segments.get(index).cloned()).collect()
         };
         if ended.is_empty() {
             return Ok(());
@@ -186,23 +171,14 @@ impl HandoffLog {
 
 /// Adds an end, joining runs of deliveries.
 fn add(entries: &mut Vec<Ended>, first: u64, terminal: Terminal, shard: u64) {
-    let shard = if terminal == Terminal::Delivered {
-        0
-    } else {
-        shard
-    };
+    let shard = if terminal == Terminal::Delivered { 0 } else { shard };
     if let Some(last) = entries.last_mut()
         && (last.first + last.count, last.terminal, last.shard) == (first, terminal, shard)
     {
         last.count += 1;
         return;
     }
-    entries.push(Ended {
-        first,
-        count: 1,
-        terminal,
-        shard,
-    });
+    entries.push(Ended { first, count: 1, terminal, shard });
 }
 
 impl Tail {
@@ -213,12 +189,8 @@ impl Tail {
             return Ok(());
         }
         let accounts = self.queue.state().accounts.clone();
-        let sync = entries
-            .iter()
-            .any(|entry| entry.terminal != Terminal::Delivered);
-        self.ledger
-            .store(&accounts, entries, sync)
-            .map_err(refused)?;
+        let sync = entries.iter().any(|entry| entry.terminal != Terminal::Delivered);
+        self.ledger.store(&accounts, entries, sync).map_err(refused)?;
         let mut state = self.queue.state();
         for entry in entries {
             state.accounts.end(entry);
@@ -251,23 +223,12 @@ impl Tail {
             Found::Damaged(_) | Found::End { .. } => {
                 let sequences = sequence.0..sequence.0 + 1;
                 let bytes = place.offset..end;
-                let lost = Lost {
-                    number: place.number,
-                    bytes,
-                    sequences,
-                    shard: place.shard,
-                };
+                let lost = Lost { number: place.number, bytes, sequences, shard: place.shard };
                 self.raw(disk, &segment, &lost)?
             }
         };
         let (shard, appended_at) = (ShardId(place.shard), place.stamp);
-        Ok(Quarantined {
-            sequence,
-            shard,
-            appended_at,
-            reason,
-            bytes,
-        })
+        Ok(Quarantined { sequence, shard, appended_at, reason, bytes })
     }
 
     /// The bytes of a range, as far as they can be read.
@@ -299,9 +260,7 @@ impl Tail {
     fn note_position(&self, disk: &dyn Disk) {
         let place = {
             let state = self.queue.state();
-            let position = state
-                .floor_position()
-                .filter(|(_, offset)| *offset > header::LENGTH);
+            let position = state.floor_position().filter(|(_, offset)| *offset > header::LENGTH);
             position.and_then(|(number, offset)| Some((state.segment(number)?.clone(), offset)))
         };
         if let Some((segment, offset)) = place

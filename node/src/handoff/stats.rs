@@ -47,11 +47,7 @@ pub struct Reason {
 impl QueueStats {
     pub(super) fn of(accounts: &Accounts) -> Self {
         let pending = accounts.pending();
-        let mut stats = Self {
-            accepted: accounts.accepted(),
-            pending,
-            ..Self::default()
-        };
+        let mut stats = Self { accepted: accounts.accepted(), pending, ..Self::default() };
         for (terminal, shard, count) in accounts.tallies() {
             match terminal {
                 Terminal::Delivered => stats.delivered += count,
@@ -60,11 +56,7 @@ impl QueueStats {
                 Terminal::Discarded(_) => stats.discarded += count,
             }
             if terminal != Terminal::Delivered {
-                stats.reasons.push(Reason {
-                    terminal,
-                    shard: ShardId(shard),
-                    count,
-                });
+                stats.reasons.push(Reason { terminal, shard: ShardId(shard), count });
             }
         }
         stats
@@ -80,10 +72,7 @@ impl QueueStats {
         self.discarded += other.discarded;
         self.bytes += other.bytes;
         self.disk_bytes += other.disk_bytes;
-        let both = self
-            .oldest_appended_at
-            .into_iter()
-            .chain(other.oldest_appended_at);
+        let both = self.oldest_appended_at.into_iter().chain(other.oldest_appended_at);
         self.oldest_appended_at = both.min();
     }
 

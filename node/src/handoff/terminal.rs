@@ -146,11 +146,7 @@ mod tests {
             .chain(quarantined.map(Terminal::Quarantined))
             .chain(discarded.map(Terminal::Discarded));
         for terminal in all {
-            assert_eq!(
-                Terminal::from_code(terminal.code()),
-                Some(terminal),
-                "{terminal}"
-            );
+            assert_eq!(Terminal::from_code(terminal.code()), Some(terminal), "{terminal}");
         }
         assert_eq!(Terminal::from_code(0), None);
         assert_eq!(Terminal::from_code(0x0006_0000), None);

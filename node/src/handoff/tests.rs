@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::*;
 use crate::disk::{FaultDisk, Keep, MemoryDisk, Open, SystemDisk};
+use crate::executor::Executor;
 use crate::segment::header::Header;
 use crate::segment::name;
 
@@ -13,10 +14,7 @@ const TARGET: NodeId = NodeId(3);
 const SECOND: u64 = 1_000_000_000;
 
 fn config() -> HandoffConfig {
-    HandoffConfig {
-        segment_bytes: 1024,
-        ..HandoffConfig::default()
-    }
+    HandoffConfig { segment_bytes: 1024, ..HandoffConfig::default() }
 }
 
 fn open_with(disk: Arc<dyn Disk>, config: HandoffConfig) -> (Handoff, OpenReport) {
@@ -33,9 +31,7 @@ fn batch(sequence: u64) -> Bytes {
 
 async fn append(handoff: &Handoff, sequence: u64) -> Result<Sequence, HandoffError> {
     let shard = ShardId(sequence % 4);
-    handoff
-        .append(TARGET, shard, batch(sequence), false, sequence * SECOND)
-        .await
+    handoff.append(TARGET, shard, batch(sequence), false, sequence * SECOND).await
 }
 
 async fn fill(handoff: &Handoff, sequences: std::ops::RangeInclusive<u64>) {
@@ -67,9 +63,7 @@ async fn take_all(handoff: &Handoff) -> Vec<u64> {
 }
 
 async fn deliver(handoff: &Handoff, sequences: &[u64]) {
-    let ends = sequences
-        .iter()
-        .map(|sequence| (Sequence(*sequence), Terminal::Delivered));
+    let ends = sequences.iter().map(|sequence| (Sequence(*sequence), Terminal::Delivered));
     handoff.complete_all(TARGET, ends.collect()).await.unwrap();
 }
 
@@ -103,35 +97,18 @@ async fn hints_are_handed_out_in_order_once_and_booked_out_of_order() {
     fill(&handoff, 1..=60).await;
     assert_eq!(take_all(&handoff).await, up_to(60));
     assert!(!handoff.ready(TARGET));
-    assert!(
-        segments(&disk).len() > 3,
-        "everything fitted into one segment"
-    );
+    assert!(segments(&disk).len() > 3, "everything fitted into one segment");
     let mut rest = up_to(60);
     rest.retain(|sequence| sequence % 5 != 0);
     rest.reverse();
     deliver(&handoff, &rest).await;
-    assert_eq!(
-        (stats(&handoff).pending, stats(&handoff).delivered),
-        (12, 48)
-    );
+    assert_eq!((stats(&handoff).pending, stats(&handoff).delivered), (12, 48));
     let again = open(&disk);
     let expected: Vec<u64> = (1..=12).map(|index| index * 5).collect();
     assert_eq!(stats(&again).oldest_appended_at, Some(5 * SECOND));
-    assert_eq!(
-        take_all(&again).await,
-        expected,
-        "after a restart only what had not ended"
-    );
+    assert_eq!(take_all(&again).await, expected, "after a restart only what had not ended");
     deliver(&again, &expected).await;
-    assert_eq!(
-        (
-            stats(&again).pending,
-            stats(&again).delivered,
-            stats(&again).bytes
-        ),
-        (0, 60, 0)
-    );
+    assert_eq!((stats(&again).pending, stats(&again).delivered, stats(&again).bytes), (0, 60, 0));
     assert!(segments(&disk).len() <= 1, "{:?}", segments(&disk));
     fill(&again, 61..=62).await;
     assert_eq!(take_all(&again).await, [61, 62]);
@@ -141,36 +118,17 @@ async fn hints_are_handed_out_in_order_once_and_booked_out_of_order() {
 async fn a_hint_ends_once() {
     let handoff = open(&MemoryDisk::new());
     fill(&handoff, 1..=3).await;
-    let early = handoff
-        .complete(TARGET, Sequence(1), Terminal::Delivered)
-        .await;
-    assert!(
-        matches!(early, Err(HandoffError::NotPending { .. })),
-        "never handed out"
-    );
+    let early = handoff.complete(TARGET, Sequence(1), Terminal::Delivered).await;
+    assert!(matches!(early, Err(HandoffError::NotPending { .. })), "never handed out");
     take_all(&handoff).await;
-    handoff
-        .complete(TARGET, Sequence(1), Terminal::Delivered)
-        .await
-        .unwrap();
+    handoff.complete(TARGET, Sequence(1), Terminal::Delivered).await.unwrap();
     let reason = Terminal::Discarded(DiscardReason::ShardGone);
-    let twice = handoff
-        .complete_all(TARGET, vec![(Sequence(1), reason), (Sequence(2), reason)])
-        .await;
-    assert!(matches!(
-        twice,
-        Err(HandoffError::NotPending {
-            sequence: Sequence(1),
-            ..
-        })
-    ));
+    let twice =
+        handoff.complete_all(TARGET, vec![(Sequence(1), reason), (Sequence(2), reason)]).await;
+    assert!(matches!(twice, Err(HandoffError::NotPending { sequence: Sequence(1), .. })));
     let stats = stats(&handoff);
     assert_eq!((stats.delivered, stats.discarded, stats.pending), (1, 1, 1));
-    let expected = Reason {
-        terminal: reason,
-        shard: ShardId(2),
-        count: 1,
-    };
+    let expected = Reason { terminal: reason, shard: ShardId(2), count: 1 };
     assert_eq!(stats.reasons, [expected]);
     let nobody = handoff.complete(NodeId(9), Sequence(1), reason).await;
     assert!(matches!(nobody, Err(HandoffError::NoQueue(NodeId(9)))));
@@ -202,10 +160,7 @@ async fn a_record_larger_than_the_budget_or_a_segment_still_passes() {
     let handoff = open(&disk);
     let large = Bytes::from(vec![1; 5000]);
     fill(&handoff, 1..=1).await;
-    handoff
-        .append(TARGET, ShardId(1), large.clone(), false, 0)
-        .await
-        .unwrap();
+    handoff.append(TARGET, ShardId(1), large.clone(), false, 0).await.unwrap();
     fill(&handoff, 3..=3).await;
     let handoff = open(&disk);
     let one = handoff.peek(TARGET, 10, 100).await.unwrap();
@@ -213,19 +168,10 @@ async fn a_record_larger_than_the_budget_or_a_segment_still_passes() {
     let three = handoff.peek(TARGET, 10, 100).await.unwrap();
     assert_eq!((one.len(), two.len(), three.len()), (1, 1, 1));
     assert_eq!(two[0].bytes, large);
-    let small = HandoffConfig {
-        max_record_bytes: 4999,
-        ..config()
-    };
+    let small = HandoffConfig { max_record_bytes: 4999, ..config() };
     let (handoff, _) = open_with(Arc::new(MemoryDisk::new()), small);
     let refused = handoff.append(TARGET, ShardId(1), large, false, 0).await;
-    assert!(matches!(
-        refused,
-        Err(HandoffError::TooLarge {
-            bytes: 5000,
-            limit: 4999
-        })
-    ));
+    assert!(matches!(refused, Err(HandoffError::TooLarge { bytes: 5000, limit: 4999 })));
 }
 
 #[tokio::test]
@@ -247,66 +193,27 @@ async fn expired_hints_leave_marks_and_the_queue_goes_on() {
     let range = |bytes: &[u8]| Some((bytes.len() as i64, 1000));
     let age = config().max_age_seconds * SECOND;
     fill(&handoff, 1..=2).await;
-    handoff
-        .append(TARGET, ShardId(3), batch(3), true, 3 * SECOND)
-        .await
-        .unwrap();
+    handoff.append(TARGET, ShardId(3), batch(3), true, 3 * SECOND).await.unwrap();
     fill(&handoff, 4..=5).await;
-    assert_eq!(
-        handoff.expire(age + SECOND, &marks, range).await.unwrap(),
-        Expiry::default()
-    );
-    let expiry = handoff
-        .expire(age + 4 * SECOND + 1, &marks, range)
-        .await
-        .unwrap();
-    assert_eq!(
-        expiry,
-        Expiry {
-            expired: 3,
-            quarantined: 1
-        }
-    );
+    assert_eq!(handoff.expire(age + SECOND, &marks, range).await.unwrap(), Expiry::default());
+    let expiry = handoff.expire(age + 4 * SECOND + 1, &marks, range).await.unwrap();
+    assert_eq!(expiry, Expiry { expired: 3, quarantined: 1 });
     let (mark, shards) = (marks.list()[1], marks.list().len());
-    assert_eq!(
-        (mark.shard, mark.owner, mark.from, shards),
-        (ShardId(1), TARGET, 21, 3)
-    );
+    assert_eq!((mark.shard, mark.owner, mark.from, shards), (ShardId(1), TARGET, 21, 3));
     assert_eq!(mark.reason, MarkReason::HintExpired);
     let kept = handoff.quarantined(TARGET).unwrap();
     assert_eq!(kept.len(), 1);
     assert_eq!((kept[0].sequence, &kept[0].bytes), (Sequence(3), &batch(3)));
-    assert_eq!(
-        kept[0].reason,
-        Terminal::Quarantined(QuarantineReason::TooOld)
-    );
-    assert_eq!(
-        handoff
-            .expire(u64::MAX, &marks, range)
-            .await
-            .unwrap()
-            .expired,
-        1
-    );
-    assert!(
-        segments(&disk).is_empty(),
-        "the files of an empty queue remain"
-    );
+    assert_eq!(kept[0].reason, Terminal::Quarantined(QuarantineReason::TooOld));
+    assert_eq!(handoff.expire(u64::MAX, &marks, range).await.unwrap().expired, 1);
+    assert!(segments(&disk).is_empty(), "the files of an empty queue remain");
     // Purge, then append: the next hints are neither lost nor misnumbered.
     fill(&handoff, 6..=8).await;
     assert_eq!(take_all(&handoff).await, [6, 7, 8]);
     let again = open(&disk);
     assert_eq!(take_all(&again).await, [6, 7, 8]);
     let stats = stats(&again);
-    assert_eq!(
-        (
-            stats.accepted,
-            stats.expired,
-            stats.quarantined,
-            stats.pending
-        ),
-        (8, 4, 1, 3)
-    );
+    assert_eq!((stats.accepted, stats.expired, stats.quarantined, stats.pending), (8, 4, 1, 3));
 }
 
 #[tokio::test]
@@ -321,10 +228,7 @@ async fn expiry_leaves_hints_in_flight_alone() {
     assert_eq!(expiry.expired, 7);
     deliver(&handoff, &[1, 2, 3]).await;
     assert_eq!((stats(&handoff).delivered, stats(&handoff).expired), (3, 7));
-    assert_eq!(
-        (marks.list()[0].from, marks.list()[0].to),
-        (i64::MIN, i64::MAX)
-    );
+    assert_eq!((marks.list()[0].from, marks.list()[0].to), (i64::MIN, i64::MAX));
 }
 
 /// What one run of the crash test was told.
@@ -336,13 +240,8 @@ struct Told {
 
 async fn run_until_stopped(disk: &FaultDisk, told: &mut Told) -> Result<(), HandoffError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let (handoff, report) = Handoff::open(
-        config(),
-        PathBuf::from("/handoff"),
-        5,
-        Arc::clone(&disk),
-        Executor::Inline,
-    )?;
+    let (handoff, report) =
+        Handoff::open(config(), PathBuf::from("/handoff"), 5, Arc::clone(&disk), Executor::Inline)?;
     if let Some((_, reason)) = report.failed.first() {
         return Err(HandoffError::Io(Arc::new(io::Error::other(reason.clone()))));
     }
@@ -384,47 +283,27 @@ async fn a_crash_at_every_operation_loses_no_hint_and_no_count() {
                 let found = take_all(&handoff).await;
                 let stats = stats(&handoff);
                 let accepted = told.appended..=told.appended + 1;
-                assert!(
-                    accepted.contains(&stats.accepted),
-                    "stop {stop} {keep:?} {stats:?}"
-                );
+                assert!(accepted.contains(&stats.accepted), "stop {stop} {keep:?} {stats:?}");
                 assert!(found.is_sorted());
-                assert_eq!(
-                    found.len() as u64,
-                    stats.pending,
-                    "stop {stop} {keep:?} {stats:?}"
-                );
+                assert_eq!(found.len() as u64, stats.pending, "stop {stop} {keep:?} {stats:?}");
                 let found: BTreeSet<u64> = found.into_iter().collect();
                 let owed = (1..=told.appended).filter(|sequence| !told.ended.contains(sequence));
                 for sequence in owed {
                     // One whose end was being booked when the power went may have ended.
                     let ended = stats.accepted - stats.pending > told.ended.len() as u64;
-                    assert!(
-                        ended || found.contains(&sequence),
-                        "stop {stop} {keep:?} {sequence}"
-                    );
+                    assert!(ended || found.contains(&sequence), "stop {stop} {keep:?} {sequence}");
                 }
                 if keep == Keep::All {
-                    assert!(
-                        told.ended.is_disjoint(&found),
-                        "stop {stop}: delivered twice"
-                    );
+                    assert!(told.ended.is_disjoint(&found), "stop {stop}: delivered twice");
                 }
                 // Nothing that was handed over to an operator is only a number.
                 let kept = handoff.quarantined(TARGET).unwrap();
                 let distinct: BTreeSet<_> = kept.iter().map(|hint| hint.sequence).collect();
-                assert!(
-                    distinct.len() as u64 >= stats.quarantined,
-                    "stop {stop} {keep:?}"
-                );
+                assert!(distinct.len() as u64 >= stats.quarantined, "stop {stop} {keep:?}");
             }
             let handoff = open(&after);
             let next = stats(&handoff).accepted + 1;
-            assert_eq!(
-                append(&handoff, next).await.unwrap(),
-                Sequence(next),
-                "{stop} {keep:?}"
-            );
+            assert_eq!(append(&handoff, next).await.unwrap(), Sequence(next), "{stop} {keep:?}");
         }
         if disk.injected().stopped == 0 {
             outcome.unwrap();
@@ -455,15 +334,8 @@ async fn a_tail_torn_at_any_byte_loses_only_what_is_torn() {
             let last = found.len() as u64;
             assert_eq!(found, up_to(last), "cut {cut}");
             assert!(last >= before, "cut {cut}");
-            assert_eq!(
-                stats(&handoff).quarantined,
-                0,
-                "cut {cut}: a torn tail is not damage"
-            );
-            assert_eq!(
-                append(&handoff, last + 1).await.unwrap(),
-                Sequence(last + 1)
-            );
+            assert_eq!(stats(&handoff).quarantined, 0, "cut {cut}: a torn tail is not damage");
+            assert_eq!(append(&handoff, last + 1).await.unwrap(), Sequence(last + 1));
             assert_eq!(take_all(&handoff).await, [last + 1], "cut {cut}");
             assert_eq!(take_all(&open(&torn)).await, up_to(last + 1), "cut {cut}");
         }
@@ -490,17 +362,9 @@ async fn any_flipped_bit_costs_at_most_its_own_hint() {
             let lost = 20 - found.len() as u64;
             let stats = stats(&handoff);
             assert!(lost <= 1, "bit {bit} of {path:?} cost {lost} hints");
-            assert_eq!(
-                (stats.accepted, stats.quarantined),
-                (20, lost),
-                "bit {bit} of {path:?}"
-            );
+            assert_eq!((stats.accepted, stats.quarantined), (20, lost), "bit {bit} of {path:?}");
             assert_eq!(handoff.quarantined(TARGET).unwrap().len() as u64, lost);
-            assert_eq!(
-                append(&handoff, 21).await.unwrap(),
-                Sequence(21),
-                "bit {bit}"
-            );
+            assert_eq!(append(&handoff, 21).await.unwrap(), Sequence(21), "bit {bit}");
             assert_eq!(take_all(&handoff).await, [21], "bit {bit} of {path:?}");
         }
     }
@@ -519,15 +383,9 @@ async fn damage_under_a_running_queue_is_quarantined_when_it_is_read() {
     assert_eq!(stats(&handoff).quarantined, lost);
     deliver(&handoff, &found).await;
     let again = open(&disk);
-    assert_eq!(
-        (stats(&again).pending, stats(&again).quarantined),
-        (0, lost)
-    );
+    assert_eq!((stats(&again).pending, stats(&again).quarantined), (0, lost));
     let kept = again.quarantined(TARGET).unwrap();
-    assert!(
-        kept.iter()
-            .any(|hint| hint.bytes.windows(4).any(|bytes| bytes == [0xff; 4]))
-    );
+    assert!(kept.iter().any(|hint| hint.bytes.windows(4).any(|bytes| bytes == [0xff; 4])));
 }
 
 #[tokio::test]
@@ -561,10 +419,7 @@ async fn unreadable_missing_newer_and_foreign_files_never_stop_a_queue() {
     assert!(stats.quarantined >= 10, "two segments are gone: {stats:?}");
     deliver(&handoff, &found).await;
     assert_eq!(append(&handoff, 61).await.unwrap(), Sequence(61));
-    assert!(
-        disk.paths()
-            .contains(&PathBuf::from("/handoff/3/notes.txt"))
-    );
+    assert!(disk.paths().contains(&PathBuf::from("/handoff/3/notes.txt")));
     assert!(disk.paths().contains(&segment(999)));
 }
 
@@ -581,14 +436,8 @@ async fn lost_books_are_admitted() {
     let found = take_all(&again).await;
     let stats = stats(&again);
     assert_eq!((stats.accepted, stats.discarded + stats.pending), (60, 60));
-    assert_eq!(
-        stats.reasons[0].terminal,
-        Terminal::Discarded(DiscardReason::Unaccounted)
-    );
-    assert!(
-        found.ends_with(&(41..=60).collect::<Vec<_>>()),
-        "a pending hint is missing"
-    );
+    assert_eq!(stats.reasons[0].terminal, Terminal::Discarded(DiscardReason::Unaccounted));
+    assert!(found.ends_with(&(41..=60).collect::<Vec<_>>()), "a pending hint is missing");
 }
 
 #[tokio::test]
@@ -604,18 +453,11 @@ async fn a_failed_sync_is_reported_and_the_queue_goes_on_in_a_new_file() {
             disk.fail_write(1, 60)
         }
         let error = append(&handoff, 4).await.unwrap_err();
-        assert!(
-            matches!(error, HandoffError::Io(_)) && !error.definite(),
-            "{error}"
-        );
+        assert!(matches!(error, HandoffError::Io(_)) && !error.definite(), "{error}");
         assert_eq!(disk.injected().syncs + disk.injected().writes, 1);
         assert_eq!(stats(&handoff).accepted, 3);
         fill(&handoff, 4..=6).await;
-        assert_eq!(
-            segments(&memory).len(),
-            2,
-            "a hint rests on the failed file"
-        );
+        assert_eq!(segments(&memory).len(), 2, "a hint rests on the failed file");
         assert_eq!(take_all(&handoff).await, up_to(6));
         for keep in [Keep::All, Keep::Synced] {
             let again = open(&memory.crash(keep));
@@ -644,24 +486,13 @@ async fn a_full_disk_refuses_hints_but_not_their_delivery() {
                 Err(error) => break error,
             }
         };
-        assert!(
-            matches!(error, HandoffError::DiskFull) && error.definite(),
-            "{error}"
-        );
+        assert!(matches!(error, HandoffError::DiskFull) && error.definite(), "{error}");
         assert!(disk.injected().full > 0);
-        assert_eq!(
-            stats(&open(&memory.crash(Keep::All))).accepted,
-            stored,
-            "it appeared"
-        );
+        assert_eq!(stats(&open(&memory.crash(Keep::All))).accepted, stored, "it appeared");
         let found = take_all(&handoff).await;
         assert_eq!(found, up_to(stored));
         deliver(&handoff, &found).await;
-        assert_eq!(
-            stats(&handoff).pending,
-            0,
-            "a full disk kept the queue from draining"
-        );
+        assert_eq!(stats(&handoff).pending, 0, "a full disk kept the queue from draining");
         disk.set_room(None);
         fill(&handoff, stored + 1..=stored + 20).await;
         let again = open(&memory.crash(Keep::Synced));
@@ -672,11 +503,7 @@ async fn a_full_disk_refuses_hints_but_not_their_delivery() {
 
 #[tokio::test]
 async fn full_queues_refuse_and_take_again_after_a_drain() {
-    let limits = HandoffConfig {
-        max_bytes: 4096,
-        max_total_bytes: 6144,
-        ..config()
-    };
+    let limits = HandoffConfig { max_bytes: 4096, max_total_bytes: 6144, ..config() };
     let disk = MemoryDisk::new();
     let (handoff, _) = open_with(Arc::new(disk.clone()), limits);
     let mut stored = 0;
@@ -686,46 +513,21 @@ async fn full_queues_refuse_and_take_again_after_a_drain() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(
-        error,
-        HandoffError::QueueFull {
-            target: TARGET,
-            limit: 4096,
-            ..
-        }
-    ));
+    assert!(matches!(error, HandoffError::QueueFull { target: TARGET, limit: 4096, .. }));
     let other = loop {
-        if let Err(error) = handoff
-            .append(NodeId(8), ShardId(1), batch(1), false, 0)
-            .await
-        {
+        if let Err(error) = handoff.append(NodeId(8), ShardId(1), batch(1), false, 0).await {
             break error;
         }
     };
-    assert!(
-        matches!(
-            other,
-            HandoffError::TotalFull {
-                bytes: 6144,
-                limit: 6144
-            }
-        ),
-        "{other}"
-    );
+    assert!(matches!(other, HandoffError::TotalFull { bytes: 6144, limit: 6144 }), "{other}");
     assert!(stats(&handoff).disk_bytes <= 4096);
     let found = take_all(&handoff).await;
     assert_eq!(found, up_to(stored));
     deliver(&handoff, &found).await;
     fill(&handoff, stored + 1..=stored + 3).await;
-    handoff
-        .append(NodeId(8), ShardId(1), batch(1), false, 0)
-        .await
-        .unwrap();
+    handoff.append(NodeId(8), ShardId(1), batch(1), false, 0).await.unwrap();
     assert_eq!(handoff.targets(), [TARGET, NodeId(8)]);
-    assert_eq!(
-        handoff.totals().pending,
-        handoff.pending(TARGET) + handoff.pending(NodeId(8))
-    );
+    assert_eq!(handoff.totals().pending, handoff.pending(TARGET) + handoff.pending(NodeId(8)));
 }
 
 #[tokio::test]
@@ -747,29 +549,15 @@ async fn a_false_note_of_the_position_loses_nothing() {
         wrong[place..].copy_from_slice(&crate::segment::trailer::encode(header.seed(), offset));
         let changed = disk.crash(Keep::All);
         changed.replace(&segment(1), wrong);
-        assert_eq!(
-            take_all(&open(&changed)).await,
-            (3..=8).collect::<Vec<_>>(),
-            "{offset}"
-        );
+        assert_eq!(take_all(&open(&changed)).await, (3..=8).collect::<Vec<_>>(), "{offset}");
     }
 }
 
 #[test]
 fn figures_are_printed_as_scripts_expect_them() {
-    let stats = QueueStats {
-        accepted: 3,
-        delivered: 2,
-        pending: 1,
-        ..QueueStats::default()
-    };
+    let stats = QueueStats { accepted: 3, delivered: 2, pending: 1, ..QueueStats::default() };
     let json = serde_json::to_value(&stats).unwrap();
-    for (key, value) in [
-        ("accepted", 3),
-        ("delivered", 2),
-        ("pending", 1),
-        ("expired", 0),
-    ] {
+    for (key, value) in [("accepted", 3), ("delivered", 2), ("pending", 1), ("expired", 0)] {
         assert_eq!(json[key], value, "{json}");
     }
 }
@@ -779,10 +567,7 @@ async fn concurrent_hints_on_a_real_disk_are_drained_beside_appends() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("handoff");
     let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
-    let config = HandoffConfig {
-        segment_bytes: 8192,
-        ..HandoffConfig::default()
-    };
+    let config = HandoffConfig { segment_bytes: 8192, ..HandoffConfig::default() };
     let opened = || {
         let disk = Arc::clone(&disk);
         Handoff::open(config.clone(), path.clone(), 1, disk, Executor::Thread).unwrap()
@@ -794,10 +579,7 @@ async fn concurrent_hints_on_a_real_disk_are_drained_beside_appends() {
             tokio::spawn(async move {
                 for _ in 0..50 {
                     let payload = Bytes::from_static(&[7; 300]);
-                    handoff
-                        .append(TARGET, ShardId(1), payload, false, 1)
-                        .await
-                        .unwrap();
+                    handoff.append(TARGET, ShardId(1), payload, false, 1).await.unwrap();
                 }
             })
         })
@@ -817,9 +599,7 @@ async fn concurrent_hints_on_a_real_disk_are_drained_beside_appends() {
                     seen += 1;
                     assert_eq!(record.sequence.0, seen);
                 }
-                let ends = records
-                    .iter()
-                    .map(|record| (record.sequence, Terminal::Delivered));
+                let ends = records.iter().map(|record| (record.sequence, Terminal::Delivered));
                 handoff.complete_all(TARGET, ends.collect()).await.unwrap();
             }
         }
@@ -829,15 +609,9 @@ async fn concurrent_hints_on_a_real_disk_are_drained_beside_appends() {
     }
     drain.await.unwrap();
     handoff.close().await;
-    assert!(matches!(
-        append(&handoff, 1).await,
-        Err(HandoffError::Closed)
-    ));
+    assert!(matches!(append(&handoff, 1).await, Err(HandoffError::Closed)));
     let (again, report) = opened();
     assert_eq!((report.queues, report.pending), (1, 0));
     let totals = again.totals();
-    assert_eq!(
-        (totals.accepted, totals.delivered, totals.pending),
-        (400, 400, 0)
-    );
+    assert_eq!((totals.accepted, totals.delivered, totals.pending), (400, 400, 0));
 }

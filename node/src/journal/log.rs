@@ -106,11 +106,7 @@ impl JournalLog {
         outputs: &mut [<Self as Log>::Output],
     ) -> Result<(), JournalError> {
         self.poison.check()?;
-        if self
-            .active
-            .as_ref()
-            .is_some_and(|active| active.fits(length))
-        {
+        if self.active.as_ref().is_some_and(|active| active.fits(length)) {
             return Ok(());
         }
         self.flush(pending, outputs);
@@ -122,20 +118,8 @@ impl JournalLog {
         let active = self.active.as_mut()?;
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        active.push(
-            &RecordMeta {
-                sequence,
-                shard: shard.0,
-                stamp: 0,
-                flags: 0,
-            },
-            &payload,
-        );
-        Some(Committed {
-            shard,
-            sequence: Sequence(sequence),
-            payload,
-        })
+        active.push(&RecordMeta { sequence, shard: shard.0, stamp: 0, flags: 0 }, &payload);
+        Some(Committed { shard, sequence: Sequence(sequence), payload })
     }
 
     /// Writes and syncs what was pushed, shows it to the sink and answers its callers.
@@ -228,11 +212,7 @@ impl JournalLog {
 
     /// Gives back the segments whose records are all at or before `upto`.
     fn release(&mut self, upto: Sequence) {
-        let released = self
-            .sealed
-            .iter()
-            .take_while(|segment| segment.last <= upto.0)
-            .count();
+        let released = self.sealed.iter().take_while(|segment| segment.last <= upto.0).count();
         let released = self.sealed.drain(..released).collect();
         self.give_back(released);
     }
@@ -249,10 +229,7 @@ impl JournalLog {
     }
 
     pub(super) fn publish(&self) {
-        let active = self
-            .active
-            .as_ref()
-            .map_or(0, |active| active.header().capacity);
+        let active = self.active.as_ref().map_or(0, |active| active.header().capacity);
         let sealed: u64 = self.sealed.iter().map(|segment| segment.bytes).sum();
         let spare = self.spares.count() as u64;
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,8 +19,8 @@ use quorate_protocol::id::{Sequence, ShardId};
 use serde::Serialize;
 
 use crate::disk::Disk;
+use crate::executor::Executor;
 use crate::poison::Poison;
-use crate::segment::Executor;
 use crate::segment::commit::{Committer, Limits, SubmitError};
 use log::{Item, JournalLog};
 use spare::Spares;
@@ -128,13 +128,8 @@ impl Journal {
     ) -> Result<(Self, Recovery), JournalOpenError> {
         let poison = Poison::new("the journal");
         let stats = Arc::new(Mutex::new(JournalStats::default()));
-        let limits = Limits {
-            group_bytes: config.group_bytes,
-            queue_bytes: config.queue_bytes,
-        };
-        let max_record_bytes = config
-            .max_record_bytes
-            .min(crate::segment::record::MAX_PAYLOAD);
+        let limits = Limits { group_bytes: config.group_bytes, queue_bytes: config.queue_bytes };
+        let max_record_bytes = config.max_record_bytes.min(crate::segment::record::MAX_PAYLOAD);
         let path = home.directory.clone();
         let mut log = JournalLog {
             spares: Spares::new(config.spare_segments),
@@ -153,15 +148,7 @@ impl Journal {
         log.publish();
         let committer = Committer::start(log, executor, "journal", limits)
             .map_err(|source| JournalOpenError::Io { path, source })?;
-        Ok((
-            Self {
-                committer,
-                poison,
-                stats,
-                max_record_bytes,
-            },
-            recovery,
-        ))
+        Ok((Self { committer, poison, stats, max_record_bytes }, recovery))
     }
 
     /// Stores a batch; answers when it is durable and the sink has seen it. Dropping the future
@@ -193,9 +180,7 @@ impl Journal {
             Err(SubmitError::Closed) => Err(JournalError::Closed),
             Err(SubmitError::Died) => {
                 self.poison.set(SubmitError::Died);
-                Err(JournalError::Io(Arc::new(io::Error::other(
-                    SubmitError::Died,
-                ))))
+                Err(JournalError::Io(Arc::new(io::Error::other(SubmitError::Died))))
             }
         }
     }

@@ -34,9 +34,7 @@ impl JournalLog {
         recovered: &mut dyn FnMut(Committed),
     ) -> Result<Recovery, JournalOpenError> {
         let directory = self.home.directory.clone();
-        self.disk
-            .create_directory(&directory)
-            .map_err(failed(&directory))?;
+        self.disk.create_directory(&directory).map_err(failed(&directory))?;
         let mut recovery = Recovery::default();
         let numbers = self.list(&mut recovery)?;
         // All headers first: a journal that must not be touched is refused before any change.
@@ -71,19 +69,13 @@ impl JournalLog {
     fn list(&mut self, recovery: &mut Recovery) -> Result<Vec<u64>, JournalOpenError> {
         let directory = self.home.directory.clone();
         let mut numbers = Vec::new();
-        for entry in self
-            .disk
-            .read_directory(&directory)
-            .map_err(failed(&directory))?
-        {
+        for entry in self.disk.read_directory(&directory).map_err(failed(&directory))? {
             let path = directory.join(&entry.name);
             if let (Some(number), false) = (name::parse(&entry.name), entry.directory) {
                 numbers.push(number);
             } else if is_spare(&entry.name) {
                 let bytes = self.config.segment_bytes;
-                self.spares
-                    .adopt(&*self.disk, path.clone(), bytes)
-                    .map_err(failed(&path))?;
+                self.spares.adopt(&*self.disk, path.clone(), bytes).map_err(failed(&path))?;
             } else if entry.name != QUARANTINE {
                 recovery.unknown_files.push(entry.name);
             }
@@ -124,17 +116,10 @@ impl JournalLog {
         let file = self.disk.open(path, Open::Read).map_err(failed(path))?;
         recovery.segments += 1;
         let before = header.first_sequence.saturating_sub(1);
-        if let Some(lost) = last
-            .and_then(|last| before.checked_sub(last))
-            .filter(|lost| *lost > 0)
+        if let Some(lost) = last.and_then(|last| before.checked_sub(last)).filter(|lost| *lost > 0)
         {
             let first_sequence = header.first_sequence - lost;
-            let damage = Damage {
-                range: 0..0,
-                records: lost,
-                first_sequence,
-                header: None,
-            };
+            let damage = Damage { range: 0..0, records: lost, first_sequence, header: None };
             note(recovery, header.number, &damage);
         }
         let mut seen = last.unwrap_or(before).max(before);
@@ -156,8 +141,7 @@ impl JournalLog {
                 Found::Damaged(damage) => {
                     seen = seen.max((damage.first_sequence + damage.records).saturating_sub(1));
                     note(recovery, header.number, &damage);
-                    self.copy_aside(&*file, header.number, &damage)
-                        .map_err(failed(path))?;
+                    self.copy_aside(&*file, header.number, &damage).map_err(failed(path))?;
                 }
                 Found::End { torn, .. } => {
                     recovery.torn = torn;
@@ -168,12 +152,7 @@ impl JournalLog {
         *last = Some(seen);
         let bytes = file.length().map_err(failed(path))?;
         let empty = seen == before;
-        self.sealed.push_back(Sealed {
-            path: path.to_owned(),
-            last: seen,
-            bytes,
-            empty,
-        });
+        self.sealed.push_back(Sealed { path: path.to_owned(), last: seen, bytes, empty });
         Ok(())
     }
 
@@ -204,10 +183,7 @@ impl JournalLog {
                 if count == 0 {
                     break;
                 }
-                copy.write_at(
-                    at - damage.range.start,
-                    buffer.get(..count).unwrap_or_default(),
-                )?;
+                copy.write_at(at - damage.range.start, buffer.get(..count).unwrap_or_default())?;
                 at += count as u64;
             }
             copy.sync_data()?;
@@ -225,9 +201,7 @@ impl JournalLog {
     fn set_aside(&self, path: &Path, recovery: &mut Recovery) -> Result<(), JournalOpenError> {
         let directory = self.quarantine().map_err(failed(path))?;
         let file = path.file_name().unwrap_or_default();
-        self.disk
-            .rename(path, &directory.join(file))
-            .map_err(failed(path))?;
+        self.disk.rename(path, &directory.join(file)).map_err(failed(path))?;
         self.disk.sync_directory(&directory).map_err(failed(path))?;
         recovery.unreadable_segments += 1;
         Ok(())
@@ -242,10 +216,7 @@ impl JournalLog {
             Err(JournalError::DiskFull) => return Ok(()),
             Err(JournalError::Io(error)) => {
                 let source = io::Error::new(error.kind(), error.to_string());
-                return Err(JournalOpenError::Io {
-                    path: directory,
-                    source,
-                });
+                return Err(JournalOpenError::Io { path: directory, source });
             }
             _ => {}
         }

@@ -28,10 +28,7 @@ pub(super) fn is_spare(file: &str) -> bool {
 
 impl Spares {
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            paths: VecDeque::new(),
-            limit,
-        }
+        Self { paths: VecDeque::new(), limit }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -51,10 +48,7 @@ impl Spares {
 
     /// Takes a segment out of the journal, as a spare if `keep` and there is need for one.
     pub(super) fn give_back(&mut self, disk: &dyn Disk, path: &Path, keep: bool) -> io::Result<()> {
-        let file = path
-            .file_name()
-            .map(|file| file.to_string_lossy())
-            .unwrap_or_default();
+        let file = path.file_name().map(|file| file.to_string_lossy()).unwrap_or_default();
         if !keep || self.paths.len() >= self.limit {
             return disk.remove(path);
         }

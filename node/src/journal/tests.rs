@@ -7,6 +7,7 @@ use quorate_protocol::id::NodeId;
 
 use super::*;
 use crate::disk::{FaultDisk, Keep, MemoryDisk, SystemDisk};
+use crate::executor::Executor;
 
 #[derive(Debug, Default)]
 struct Seen(Mutex<Vec<Committed>>);
@@ -19,21 +20,12 @@ impl Sink for Seen {
 
 impl Seen {
     fn sequences(&self) -> Vec<u64> {
-        self.0
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|record| record.sequence.0)
-            .collect()
+        self.0.lock().unwrap().iter().map(|record| record.sequence.0).collect()
     }
 }
 
 fn config() -> JournalConfig {
-    JournalConfig {
-        segment_bytes: 1024,
-        spare_segments: 2,
-        ..JournalConfig::default()
-    }
+    JournalConfig { segment_bytes: 1024, spare_segments: 2, ..JournalConfig::default() }
 }
 
 fn home() -> JournalHome {
@@ -63,12 +55,7 @@ fn try_open(disk: Arc<dyn Disk>, home: JournalHome) -> Result<Opened, JournalOpe
         Arc::clone(&sink) as Arc<dyn Sink>,
         &mut |record| records.push(record),
     )?;
-    Ok(Opened {
-        journal,
-        recovery,
-        records,
-        sink,
-    })
+    Ok(Opened { journal, recovery, records, sink })
 }
 
 fn open(disk: &MemoryDisk) -> Opened {
@@ -86,10 +73,7 @@ async fn append(journal: &Journal, index: u64) -> Result<Sequence, JournalError>
 fn check(records: &[Committed]) {
     for record in records {
         let index = record.sequence.0;
-        assert_eq!(
-            (record.shard, &record.payload),
-            (ShardId(index % 3), &batch(index))
-        );
+        assert_eq!((record.shard, &record.payload), (ShardId(index % 3), &batch(index)));
     }
 }
 
@@ -107,10 +91,7 @@ async fn what_was_appended_is_recovered_in_order_and_the_sequence_goes_on() {
     let first = open(&disk);
     assert_eq!(first.recovery, Recovery::default());
     for index in 1..=100 {
-        assert_eq!(
-            append(&first.journal, index).await.unwrap(),
-            Sequence(index)
-        );
+        assert_eq!(append(&first.journal, index).await.unwrap(), Sequence(index));
     }
     assert_eq!(first.sink.sequences(), up_to(100));
     for keep in [Keep::All, Keep::Synced] {
@@ -118,10 +99,7 @@ async fn what_was_appended_is_recovered_in_order_and_the_sequence_goes_on() {
         check(&again.records);
         assert_eq!(sequences(&again.records), up_to(100), "{keep:?}");
         assert_eq!(again.recovery.highest, Sequence(100));
-        assert_eq!(
-            (again.recovery.records, again.recovery.damaged_records),
-            (100, 0)
-        );
+        assert_eq!((again.recovery.records, again.recovery.damaged_records), (100, 0));
         assert_eq!(append(&again.journal, 101).await.unwrap(), Sequence(101));
     }
 }
@@ -163,10 +141,7 @@ async fn a_crash_at_every_operation_loses_nothing_acknowledged() {
             check(&again.records);
             let found = sequences(&again.records);
             let highest = again.recovery.highest.0;
-            assert!(
-                highest == acked || highest == acked + 1,
-                "stop {stop} {keep:?}"
-            );
+            assert!(highest == acked || highest == acked + 1, "stop {stop} {keep:?}");
             let released = if acked >= 30 {
                 18
             } else if acked >= 15 {
@@ -175,20 +150,11 @@ async fn a_crash_at_every_operation_loses_nothing_acknowledged() {
                 0
             };
             let first = found.first().copied().unwrap_or(1).min(acked + 1);
-            assert!(
-                first <= released + 1,
-                "stop {stop} {keep:?}: {found:?} acked {acked}"
-            );
+            assert!(first <= released + 1, "stop {stop} {keep:?}: {found:?} acked {acked}");
             let contiguous = found.windows(2).all(|pair| pair[0] + 1 == pair[1]);
             assert!(contiguous, "stop {stop} {keep:?}: {found:?}");
-            assert!(
-                found.is_empty() || found.last() >= Some(&acked),
-                "stop {stop} {keep:?}"
-            );
-            assert_eq!(
-                append(&again.journal, highest + 1).await.unwrap().0,
-                highest + 1
-            );
+            assert!(found.is_empty() || found.last() >= Some(&acked), "stop {stop} {keep:?}");
+            assert_eq!(append(&again.journal, highest + 1).await.unwrap().0, highest + 1);
             check(&open(&after).records);
         }
         if disk.injected().stopped == 0 {
@@ -228,10 +194,7 @@ async fn a_tail_torn_at_any_byte_costs_only_what_is_torn() {
         assert_eq!(sequences(&again.records), up_to(found), "cut {cut}");
         assert_eq!(again.recovery.damaged_records, 0, "cut {cut}");
         assert!(found >= 15, "cut {cut}");
-        assert_eq!(
-            append(&again.journal, found + 1).await.unwrap(),
-            Sequence(found + 1)
-        );
+        assert_eq!(append(&again.journal, found + 1).await.unwrap(), Sequence(found + 1));
     }
 }
 
@@ -252,10 +215,7 @@ async fn damage_in_the_middle_is_set_aside_and_counted_once() {
         assert_eq!(sequences(&again.records), (2..=30).collect::<Vec<_>>());
         assert_eq!(again.recovery.damaged_records, 1);
         let damage = &again.recovery.damage[0];
-        assert_eq!(
-            (damage.shard, damage.after),
-            (Some(ShardId(1)), Sequence(0))
-        );
+        assert_eq!((damage.shard, damage.after), (Some(ShardId(1)), Sequence(0)));
     }
     let aside = |path: &&PathBuf| path.starts_with("/data/journal/quarantine");
     assert_eq!(disk.paths().iter().filter(aside).count(), 1);
@@ -294,29 +254,15 @@ async fn a_failed_sync_or_write_poisons_the_journal_until_it_is_reopened() {
             disk.fail_write(1, 20)
         }
         let error = append(&opened.journal, 2).await.unwrap_err();
-        assert!(
-            matches!(error, JournalError::Io(_)) && !error.definite(),
-            "{error}"
-        );
+        assert!(matches!(error, JournalError::Io(_)) && !error.definite(), "{error}");
         let injected = disk.injected();
         assert_eq!(injected.syncs + injected.writes, 1);
         let operations = disk.operations();
         let error = append(&opened.journal, 2).await.unwrap_err();
-        assert!(
-            matches!(error, JournalError::Poisoned(_)) && error.definite(),
-            "{error}"
-        );
-        assert_eq!(
-            disk.operations(),
-            operations,
-            "a poisoned journal touched the disk"
-        );
+        assert!(matches!(error, JournalError::Poisoned(_)) && error.definite(), "{error}");
+        assert_eq!(disk.operations(), operations, "a poisoned journal touched the disk");
         assert!(opened.journal.poison().is_set());
-        assert_eq!(
-            opened.sink.sequences(),
-            [1],
-            "an unsynced record became visible"
-        );
+        assert_eq!(opened.sink.sequences(), [1], "an unsynced record became visible");
         let again = open(&memory.crash(Keep::Synced));
         assert_eq!(sequences(&again.records), [1]);
         append(&again.journal, 2).await.unwrap();
@@ -340,29 +286,16 @@ async fn a_full_disk_is_definite_and_passes() {
                 Err(error) => break error,
             }
         };
-        assert!(
-            matches!(error, JournalError::DiskFull) && error.definite(),
-            "{error}"
-        );
+        assert!(matches!(error, JournalError::DiskFull) && error.definite(), "{error}");
         assert!(disk.injected().full > 0);
         assert!(!opened.journal.poison().is_set());
         let meanwhile = open(&memory.crash(Keep::All));
-        assert_eq!(
-            sequences(&meanwhile.records),
-            up_to(stored),
-            "a refused record appeared"
-        );
+        assert_eq!(sequences(&meanwhile.records), up_to(stored), "a refused record appeared");
         disk.set_room(None);
         for index in stored + 1..=30 {
-            assert_eq!(
-                append(&opened.journal, index).await.unwrap(),
-                Sequence(index)
-            );
+            assert_eq!(append(&opened.journal, index).await.unwrap(), Sequence(index));
         }
-        assert_eq!(
-            sequences(&open(&memory.crash(Keep::Synced)).records),
-            up_to(30)
-        );
+        assert_eq!(sequences(&open(&memory.crash(Keep::Synced)).records), up_to(30));
     }
 }
 
@@ -372,17 +305,10 @@ async fn released_segments_are_reused_and_never_served_again() {
     let first = open(&disk);
     for index in 1..=500 {
         append(&first.journal, index).await.unwrap();
-        first
-            .journal
-            .release(Sequence(index.saturating_sub(20)))
-            .await
-            .unwrap();
+        first.journal.release(Sequence(index.saturating_sub(20))).await.unwrap();
     }
     let stats = first.journal.stats();
-    assert!(
-        stats.spare_segments <= 2 && stats.bytes <= 8 * 1024,
-        "{stats:?}"
-    );
+    assert!(stats.spare_segments <= 2 && stats.bytes <= 8 * 1024, "{stats:?}");
     assert!(disk.paths().len() <= 8, "{:?}", disk.paths());
     let again = open(&disk);
     check(&again.records);
@@ -398,31 +324,18 @@ async fn a_record_larger_than_a_segment_gets_its_own() {
     let first = open(&disk);
     let large = Bytes::from(vec![9; 5000]);
     append(&first.journal, 1).await.unwrap();
-    first
-        .journal
-        .append(ShardId(0), large.clone())
-        .await
-        .unwrap();
+    first.journal.append(ShardId(0), large.clone()).await.unwrap();
     append(&first.journal, 3).await.unwrap();
     let again = open(&disk);
     assert_eq!(sequences(&again.records), [1, 2, 3]);
     assert_eq!(again.records[1].payload, large);
-    let config = JournalConfig {
-        max_record_bytes: 100,
-        ..config()
-    };
+    let config = JournalConfig { max_record_bytes: 100, ..config() };
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
     let sink: Arc<dyn Sink> = Arc::new(Seen::default());
     let (journal, _) =
         Journal::open(config, home(), disk, Executor::Inline, sink, &mut |_| {}).unwrap();
     let error = journal.append(ShardId(0), large).await.unwrap_err();
-    assert!(matches!(
-        error,
-        JournalError::TooLarge {
-            bytes: 5000,
-            limit: 100
-        }
-    ));
+    assert!(matches!(error, JournalError::TooLarge { bytes: 5000, limit: 100 }));
 }
 
 #[tokio::test]
@@ -430,23 +343,9 @@ async fn journals_of_others_and_of_the_future_are_refused_untouched() {
     let disk = MemoryDisk::new();
     append(&open(&disk).journal, 1).await.unwrap();
     let before = disk.paths();
-    let other = JournalHome {
-        node: NodeId(5),
-        ..home()
-    };
-    let error = try_open(Arc::new(disk.clone()), other)
-        .map(|_| ())
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            JournalOpenError::OtherNode {
-                found: NodeId(4),
-                ..
-            }
-        ),
-        "{error}"
-    );
+    let other = JournalHome { node: NodeId(5), ..home() };
+    let error = try_open(Arc::new(disk.clone()), other).map(|_| ()).unwrap_err();
+    assert!(matches!(error, JournalOpenError::OtherNode { found: NodeId(4), .. }), "{error}");
     let path = last_written(&disk);
     let mut bytes = disk.content(&path).unwrap();
     for at in [0, 64] {
@@ -455,22 +354,14 @@ async fn journals_of_others_and_of_the_future_are_refused_untouched() {
         bytes[at + 60..at + 64].copy_from_slice(&crc);
     }
     disk.replace(&path, bytes);
-    let error = try_open(Arc::new(disk.clone()), home())
-        .map(|_| ())
-        .unwrap_err();
-    assert!(
-        matches!(error, JournalOpenError::NewerFormat { found: 2, .. }),
-        "{error}"
-    );
+    let error = try_open(Arc::new(disk.clone()), home()).map(|_| ()).unwrap_err();
+    assert!(matches!(error, JournalOpenError::NewerFormat { found: 2, .. }), "{error}");
     assert_eq!(disk.paths(), before);
 }
 
 #[tokio::test]
 async fn the_sequence_never_falls_behind_what_shards_have_applied() {
-    let ahead = JournalHome {
-        applied: Sequence(77),
-        ..home()
-    };
+    let ahead = JournalHome { applied: Sequence(77), ..home() };
     let opened = try_open(Arc::new(MemoryDisk::new()), ahead).unwrap();
     assert_eq!(opened.recovery.highest, Sequence(77));
     assert_eq!(append(&opened.journal, 1).await.unwrap(), Sequence(78));
@@ -479,25 +370,15 @@ async fn the_sequence_never_falls_behind_what_shards_have_applied() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_appends_on_a_real_disk_share_syncs_and_reach_the_sink_in_order() {
     let directory = tempfile::tempdir().unwrap();
-    let home = JournalHome {
-        directory: directory.path().join("journal"),
-        ..home()
-    };
+    let home = JournalHome { directory: directory.path().join("journal"), ..home() };
     let sink = Arc::new(Seen::default());
     let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
     let opened = |sink: &Arc<Seen>, records: &mut Vec<Committed>| {
         let sink: Arc<dyn Sink> = Arc::<Seen>::clone(sink);
         let disk = Arc::clone(&disk);
-        Journal::open(
-            config(),
-            home.clone(),
-            disk,
-            Executor::Thread,
-            sink,
-            &mut |record| {
-                records.push(record);
-            },
-        )
+        Journal::open(config(), home.clone(), disk, Executor::Thread, sink, &mut |record| {
+            records.push(record);
+        })
         .unwrap()
     };
     let (journal, _) = opened(&sink, &mut Vec::new());
@@ -507,10 +388,7 @@ async fn concurrent_appends_on_a_real_disk_share_syncs_and_reach_the_sink_in_ord
             let (journal, sink) = (Arc::clone(&journal), Arc::clone(&sink));
             tokio::spawn(async move {
                 let sequence = journal.append(ShardId(1), batch(index)).await.unwrap();
-                assert!(
-                    sink.sequences().contains(&sequence.0),
-                    "answered before visible"
-                );
+                assert!(sink.sequences().contains(&sequence.0), "answered before visible");
             })
         })
         .collect();
@@ -520,14 +398,8 @@ async fn concurrent_appends_on_a_real_disk_share_syncs_and_reach_the_sink_in_ord
     assert_eq!(sink.sequences(), up_to(200));
     assert!(journal.stats().syncs < 200, "{:?}", journal.stats());
     journal.close().await;
-    assert!(matches!(
-        append(&journal, 1).await,
-        Err(JournalError::Closed)
-    ));
+    assert!(matches!(append(&journal, 1).await, Err(JournalError::Closed)));
     let mut records = Vec::new();
     let (_, recovery) = opened(&sink, &mut records);
-    assert_eq!(
-        (sequences(&records), recovery.damaged_records),
-        (up_to(200), 0)
-    );
+    assert_eq!((sequences(&records), recovery.damaged_records), (up_to(200), 0));
 }

@@ -139,10 +139,7 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_elect_are_refused() {
-        let config = MetaConfig {
-            election_timeout_ms: 500,
-            ..MetaConfig::default()
-        };
+        let config = MetaConfig { election_timeout_ms: 500, ..MetaConfig::default() };
         assert!(matches!(config.check(), Err(MetaError::Config { .. })));
     }
 }

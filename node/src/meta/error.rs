@@ -90,10 +90,7 @@ impl MetaError {
     /// Whether the same call may succeed later.
     #[must_use]
     pub const fn retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::NotStarted | Self::Forward { .. } | Self::NoLeader | Self::Deadline
-        )
+        matches!(self, Self::NotStarted | Self::Forward { .. } | Self::NoLeader | Self::Deadline)
     }
 }
 
@@ -132,4 +129,10 @@ pub enum StoreError {
     /// A blocking task ended without a result.
     #[error("metadata task was cancelled by a shutdown")]
     Cancelled,
+}
+
+impl From<crate::executor::Stopped> for StoreError {
+    fn from(_: crate::executor::Stopped) -> Self {
+        Self::Cancelled
+    }
 }

@@ -106,8 +106,7 @@ impl RaftLogReader<Types> for Log {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.read(&(start..end), self.read_bytes)
-            .map_err(read_error)
+        self.read(&(start..end), self.read_bytes).map_err(read_error)
     }
 }
 
@@ -124,18 +123,13 @@ impl RaftLogStorage<Types> for Log {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let vote = *vote;
-        let written = self
-            .store
-            .run(move |store| store.write(|store, txn| store.put(txn, VOTE, &vote)));
-        written
-            .await
-            .map_err(|error| StorageIOError::write_vote(&error).into())
+        let written =
+            self.store.run(move |store| store.write(|store, txn| store.put(txn, VOTE, &vote)));
+        written.await.map_err(|error| StorageIOError::write_vote(&error).into())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        self.store
-            .get(VOTE)
-            .map_err(|error| StorageIOError::read_vote(&error).into())
+        self.store.get(VOTE).map_err(|error| StorageIOError::read_vote(&error).into())
     }
 
     async fn append<I>(
@@ -155,9 +149,7 @@ impl RaftLogStorage<Types> for Log {
         let written = self.store.run(move |store| {
             store.write(|store, txn| {
                 for (index, record) in &rows {
-                    let put = store
-                        .log
-                        .put_with_flags(txn, PutFlags::APPEND, index, record);
+                    let put = store.log.put_with_flags(txn, PutFlags::APPEND, index, record);
                     put?;
                 }
                 Ok(())

@@ -62,10 +62,7 @@ impl View {
     }
 
     fn snapshot(&self) -> Result<Snapshot<Types>, StoreError> {
-        Ok(Snapshot {
-            meta: self.meta(),
-            snapshot: Box::new(encode_snapshot(&self.map)?),
-        })
+        Ok(Snapshot { meta: self.meta(), snapshot: Box::new(encode_snapshot(&self.map)?) })
     }
 }
 
@@ -87,11 +84,7 @@ impl Machine {
     ) -> Result<Self, StoreError> {
         let view = View::load(&store)?;
         published.send_replace(Arc::clone(&view.map));
-        Ok(Self {
-            store,
-            view,
-            published,
-        })
+        Ok(Self { store, view, published })
     }
 
     /// Commits `next` and then publishes it.
@@ -184,15 +177,12 @@ impl RaftStateMachine<Types> for Machine {
             return Ok(None);
         }
         let snapshot = self.view.snapshot();
-        snapshot
-            .map(Some)
-            .map_err(|error| StorageIOError::read_snapshot(None, &error).into())
+        snapshot.map(Some).map_err(|error| StorageIOError::read_snapshot(None, &error).into())
     }
 }
 
 impl RaftSnapshotBuilder<Types> for View {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
-        self.snapshot()
-            .map_err(|error| StorageIOError::read_snapshot(None, &error).into())
+        self.snapshot().map_err(|error| StorageIOError::read_snapshot(None, &error).into())
     }
 }

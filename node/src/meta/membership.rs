@@ -84,11 +84,8 @@ fn next_step(
     // The entry of the latest change of members lies behind the one that added the learner: having
     // it, a learner has been following since.
     let added = membership.log_id().map_or(0, |id| id.index);
-    let mut learners = map
-        .active_nodes()
-        .map(|node| node.id.0)
-        .filter(|id| !voters.contains(id))
-        .peekable();
+    let mut learners =
+        map.active_nodes().map(|node| node.id.0).filter(|id| !voters.contains(id)).peekable();
     learners.peek()?;
     let caught_up = learners.find(|id| {
         progress.matched.get(id).is_some_and(|matched| {
@@ -219,10 +216,7 @@ mod tests {
             state: *state,
             instance: u128::from(id),
         });
-        ClusterMap {
-            nodes: nodes.collect(),
-            ..ClusterMap::default()
-        }
+        ClusterMap { nodes: nodes.collect(), ..ClusterMap::default() }
     }
 
     fn members(voters: &[&[u64]], all: &[u64]) -> Membership {
@@ -230,17 +224,11 @@ mod tests {
         let nodes: BTreeMap<u64, BasicNode> =
             all.iter().map(|id| (*id, BasicNode::default())).collect();
         let at = LogId::new(CommittedLeaderId::new(1, 1), 10);
-        Membership::new(
-            Some(at),
-            openraft::Membership::new(configs.collect(), nodes),
-        )
+        Membership::new(Some(at), openraft::Membership::new(configs.collect(), nodes))
     }
 
     fn step(states: &[NodeState], members: &Membership, matched: &[(u64, u64)]) -> Option<Step> {
-        let progress = Progress {
-            last_index: 20,
-            matched: matched.iter().copied().collect(),
-        };
+        let progress = Progress { last_index: 20, matched: matched.iter().copied().collect() };
         next_step(&map(states), members, &progress, 3)
     }
 
@@ -250,26 +238,17 @@ mod tests {
     #[test]
     fn a_new_node_follows_first_and_votes_when_it_has_caught_up() {
         let one = members(&[&[1]], &[1]);
-        assert_eq!(
-            step(&[A, A], &one, &[]),
-            Some(Step::AddLearner(2, "host:2".to_owned()))
-        );
+        assert_eq!(step(&[A, A], &one, &[]), Some(Step::AddLearner(2, "host:2".to_owned())));
         let following = members(&[&[1]], &[1, 2]);
         assert_eq!(step(&[A, A], &following, &[]), Some(Step::Wait));
         assert_eq!(step(&[A, A], &following, &[(2, 9)]), Some(Step::Wait));
-        assert_eq!(
-            step(&[A, A], &following, &[(2, 10)]),
-            Some(Step::Promote(2))
-        );
+        assert_eq!(step(&[A, A], &following, &[(2, 10)]), Some(Step::Promote(2)));
     }
 
     #[test]
     fn a_silent_learner_does_not_hold_up_the_next() {
         let following = members(&[&[1]], &[1, 2, 3]);
-        assert_eq!(
-            step(&[A, A, A], &following, &[(3, 20)]),
-            Some(Step::Promote(3))
-        );
+        assert_eq!(step(&[A, A, A], &following, &[(3, 20)]), Some(Step::Promote(3)));
     }
 
     #[test]
@@ -281,10 +260,7 @@ mod tests {
     #[test]
     fn who_has_left_is_dropped_but_never_the_last_voter() {
         let three = members(&[&[1, 2]], &[1, 2, 3]);
-        assert_eq!(
-            step(&[A, R, A], &three, &[(3, 20)]),
-            Some(Step::RemoveVoter(2))
-        );
+        assert_eq!(step(&[A, R, A], &three, &[(3, 20)]), Some(Step::RemoveVoter(2)));
         assert_eq!(step(&[A, A, R], &three, &[]), Some(Step::RemoveLearner(3)));
         assert_eq!(step(&[R], &members(&[&[1]], &[1]), &[]), None);
     }

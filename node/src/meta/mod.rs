@@ -50,13 +50,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::executor::Executor;
 use command::{Command, Raft};
 use store::Store;
 
 pub use config::MetaConfig;
 pub use error::{MetaError, StoreError};
 pub use network::{Peer, RaftOp, RaftTransport, TransportError, TransportFuture};
-pub use store::Disk;
 
 /// Tells the wall clock's time in ns since the Unix epoch.
 pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -98,11 +98,11 @@ impl Meta {
         dir: &Path,
         transport: Arc<dyn RaftTransport>,
         clock: WallClock,
-        disk: Disk,
+        executor: Executor,
     ) -> Result<Self, MetaError> {
         config.check()?;
         let map_size = usize::try_from(config.map_size).unwrap_or(usize::MAX);
-        let store = Store::open(dir, map_size, disk)?;
+        let store = Store::open(dir, map_size, executor)?;
         let (published, _) = watch::channel(Arc::default());
         // Also publishes the stored map; Raft gets a machine of its own when it starts.
         machine::Machine::open(store.clone(), published.clone())?;
@@ -138,10 +138,7 @@ impl Meta {
     /// again; both say that nothing was proposed. [`MetaError::Deadline`] leaves it open.
     pub async fn propose(&self, change: Change, deadline: Instant) -> Result<Proposed, MetaError> {
         let (_, raft) = self.raft.get().ok_or(MetaError::NotStarted)?;
-        let command = Command {
-            at_ns: (self.clock)(),
-            change,
-        };
+        let command = Command { at_ns: (self.clock)(), change };
         self.check_size(&command)?;
         let written = tokio::time::timeout_at(deadline, raft.client_write(command));
         match written.await {
@@ -153,9 +150,7 @@ impl Meta {
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
                 let known = to.leader_id.map(|id| (id, to.leader_node));
                 Err(match known {
-                    Some((id, node)) => MetaError::Forward {
-                        leader: self.peer(id, node.as_ref()),
-                    },
+                    Some((id, node)) => MetaError::Forward { leader: self.peer(id, node.as_ref()) },
                     None => MetaError::NoLeader,
                 })
             }
@@ -243,10 +238,7 @@ impl Meta {
         let map = self.map();
         let known = map.node(NodeId(id)).map(|node| node.addr.as_str());
         let addr = known.or(member.map(|node| node.addr.as_str()));
-        Peer {
-            id: NodeId(id),
-            addr: addr.unwrap_or_default().to_owned(),
-        }
+        Peer { id: NodeId(id), addr: addr.unwrap_or_default().to_owned() }
     }
 
     fn store(&self) -> Result<Store, MetaError> {

@@ -194,11 +194,8 @@ impl RaftNetwork<Types> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
-        let message = SnapshotMessage {
-            vote,
-            meta: snapshot.meta,
-            data: Bytes::from(*snapshot.snapshot),
-        };
+        let message =
+            SnapshotMessage { vote, meta: snapshot.meta, data: Bytes::from(*snapshot.snapshot) };
         let call = self.call(RaftOp::Snapshot, &message, option.hard_ttl());
         let answer = tokio::select! {
             biased;

@@ -179,9 +179,7 @@ pub(super) fn load(store: &Store, txn: &RoTxn<'_, WithoutTls>) -> Result<Cluster
 }
 
 fn measurement(map: &mut ClusterMap, key: &[u8], record: &[u8]) -> Result<(), StoreError> {
-    let corrupt = StoreError::Corrupt {
-        what: "measurement",
-    };
+    let corrupt = StoreError::Corrupt { what: "measurement" };
     let Some((id, _)) = key.split_first_chunk::<4>() else {
         return Err(corrupt);
     };
@@ -204,7 +202,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::meta::Disk;
+    use crate::executor::Executor;
 
     /// A map of up to three databases with up to three measurements of a few fields. Ids and names
     /// sort differently, as they do when fields come in any order.
@@ -245,7 +243,7 @@ mod tests {
         #[test]
         fn what_is_loaded_is_what_was_saved(maps in prop::collection::vec(map(), 1..8)) {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::open(dir.path(), 16 << 20, Disk::Inline).unwrap();
+            let store = Store::open(dir.path(), 16 << 20, Executor::Inline).unwrap();
             let mut old = ClusterMap::default();
             for new in maps {
                 store.write(|store, txn| save(store, txn, &old, &new)).unwrap();

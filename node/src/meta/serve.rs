@@ -22,14 +22,10 @@ pub(super) async fn serve(raft: &Raft, op: RaftOp, payload: &[u8]) -> Result<Byt
         RaftOp::Snapshot => {
             let message: SnapshotMessage = decode("snapshot", payload)?;
             if decode_snapshot(&message.data).is_err() {
-                return Err(MetaError::Malformed {
-                    what: "snapshot content",
-                });
+                return Err(MetaError::Malformed { what: "snapshot content" });
             }
-            let snapshot = Snapshot {
-                meta: message.meta,
-                snapshot: Box::new(Vec::from(message.data)),
-            };
+            let snapshot =
+                Snapshot { meta: message.meta, snapshot: Box::new(Vec::from(message.data)) };
             encode(&raft.install_full_snapshot(message.vote, snapshot).await)
         }
     }

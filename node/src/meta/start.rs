@@ -78,12 +78,8 @@ impl Meta {
             let change = Change::Bootstrap { cluster, name };
             self.propose_accepted(change, deadline).await?;
         }
-        let change = Change::AddNode {
-            name: me.name,
-            addr: me.addr,
-            zone: me.zone,
-            instance: me.instance,
-        };
+        let change =
+            Change::AddNode { name: me.name, addr: me.addr, zone: me.zone, instance: me.instance };
         let proposed = self.propose_accepted(change, deadline).await?;
         if proposed.outcome != Outcome::Node(FIRST_NODE) {
             return Err(MetaError::Malformed {
@@ -133,10 +129,7 @@ impl Meta {
         let start = || self.start_raft(node, complete);
         let (running, raft) = self.raft.get_or_try_init(start).await?;
         if *running != node {
-            return Err(MetaError::WrongNode {
-                stored: *running,
-                asked: node,
-            });
+            return Err(MetaError::WrongNode { stored: *running, asked: node });
         }
         Ok(raft)
     }
@@ -149,10 +142,7 @@ impl Meta {
         let log = log::Log::new(store.clone(), self.config.append_bytes as usize);
         match store.get::<Identity>(IDENTITY)? {
             Some(identity) if identity.node != node => {
-                return Err(MetaError::WrongNode {
-                    stored: identity.node,
-                    asked: node,
-                });
+                return Err(MetaError::WrongNode { stored: identity.node, asked: node });
             }
             Some(identity) if identity.complete => {}
             None if !log.is_pristine()? => {

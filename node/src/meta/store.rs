@@ -21,20 +21,10 @@ use heed::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::error::StoreError;
-use crate::shard::env::open_env;
+use crate::{executor::Executor, shard::env::open_env};
 
 /// Version of the layout above.
 const FORMAT: u16 = 1;
-
-/// Where commits run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disk {
-    /// On tokio's blocking threads: for real nodes, since a sync takes as long as it takes.
-    Blocking,
-    /// In the calling task: for simulations under a paused clock, which other threads would make
-    /// irreproducible.
-    Inline,
-}
 
 /// The open environment.
 #[derive(Clone)]
@@ -43,11 +33,15 @@ pub(super) struct Store {
     pub(super) log: Database<'static, U64<BE>, Bytes>,
     pub(super) state: Database<'static, Str, Bytes>,
     pub(super) map: Database<'static, Bytes, Bytes>,
-    disk: Disk,
+    executor: Executor,
 }
 
 impl Store {
-    pub(super) fn open(dir: &Path, map_size: usize, disk: Disk) -> Result<Self, StoreError> {
+    pub(super) fn open(
+        dir: &Path,
+        map_size: usize,
+        executor: Executor,
+    ) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir)?;
         let env = open_env(dir, map_size, 3)?;
         let txn = env.write_txn()?;
@@ -58,13 +52,7 @@ impl Store {
             Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((log, state, map)))
         })?;
         let (log, state, map) = opened.unwrap_commit();
-        let store = Self {
-            env,
-            log,
-            state,
-            map,
-            disk,
-        };
+        let store = Self { env, log, state, map, executor };
         store.check_format()?;
         Ok(store)
     }
@@ -72,10 +60,7 @@ impl Store {
     fn check_format(&self) -> Result<(), StoreError> {
         match self.get::<u16>("format")? {
             Some(FORMAT) => Ok(()),
-            Some(found) => Err(StoreError::Format {
-                found,
-                expected: FORMAT,
-            }),
+            Some(found) => Err(StoreError::Format { found, expected: FORMAT }),
             None => self.write(|store, txn| store.put(txn, "format", &FORMAT)),
         }
     }
@@ -85,15 +70,8 @@ impl Store {
         &self,
         work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        match self.disk {
-            Disk::Inline => work(self),
-            Disk::Blocking => {
-                let store = self.clone();
-                tokio::task::spawn_blocking(move || work(&store))
-                    .await
-                    .map_err(|_| StoreError::Cancelled)?
-            }
-        }
+        let store = self.clone();
+        self.executor.run(move || work(&store)).await?
     }
 
     /// Runs `work` in one transaction and commits it, synced.

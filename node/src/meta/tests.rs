@@ -16,8 +16,9 @@ use quorate_protocol::{
 use tempfile::TempDir;
 
 use super::*;
+use crate::executor::Executor;
 
-struct Stores(Disk);
+struct Stores(Executor);
 
 impl StoreBuilder<command::Types, log::Log, machine::Machine, TempDir> for Stores {
     async fn build(&self) -> Result<(TempDir, log::Log, machine::Machine), command::StorageError> {
@@ -31,12 +32,12 @@ impl StoreBuilder<command::Types, log::Log, machine::Machine, TempDir> for Store
 
 #[test]
 fn the_stores_pass_the_librarys_suite_inline() {
-    Suite::test_all(Stores(Disk::Inline)).unwrap();
+    Suite::test_all(Stores(Executor::Inline)).unwrap();
 }
 
 #[test]
 fn the_stores_pass_the_librarys_suite_on_blocking_threads() {
-    Suite::test_all(Stores(Disk::Blocking)).unwrap();
+    Suite::test_all(Stores(Executor::Thread)).unwrap();
 }
 
 /// Nodes that reach each other by a function call, unless they are cut off.
@@ -100,51 +101,26 @@ fn new_node(id: u64) -> NewNode {
 }
 
 fn add_node(id: u64) -> Change {
-    let NewNode {
-        name,
-        addr,
-        zone,
-        instance,
-    } = new_node(id);
-    Change::AddNode {
-        name,
-        addr,
-        zone,
-        instance,
-    }
+    let NewNode { name, addr, zone, instance } = new_node(id);
+    Change::AddNode { name, addr, zone, instance }
 }
 
 fn database(name: &str) -> Change {
     Change::CreateDatabase {
         name: name.to_owned(),
-        policy: PolicySpec {
-            name: String::new(),
-            duration: 0,
-            group_duration: 0,
-            replication: 0,
-        },
+        policy: PolicySpec { name: String::new(), duration: 0, group_duration: 0, replication: 0 },
     }
 }
 
 impl Cluster {
     fn new(config: MetaConfig) -> Self {
-        Self {
-            net: Arc::default(),
-            dirs: BTreeMap::new(),
-            config,
-        }
+        Self { net: Arc::default(), dirs: BTreeMap::new(), config }
     }
 
     /// Opens a node's directory, once whoever had it before has let go of it.
     async fn open(&mut self, id: u64) -> Arc<Meta> {
-        let dir = self
-            .dirs
-            .entry(id)
-            .or_insert_with(|| TempDir::new().unwrap());
-        let wire = Arc::new(Wire {
-            net: Arc::clone(&self.net),
-            from: id,
-        });
+        let dir = self.dirs.entry(id).or_insert_with(|| TempDir::new().unwrap());
+        let wire = Arc::new(Wire { net: Arc::clone(&self.net), from: id });
         let deadline = soon();
         loop {
             let opened = Meta::open(
@@ -152,7 +128,7 @@ impl Cluster {
                 dir.path(),
                 wire.clone(),
                 Arc::new(|| 1),
-                Disk::Inline,
+                Executor::Inline,
             );
             match opened.await {
                 Ok(meta) => {
@@ -236,10 +212,7 @@ impl Cluster {
             let voters = metrics.borrow().membership_config.voter_ids().count();
             voters as u64
         };
-        until("all vote", || {
-            self.metas().iter().all(|meta| voters(meta) == count)
-        })
-        .await;
+        until("all vote", || self.metas().iter().all(|meta| voters(meta) == count)).await;
     }
 
     async fn same_everywhere(&self, index: MetaIndex) {
@@ -262,14 +235,9 @@ async fn three_nodes_elect_agree_and_survive_the_loss_of_their_leader() {
     assert_eq!(first.outcome, Outcome::Database(DatabaseId(1)));
     cluster.same_everywhere(first.index).await;
 
-    let follower = cluster
-        .metas()
-        .into_iter()
-        .find(|meta| meta.role() == RaftRole::Follower);
+    let follower = cluster.metas().into_iter().find(|meta| meta.role() == RaftRole::Follower);
     let refused = follower.unwrap().propose(database("two"), soon()).await;
-    let Err(MetaError::Forward { leader }) = refused else {
-        panic!("{refused:?}")
-    };
+    let Err(MetaError::Forward { leader }) = refused else { panic!("{refused:?}") };
     assert_eq!(leader.addr, format!("n{}:7000", leader.id));
     let lost = leader.id.0;
     cluster.kill(lost);
@@ -294,12 +262,8 @@ async fn three_nodes_elect_agree_and_survive_the_loss_of_their_leader() {
 
 #[tokio::test(start_paused = true)]
 async fn a_follower_far_behind_gets_a_snapshot() {
-    let config = MetaConfig {
-        snapshot_after: 16,
-        log_keep: 4,
-        lag_threshold: 20,
-        ..MetaConfig::default()
-    };
+    let config =
+        MetaConfig { snapshot_after: 16, log_keep: 4, lag_threshold: 20, ..MetaConfig::default() };
     let mut cluster = Cluster::start(3, config).await;
     until("a leader", || cluster.leader().is_some()).await;
     let away = cluster.metas().into_iter().map(|meta| id_of(&meta));
@@ -317,16 +281,10 @@ async fn a_follower_far_behind_gets_a_snapshot() {
         purged.map(|id| id.index)
     };
     until("a purged log", || purged() > Some(behind.0)).await;
-    let before = cluster
-        .net
-        .snapshots
-        .load(std::sync::atomic::Ordering::Relaxed);
+    let before = cluster.net.snapshots.load(std::sync::atomic::Ordering::Relaxed);
     cluster.restart(away).await;
     cluster.same_everywhere(last).await;
-    let after = cluster
-        .net
-        .snapshots
-        .load(std::sync::atomic::Ordering::Relaxed);
+    let after = cluster.net.snapshots.load(std::sync::atomic::Ordering::Relaxed);
     assert!(after > before, "it caught up without a snapshot");
 
     cluster.kill(away);
@@ -368,10 +326,8 @@ async fn who_has_left_is_no_member_any_more() {
         let members = &metrics.borrow().membership_config;
         Some(members.nodes().map(|(id, _)| *id).collect::<Vec<_>>())
     };
-    until("two members", || {
-        members().is_some_and(|ids| ids.len() == 2 && !ids.contains(&node.0))
-    })
-    .await;
+    until("two members", || members().is_some_and(|ids| ids.len() == 2 && !ids.contains(&node.0)))
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -380,10 +336,7 @@ async fn a_bootstrap_can_be_repeated_and_a_directory_has_one_owner() {
     let meta = cluster.open(1).await;
     let early = meta.propose(database("early"), soon()).await;
     assert!(matches!(early, Err(MetaError::NotStarted)));
-    assert!(matches!(
-        meta.serve(RaftOp::Vote, b"").await,
-        Err(MetaError::NotStarted)
-    ));
+    assert!(matches!(meta.serve(RaftOp::Vote, b"").await, Err(MetaError::NotStarted)));
     let once = meta.bootstrap(ClusterId(9), "test", new_node(1), soon());
     assert_eq!(once.await.unwrap(), NodeId(1));
     let index = meta.map().index;
@@ -430,10 +383,7 @@ async fn what_cannot_be_read_is_refused_before_raft_sees_it() {
     let answer = meta.propose(large, soon()).await;
     assert!(matches!(answer, Err(MetaError::TooLarge { .. })));
     assert_eq!(meta.failure(), None);
-    assert_eq!(
-        cluster.propose(database("fine")).await.outcome,
-        Outcome::Database(DatabaseId(1))
-    );
+    assert_eq!(cluster.propose(database("fine")).await.outcome, Outcome::Database(DatabaseId(1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -469,26 +419,16 @@ async fn it_also_works_on_threads() {
         Meta::open(
             MetaConfig::default(),
             dir.path(),
-            Arc::new(Wire {
-                net: Arc::default(),
-                from: 1,
-            }),
+            Arc::new(Wire { net: Arc::default(), from: 1 }),
             Arc::new(|| 1),
-            Disk::Blocking,
+            Executor::Thread,
         )
     };
     let meta = open().await.unwrap();
     let done = meta.bootstrap(ClusterId(9), "test", new_node(1), soon());
     assert_eq!(done.await.unwrap(), NodeId(1));
     let proposed = meta.propose(database("db"), soon()).await.unwrap();
-    assert_eq!(
-        meta.wait_for(proposed.index, soon())
-            .await
-            .unwrap()
-            .databases
-            .len(),
-        1
-    );
+    assert_eq!(meta.wait_for(proposed.index, soon()).await.unwrap().databases.len(), 1);
     meta.shutdown().await;
     drop(meta);
     let meta = open().await.unwrap();

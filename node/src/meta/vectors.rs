@@ -2,8 +2,6 @@
 //!
 //! Invariant: a vector never changes; a new variant of [`Change`] adds one there and a line here.
 
-use std::path::Path;
-
 use bytes::Bytes;
 use quorate_protocol::{
     change::{Change, NewField, PolicySpec},
@@ -16,16 +14,11 @@ use super::{
     command::Command,
     machine::{decode_snapshot, encode_snapshot},
 };
+use crate::spec::{vector, vectors};
 
 fn changes() -> Vec<(&'static str, Change)> {
     vec![
-        (
-            "change-bootstrap",
-            Change::Bootstrap {
-                cluster: ClusterId(7),
-                name: "fetch".to_owned(),
-            },
-        ),
+        ("change-bootstrap", Change::Bootstrap { cluster: ClusterId(7), name: "fetch".to_owned() }),
         (
             "change-add-node",
             Change::AddNode {
@@ -37,11 +30,7 @@ fn changes() -> Vec<(&'static str, Change)> {
         ),
         (
             "change-update-node",
-            Change::UpdateNode {
-                node: NodeId(2),
-                addr: "[::1]:7070".to_owned(),
-                zone: None,
-            },
+            Change::UpdateNode { node: NodeId(2), addr: "[::1]:7070".to_owned(), zone: None },
         ),
         (
             "change-create-database",
@@ -55,12 +44,7 @@ fn changes() -> Vec<(&'static str, Change)> {
                 },
             },
         ),
-        (
-            "change-drop-database",
-            Change::DropDatabase {
-                name: "db".to_owned(),
-            },
-        ),
+        ("change-drop-database", Change::DropDatabase { name: "db".to_owned() }),
         (
             "change-create-groups",
             Change::CreateGroups {
@@ -86,36 +70,22 @@ fn changes() -> Vec<(&'static str, Change)> {
                 ],
             },
         ),
-        (
-            "change-remove-node",
-            Change::RemoveNode { node: NodeId(300) },
-        ),
+        ("change-remove-node", Change::RemoveNode { node: NodeId(300) }),
     ]
-}
-
-/// The `hex` line of the vector `name` in the specification.
-fn specified(name: &str) -> Vec<u8> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let text = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
-    let opening = format!("```vector name={name} ");
-    let block = text
-        .split_once(&opening)
-        .and_then(|(_, rest)| rest.split_once("\n```"))
-        .map(|(block, _)| block)
-        .unwrap_or_else(|| panic!("the specification lacks the vector {name}"));
-    let hex = block.lines().find_map(|line| line.strip_prefix("hex: "));
-    let digits: Vec<char> = hex.unwrap().chars().filter(|c| *c != ' ').collect();
-    let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap();
-    digits.chunks(2).map(byte).collect()
 }
 
 #[test]
 fn changes_are_encoded_as_specified() {
     for (name, change) in changes() {
-        let bytes = specified(name);
+        let bytes = vector("change", name).bytes;
         assert_eq!(postcard::to_allocvec(&change).unwrap(), bytes, "{name}");
         let (read, rest) = postcard::take_from_bytes::<Change>(&bytes).unwrap();
         assert_eq!((read, rest), (change, &[][..]), "{name}");
+    }
+    let known = |name: &str| changes().iter().any(|(known, _)| *known == name);
+    for vector in vectors("change") {
+        let refused = vector.name == "change-unknown";
+        assert!(refused || known(&vector.name), "no test for {}", vector.name);
     }
 }
 
@@ -125,17 +95,17 @@ fn commands_and_snapshots_are_encoded_as_specified() {
         at_ns: 1_700_000_000_000_000_000,
         change: Change::RemoveNode { node: NodeId(300) },
     };
-    let bytes = specified("command");
+    let bytes = vector("command", "command").bytes;
     assert_eq!(postcard::to_allocvec(&command).unwrap(), bytes);
     assert_eq!(postcard::from_bytes::<Command>(&bytes).unwrap(), command);
 
-    let bytes = specified("snapshot-empty");
+    let bytes = vector("snapshot", "snapshot-empty").bytes;
     assert_eq!(encode_snapshot(&ClusterMap::default()).unwrap(), bytes);
     assert_eq!(decode_snapshot(&bytes).unwrap(), ClusterMap::default());
-    assert!(decode_snapshot(&specified("snapshot-bad-crc")).is_err());
+    assert!(decode_snapshot(&vector("snapshot", "snapshot-bad-crc").bytes).is_err());
 }
 
 #[test]
 fn a_change_of_a_later_version_is_an_error_not_something_else() {
-    assert!(postcard::from_bytes::<Change>(&specified("change-unknown")).is_err());
+    assert!(postcard::from_bytes::<Change>(&vector("change", "change-unknown").bytes).is_err());
 }

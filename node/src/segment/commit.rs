@@ -13,34 +13,7 @@ use std::thread;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-/// Where the disk work happens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Executor {
-    /// On a dedicated thread, group after group. The normal way.
-    #[default]
-    Thread,
-    /// In the task that asks, one item at a time: for simulations under a paused clock.
-    Inline,
-}
-
-impl Executor {
-    /// Runs blocking disk reads where this executor wants them.
-    ///
-    /// # Errors
-    /// When the runtime is shutting down and the work was dropped.
-    pub async fn run<T, F>(self, work: F) -> io::Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce() -> T + Send + 'static,
-    {
-        match self {
-            Self::Inline => Ok(work()),
-            Self::Thread => tokio::task::spawn_blocking(work)
-                .await
-                .map_err(io::Error::other),
-        }
-    }
-}
+use crate::executor::Executor;
 
 /// What a committer runs: the state behind a group commit.
 pub trait Log: Send + 'static {
@@ -113,9 +86,7 @@ struct Front<L: Log> {
 const UNIT: usize = 1024;
 
 fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT))
-        .unwrap_or(u32::MAX >> 4)
-        .clamp(1, u32::MAX >> 4)
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX >> 4).clamp(1, u32::MAX >> 4)
 }
 
 impl<L: Log> Committer<L> {
@@ -125,34 +96,22 @@ impl<L: Log> Committer<L> {
     /// If the thread cannot be started.
     pub fn start(log: L, executor: Executor, name: &str, limits: Limits) -> io::Result<Self> {
         if executor == Executor::Inline {
-            return Ok(Self {
-                way: Way::Inline(Mutex::new(Some(log))),
-            });
+            return Ok(Self { way: Way::Inline(Mutex::new(Some(log))) });
         }
         let (sender, receiver) = mpsc::channel();
         let (alive, gone) = watch::channel(());
         let finished = Arc::new(AtomicBool::new(false));
         let left = Arc::clone(&finished);
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                let _alive = alive;
-                let mut log = log;
-                work(&mut log, &receiver, limits.group_bytes);
-                log.close();
-                left.store(true, Ordering::Release);
-            })?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _alive = alive;
+            let mut log = log;
+            work(&mut log, &receiver, limits.group_bytes);
+            log.close();
+            left.store(true, Ordering::Release);
+        })?;
         let units = units(limits.queue_bytes);
         let room = Arc::new(Semaphore::new(units as usize));
-        Ok(Self {
-            way: Way::Thread(Front {
-                sender,
-                room,
-                units,
-                finished,
-                gone,
-            }),
-        })
+        Ok(Self { way: Way::Thread(Front { sender, room, units, finished, gone }) })
     }
 
     /// Submits an item that holds `bytes` bytes and waits for its outcome. Dropping the future
@@ -195,25 +154,14 @@ impl<L: Log> Front<L> {
         let room = Arc::clone(&self.room).acquire_many_owned(wanted).await;
         let room = room.map_err(|_| SubmitError::Closed)?;
         let (reply, outcome) = oneshot::channel();
-        let job = Job {
-            item,
-            bytes,
-            reply,
-            _room: room,
-        };
-        self.sender
-            .send(Message::Job(job))
-            .map_err(|_| self.unanswered())?;
+        let job = Job { item, bytes, reply, _room: room };
+        self.sender.send(Message::Job(job)).map_err(|_| self.unanswered())?;
         outcome.await.map_err(|_| self.unanswered())
     }
 
     /// After an orderly end, what was not answered was not touched either.
     fn unanswered(&self) -> SubmitError {
-        if self.finished.load(Ordering::Acquire) {
-            SubmitError::Closed
-        } else {
-            SubmitError::Died
-        }
+        if self.finished.load(Ordering::Acquire) { SubmitError::Closed } else { SubmitError::Died }
     }
 
     fn stop(&self) {
@@ -290,24 +238,14 @@ mod tests {
         }
     }
 
-    const LIMITS: Limits = Limits {
-        group_bytes: 1 << 20,
-        queue_bytes: 8 * UNIT,
-    };
+    const LIMITS: Limits = Limits { group_bytes: 1 << 20, queue_bytes: 8 * UNIT };
 
-    type Started = (
-        Arc<Committer<Sums>>,
-        mpsc::Sender<()>,
-        Arc<Mutex<Vec<usize>>>,
-    );
+    type Started = (Arc<Committer<Sums>>, mpsc::Sender<()>, Arc<Mutex<Vec<usize>>>);
 
     fn start(executor: Executor) -> Started {
         let (open, gate) = mpsc::channel();
         let groups = Arc::new(Mutex::new(Vec::new()));
-        let log = Sums {
-            groups: Arc::clone(&groups),
-            gate,
-        };
+        let log = Sums { groups: Arc::clone(&groups), gate };
         let committer = Committer::start(log, executor, "sums", LIMITS).unwrap();
         (Arc::new(committer), open, groups)
     }
@@ -321,9 +259,7 @@ mod tests {
                 tokio::spawn(async move { committer.submit(item, UNIT).await })
             })
             .collect();
-        let Way::Thread(front) = &committer.way else {
-            unreachable!()
-        };
+        let Way::Thread(front) = &committer.way else { unreachable!() };
         while front.room.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
@@ -334,10 +270,7 @@ mod tests {
         let groups = groups.lock().unwrap();
         assert_eq!(groups.iter().sum::<usize>(), 20);
         assert!(groups.len() < 20, "no two items shared a group: {groups:?}");
-        assert!(
-            groups.iter().all(|size| *size <= 8),
-            "more waited than allowed: {groups:?}"
-        );
+        assert!(groups.iter().all(|size| *size <= 8), "more waited than allowed: {groups:?}");
     }
 
     #[tokio::test]

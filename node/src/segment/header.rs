@@ -95,11 +95,7 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
-    bytes
-        .iter_mut()
-        .skip(at)
-        .zip(value)
-        .for_each(|(to, from)| *to = *from);
+    bytes.iter_mut().skip(at).zip(value).for_each(|(to, from)| *to = *from);
 }
 
 impl Header {
@@ -173,11 +169,7 @@ impl Header {
             salt: u64::from_le_bytes(field(copy, 40)),
         };
         // The seed is computed from the fields, so bytes that the fields do not hold must be 0.
-        if header.body() == *body {
-            Parsed::Header(header)
-        } else {
-            Parsed::Damaged
-        }
+        if header.body() == *body { Parsed::Header(header) } else { Parsed::Damaged }
     }
 
     /// Reads the header of a file.
@@ -219,11 +211,7 @@ mod tests {
     fn short_blank_newer_and_foreign_files_are_told_apart() {
         let bytes = HEADER.encode();
         for length in 0..COPY {
-            assert_eq!(
-                Header::parse(&bytes[..length]),
-                Parsed::Blank,
-                "length {length}"
-            );
+            assert_eq!(Header::parse(&bytes[..length]), Parsed::Blank, "length {length}");
         }
         for length in COPY..bytes.len() {
             assert_eq!(Header::parse(&bytes[..length]), Parsed::Header(HEADER));
@@ -240,9 +228,8 @@ mod tests {
 
     #[test]
     fn successive_numbers_never_share_a_seed() {
-        let mut seeds: Vec<_> = (0..10_000)
-            .map(|number| Header { number, ..HEADER }.seed())
-            .collect();
+        let mut seeds: Vec<_> =
+            (0..10_000).map(|number| Header { number, ..HEADER }.seed()).collect();
         seeds.sort_unstable();
         seeds.dedup();
         assert_eq!(seeds.len(), 10_000);

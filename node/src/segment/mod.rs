@@ -18,7 +18,6 @@ pub mod trailer;
 pub(crate) mod vectors;
 pub mod writer;
 
-pub use commit::Executor;
 pub use header::{Header, Kind};
 pub use reader::{Damage, Found, Reader};
 pub use record::{Record, RecordMeta};

@@ -28,13 +28,9 @@ mod tests {
             assert_eq!(parse(&of(number)), Some(number));
         }
         assert!(of(9) < of(10) && of(99) < of(100));
-        for foreign in [
-            "",
-            "1",
-            "00000000000000000001.tmp",
-            "99999999999999999999",
-            "+0000000000000000001",
-        ] {
+        for foreign in
+            ["", "1", "00000000000000000001.tmp", "99999999999999999999", "+0000000000000000001"]
+        {
             assert_eq!(parse(foreign), None, "{foreign}");
         }
     }

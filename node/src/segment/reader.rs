@@ -78,13 +78,7 @@ impl<'a> Reader<'a> {
     /// Any I/O error.
     pub fn new(file: &'a dyn DiskFile, header: &Header) -> io::Result<Self> {
         let limit = Self::limit_of(file.length()?, header);
-        Ok(Self::within(
-            file,
-            header,
-            header::LENGTH,
-            limit,
-            header.first_sequence,
-        ))
+        Ok(Self::within(file, header, header::LENGTH, limit, header.first_sequence))
     }
 
     /// Reads from `position` to `limit`, expecting `next_sequence` first. Both must be record
@@ -99,15 +93,7 @@ impl<'a> Reader<'a> {
     ) -> Self {
         let last = next_sequence.saturating_sub(1);
         let seed = header.seed();
-        Self {
-            file,
-            seed,
-            position,
-            limit,
-            last,
-            window: Vec::new(),
-            window_start: 0,
-        }
+        Self { file, seed, position, limit, last, window: Vec::new(), window_start: 0 }
     }
 
     /// Where records must have ended in a file of `length` bytes.
@@ -140,11 +126,7 @@ impl<'a> Reader<'a> {
     /// Any I/O error; the position is unchanged.
     pub fn next_found(&mut self) -> io::Result<Found> {
         if self.limit.saturating_sub(self.position) < record::SMALLEST {
-            return Ok(Found::End {
-                offset: self.position,
-                torn: false,
-                blank: true,
-            });
+            return Ok(Found::End { offset: self.position, torn: false, blank: true });
         }
         let start = self.position;
         let Some(header) = self.header_at(start)? else {
@@ -163,11 +145,7 @@ impl<'a> Reader<'a> {
             let payload = Bytes::copy_from_slice(payload);
             self.position = start + total;
             self.last = header.meta.sequence;
-            return Ok(Found::Record(Record {
-                offset: start,
-                meta: header.meta,
-                payload,
-            }));
+            return Ok(Found::Record(Record { offset: start, meta: header.meta, payload }));
         }
         if self.u32_at(start + total - 4)? == record::end_mark(seed) {
             self.position = start + total;
@@ -182,21 +160,13 @@ impl<'a> Reader<'a> {
         if let Some((offset, next)) = gap.next {
             self.position = offset;
             let lost = next.meta.sequence - 1;
-            return self.damaged(
-                start..offset,
-                lost,
-                header.filter(|h| h.meta.sequence == lost),
-            );
+            return self.damaged(start..offset, lost, header.filter(|h| h.meta.sequence == lost));
         }
         if gap.marks > 0 {
             self.position = gap.marks_end;
             return self.damaged(start..gap.marks_end, self.last + gap.marks, None);
         }
-        Found::End {
-            offset: start,
-            torn: header.is_some(),
-            blank: gap.blank && header.is_none(),
-        }
+        Found::End { offset: start, torn: header.is_some(), blank: gap.blank && header.is_none() }
     }
 
     fn damaged(
@@ -208,12 +178,7 @@ impl<'a> Reader<'a> {
         let first_sequence = self.last + 1;
         let records = last_lost.saturating_sub(self.last);
         self.last = self.last.max(last_lost);
-        Found::Damaged(Damage {
-            range,
-            records,
-            first_sequence,
-            header,
-        })
+        Found::Damaged(Damage { range, records, first_sequence, header })
     }
 
     /// The record header at `offset`, if it is intact, new and inside the limit.
@@ -230,10 +195,7 @@ impl<'a> Reader<'a> {
 
     /// Looks for the next intact record header from `offset` on.
     fn gap(&mut self, mut offset: u64) -> io::Result<Gap> {
-        let mut gap = Gap {
-            blank: true,
-            ..Gap::default()
-        };
+        let mut gap = Gap { blank: true, ..Gap::default() };
         let mark = record::end_mark(self.seed).to_le_bytes();
         while offset < self.limit {
             let step = WINDOW.min(usize::try_from(self.limit - offset).unwrap_or(WINDOW));
@@ -283,18 +245,14 @@ impl<'a> Reader<'a> {
             self.window.truncate(read);
         }
         let at = usize::try_from(offset - self.window_start).unwrap_or(usize::MAX);
-        self.window
-            .get(at..at + length)
-            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        self.window.get(at..at + length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 }
 
 /// Whether there are only zeros; compared in blocks, because most of a fresh segment is.
 fn is_blank(bytes: &[u8]) -> bool {
     const BLOCK: [u8; 4096] = [0; 4096];
-    bytes
-        .chunks(BLOCK.len())
-        .all(|chunk| BLOCK.starts_with(chunk))
+    bytes.chunks(BLOCK.len()).all(|chunk| BLOCK.starts_with(chunk))
 }
 
 #[cfg(test)]

@@ -19,10 +19,7 @@ pub fn encode(seed: u32, offset: u32) -> [u8; LENGTH as usize] {
     let offset = offset.to_le_bytes();
     let crc = checksum(seed, &offset).to_le_bytes();
     let mut bytes = [0; LENGTH as usize];
-    bytes
-        .iter_mut()
-        .zip(offset.iter().chain(&crc))
-        .for_each(|(to, from)| *to = *from);
+    bytes.iter_mut().zip(offset.iter().chain(&crc)).for_each(|(to, from)| *to = *from);
     bytes
 }
 

@@ -10,71 +10,16 @@ use super::reader::{Found, Reader};
 use super::record::{self, RecordMeta};
 use super::trailer;
 use crate::disk::{Disk, MemoryDisk, Open};
-
-/// One fenced vector block.
-pub(crate) struct Vector {
-    pub(crate) name: String,
-    pub(crate) fields: Vec<(String, String)>,
-    pub(crate) bytes: Vec<u8>,
-}
-
-impl Vector {
-    pub(crate) fn number(&self, key: &str) -> u64 {
-        let field = self.fields.iter().find(|(name, _)| name == key);
-        field
-            .unwrap_or_else(|| panic!("{}: no {key}", self.name))
-            .1
-            .parse()
-            .unwrap()
-    }
-
-    pub(crate) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        let fields = self.fields.iter().filter(move |(name, _)| name == key);
-        fields.map(|(_, value)| value.as_str())
-    }
-}
+use crate::spec::{Vector, unhex, vector, vectors};
 
 /// `a=1 b=2` as numbers, in that order.
 pub(crate) fn numbers(text: &str) -> Vec<u64> {
-    let values = text
-        .split_whitespace()
-        .filter_map(|word| word.split_once('=')?.1.parse().ok());
+    let values = text.split_whitespace().filter_map(|word| word.split_once('=')?.1.parse().ok());
     values.collect()
 }
 
-fn unhex(hex: &str) -> Vec<u8> {
-    let digits = hex
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| std::str::from_utf8(pair).unwrap());
-    digits
-        .map(|pair| u8::from_str_radix(pair, 16).unwrap())
-        .collect()
-}
-
-/// The vectors of a kind.
-pub(crate) fn vectors(kind: &str) -> Vec<Vector> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let text = std::fs::read_to_string(root.join("SPEC.md")).unwrap();
-    let mut found = Vec::new();
-    for block in text.split("```vector ").skip(1) {
-        let (info, rest) = block.split_once('\n').unwrap();
-        let Some(name) = info.strip_suffix(&format!(" kind={kind}")) else { continue };
-        let body = rest.split_once("```").unwrap().0;
-        let pairs = body.lines().map(|line| line.split_once(": ").unwrap());
-        let (hex, fields): (Vec<_>, Vec<_>) = pairs.partition(|(key, _)| *key == "hex");
-        found.push(Vector {
-            name: name.strip_prefix("name=").unwrap().to_owned(),
-            fields: fields.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            bytes: unhex(&hex.iter().map(|(_, value)| *value).collect::<String>()),
-        });
-    }
-    assert!(!found.is_empty(), "no vectors of kind {kind}");
-    found
-}
-
 fn header_of(vector: &Vector) -> Header {
-    let kind = match vector.all("segment").next().unwrap() {
+    let kind = match vector.one("segment") {
         "journal" => Kind::Journal,
         "marks" => Kind::Marks,
         other => panic!("{other}"),
@@ -93,24 +38,14 @@ fn header_of(vector: &Vector) -> Header {
 fn headers() {
     for vector in vectors("segment-header") {
         let header = header_of(&vector);
-        assert_eq!(
-            Header::parse(&vector.bytes),
-            Parsed::Header(header),
-            "{}",
-            vector.name
-        );
-        assert_eq!(
-            u64::from(header.seed()),
-            vector.number("seed"),
-            "{}",
-            vector.name
-        );
+        assert_eq!(Header::parse(&vector.bytes), Parsed::Header(header), "{}", vector.name);
+        assert_eq!(u64::from(header.seed()), vector.number::<u64>("seed"), "{}", vector.name);
         if !vector.name.ends_with("damaged") {
             assert_eq!(header.encode()[..], vector.bytes, "{}", vector.name);
         }
     }
     for vector in vectors("segment-header-invalid") {
-        let expected = match vector.all("reason").next().unwrap() {
+        let expected = match vector.one("reason") {
             "damaged" => Parsed::Damaged,
             "blank" => Parsed::Blank,
             "newer 2" => Parsed::Newer(2),
@@ -130,17 +65,8 @@ fn found_in(bytes: &[u8], header: &Header) -> Vec<(String, String)> {
     loop {
         let (key, text) = match reader.next_found().unwrap() {
             Found::Record(record) => {
-                let RecordMeta {
-                    sequence,
-                    shard,
-                    stamp,
-                    flags,
-                } = record.meta;
-                let hex: String = record
-                    .payload
-                    .iter()
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect();
+                let RecordMeta { sequence, shard, stamp, flags } = record.meta;
+                let hex: String = record.payload.iter().map(|byte| format!("{byte:02x}")).collect();
                 let offset = record.offset;
                 let text = format!(
                     "offset={offset} sequence={sequence} shard={shard} stamp={stamp} \
@@ -154,11 +80,9 @@ fn found_in(bytes: &[u8], header: &Header) -> Vec<(String, String)> {
                 let text = format!("from={from} to={to} first_sequence={first} records={records}");
                 ("damaged", text)
             }
-            Found::End {
-                offset,
-                torn,
-                blank,
-            } => ("end", format!("offset={offset} torn={torn} blank={blank}")),
+            Found::End { offset, torn, blank } => {
+                ("end", format!("offset={offset} torn={torn} blank={blank}"))
+            }
         };
         let end = key == "end";
         lines.push((key.to_owned(), text));
@@ -175,39 +99,21 @@ fn segments_are_read() {
             panic!("{}: no header", vector.name);
         };
         assert_eq!((header.kind, header.owner), (Kind::Hints, 3));
-        assert_eq!(
-            found_in(&vector.bytes, &header),
-            vector.fields,
-            "{}",
-            vector.name
-        );
+        assert_eq!(found_in(&vector.bytes, &header), vector.entries, "{}", vector.name);
     }
 }
 
 #[test]
 fn segments_are_written() {
-    let all = vectors("segment");
-    let vector = all
-        .iter()
-        .find(|vector| vector.name == "segment-three-records")
-        .unwrap();
-    let Parsed::Header(header) = Header::parse(&vector.bytes) else {
-        panic!("no header")
-    };
+    let vector = vector("segment", "segment-three-records");
+    let Parsed::Header(header) = Header::parse(&vector.bytes) else { panic!("no header") };
     let mut bytes = header.encode().to_vec();
     for line in vector.all("record") {
         let payload = unhex(line.split_once("payload=").unwrap().1);
         let fields = numbers(line.split_once(" payload=").unwrap().0);
-        let [offset, sequence, shard, stamp, flags] = fields[..] else {
-            panic!("{line}")
-        };
+        let [offset, sequence, shard, stamp, flags] = fields[..] else { panic!("{line}") };
         assert_eq!(bytes.len() as u64, offset);
-        let meta = RecordMeta {
-            sequence,
-            shard,
-            stamp,
-            flags: flags as u32,
-        };
+        let meta = RecordMeta { sequence, shard, stamp, flags: flags as u32 };
         record::encode(header.seed(), &meta, &payload, &mut bytes);
     }
     assert_eq!(bytes, vector.bytes);
@@ -216,12 +122,9 @@ fn segments_are_written() {
 #[test]
 fn trailers() {
     for vector in vectors("segment-trailer") {
-        let seed = vector.number("seed") as u32;
-        let offset = vector.number("offset");
+        let seed = vector.number::<u32>("seed");
+        let offset: u64 = vector.number("offset");
         assert_eq!(trailer::encode(seed, offset as u32)[..], vector.bytes);
-        assert_eq!(
-            trailer::parse(seed, vector.bytes[..].try_into().unwrap()),
-            Some(offset)
-        );
+        assert_eq!(trailer::parse(seed, vector.bytes[..].try_into().unwrap()), Some(offset));
     }
 }

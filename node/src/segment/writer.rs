@@ -64,14 +64,7 @@ impl Writer {
     #[must_use]
     pub fn resume(file: Arc<dyn DiskFile>, header: Header, position: u64) -> Self {
         let seed = header.seed();
-        Self {
-            file,
-            header,
-            seed,
-            position,
-            buffer: Vec::new(),
-            cut: false,
-        }
+        Self { file, header, seed, position, buffer: Vec::new(), cut: false }
     }
 
     /// The file, for readers of what is committed.
@@ -166,9 +159,7 @@ impl Writer {
     /// Cuts off what a failed write left, durably: a crash must not bring it back.
     fn take_back(&mut self) -> Result<(), FlushError> {
         self.cut = self.header.capacity > 0;
-        self.file
-            .set_length(self.position)
-            .map_err(FlushError::Failed)?;
+        self.file.set_length(self.position).map_err(FlushError::Failed)?;
         self.file.sync_data().map_err(FlushError::Failed)?;
         Err(FlushError::Full)
     }
@@ -176,11 +167,7 @@ impl Writer {
 
 /// Where records must end in a segment of fixed capacity.
 fn records_end(header: &Header) -> u64 {
-    let reserved = if header.kind == Kind::Hints {
-        trailer::LENGTH
-    } else {
-        0
-    };
+    let reserved = if header.kind == Kind::Hints { trailer::LENGTH } else { 0 };
     header.capacity.saturating_sub(reserved)
 }
 
@@ -206,12 +193,7 @@ mod tests {
     };
 
     fn meta(sequence: u64) -> RecordMeta {
-        RecordMeta {
-            sequence,
-            shard: 5,
-            stamp: 0,
-            flags: 0,
-        }
+        RecordMeta { sequence, shard: 5, stamp: 0, flags: 0 }
     }
 
     fn setup() -> (MemoryDisk, FaultDisk, Writer) {
@@ -245,11 +227,7 @@ mod tests {
         writer.push(&meta(2), b"two");
         writer.push(&meta(3), b"three");
         assert!(matches!(writer.flush(), Err(FlushError::Full)));
-        assert_eq!(
-            sequences(&memory.crash(Keep::All)),
-            [1],
-            "an unacknowledged record appeared"
-        );
+        assert_eq!(sequences(&memory.crash(Keep::All)), [1], "an unacknowledged record appeared");
         assert_eq!(sequences(&memory.crash(Keep::Synced)), [1]);
         writer.push(&meta(2), b"again");
         assert!(matches!(writer.flush(), Err(FlushError::Full)));
@@ -267,13 +245,7 @@ mod tests {
         writer.push(&meta(1), b"one");
         writer.write().unwrap();
         assert!(sequences(&memory.crash(Keep::All)) == [1]);
-        assert!(
-            memory
-                .crash(Keep::Synced)
-                .content(Path::new("/d/s"))
-                .unwrap()
-                .is_empty()
-        );
+        assert!(memory.crash(Keep::Synced).content(Path::new("/d/s")).unwrap().is_empty());
         writer.push(&meta(2), b"two");
         writer.flush().unwrap();
         assert_eq!(sequences(&memory.crash(Keep::Synced)), [1, 2]);
@@ -292,11 +264,7 @@ mod tests {
         let most = 4096 - 128 - 8 - 48;
         assert!(writer.fits(most));
         assert!(!writer.fits(most + 1));
-        let header = Header {
-            capacity: capacity_for(100, 1000),
-            number: 2,
-            ..HEADER
-        };
+        let header = Header { capacity: capacity_for(100, 1000), number: 2, ..HEADER };
         let writer = Writer::create(&disk, Path::new("/d/t"), header).unwrap();
         assert!(writer.fits(1000));
     }

@@ -98,21 +98,14 @@ mod tests {
     }
 
     fn propose(change: Change) -> Frame {
-        frame(&Propose {
-            deadline_ms: 1,
-            forwarded: false,
-            change,
-        })
+        frame(&Propose { deadline_ms: 1, forwarded: false, change })
     }
 
     /// An op that somebody adds and forgets here would be refused from everybody.
     #[test]
     fn every_op_is_in_the_table() {
         let node = Identity::node("c", "n").unwrap();
-        let empty = |op| Frame {
-            op,
-            ..frame(&Ping {})
-        };
+        let empty = |op| Frame { op, ..frame(&Ping {}) };
         let known = (0..=u16::MAX)
             .filter(|op| !matches!(allowed(&empty(*op), &node), Err(Denied::Unknown(_))));
         let listed = [
@@ -131,17 +124,9 @@ mod tests {
             client(Role::Admin),
             Identity::node("c", "n").unwrap(),
         ];
-        let (poll, status) = (
-            frame(&MetaGet {
-                after: MetaIndex(0),
-                wait_ms: 0,
-            }),
-            frame(&Status {}),
-        );
-        let groups = propose(Change::CreateGroups {
-            policy: PolicyId(1),
-            times: vec![],
-        });
+        let (poll, status) =
+            (frame(&MetaGet { after: MetaIndex(0), wait_ms: 0 }), frame(&Status {}));
+        let groups = propose(Change::CreateGroups { policy: PolicyId(1), times: vec![] });
         let drop = propose(Change::DropDatabase { name: "d".into() });
         let raft = frame(&RaftVote {});
         for (request, expected) in [
@@ -155,15 +140,9 @@ mod tests {
             let found = who.each_ref().map(|who| allowed(request, who).is_ok());
             assert_eq!(found, expected, "{request:?}");
         }
-        let garbage = Frame {
-            body: Bytes::from_static(&[0xff; 3]),
-            ..drop.clone()
-        };
+        let garbage = Frame { body: Bytes::from_static(&[0xff; 3]), ..drop.clone() };
         assert!(matches!(allowed(&garbage, &who[3]), Err(Denied::Body(_))));
         let unknown = Frame { op: 0x7777, ..drop };
-        assert!(matches!(
-            allowed(&unknown, &who[3]),
-            Err(Denied::Unknown(0x7777))
-        ));
+        assert!(matches!(allowed(&unknown, &who[3]), Err(Denied::Unknown(0x7777))));
     }
 }

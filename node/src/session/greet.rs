@@ -41,19 +41,11 @@ pub(crate) enum Refused {
     #[error(
         "{who} belongs to cluster {theirs:032x}, this is {ours:032x}: it has the same name but was bootstrapped separately"
     )]
-    Cluster {
-        who: String,
-        theirs: u128,
-        ours: u128,
-    },
+    Cluster { who: String, theirs: u128, ours: u128 },
     #[error(
         "{who} looks for node {expected}, this is node {ours}; its address book is out of date"
     )]
-    Node {
-        who: String,
-        expected: NodeId,
-        ours: NodeId,
-    },
+    Node { who: String, expected: NodeId, ours: NodeId },
     #[error("{0} claims to be a node, which its certificate does not say")]
     Claim(String),
     #[error("first message is not Hello: {0}")]
@@ -93,18 +85,9 @@ pub(crate) async fn greet(
     let first = reader.next().await?.ok_or(StreamError::Ended)?;
     let hello: Hello = first.message()?;
     let ours = shared.service.greeting();
-    #[expect(
-        clippy::unnecessary_min_or_max,
-        reason = "it is once there is a minor version 1"
-    )]
+    #[expect(clippy::unnecessary_min_or_max, reason = "it is once there is a minor version 1")]
     let minor = hello.minor.min(MINOR);
-    let peer = Peer {
-        identity,
-        node: hello.node,
-        addr,
-        minor,
-        session,
-    };
+    let peer = Peer { identity, node: hello.node, addr, minor, session };
     check(&hello, &ours, &peer)?;
     let welcome = Welcome {
         minor: peer.minor,
@@ -117,32 +100,18 @@ pub(crate) async fn greet(
         credit: shared.config.granted_credit().into(),
     };
     writer.set_priority(Class::Control.priority());
-    writer
-        .write(&[Frame::new(first.id, &welcome, Bytes::new())?])
-        .await?;
-    Ok(Greeted {
-        peer,
-        writer,
-        reader,
-    })
+    writer.write(&[Frame::new(first.id, &welcome, Bytes::new())?]).await?;
+    Ok(Greeted { peer, writer, reader })
 }
 
 fn check(hello: &Hello, ours: &Greeting, peer: &Peer) -> Result<(), Refused> {
     let who = || peer.identity.to_string();
     let unknown = ClusterId(0);
     if hello.cluster != ours.cluster && hello.cluster != unknown && ours.cluster != unknown {
-        return Err(Refused::Cluster {
-            who: who(),
-            theirs: hello.cluster.0,
-            ours: ours.cluster.0,
-        });
+        return Err(Refused::Cluster { who: who(), theirs: hello.cluster.0, ours: ours.cluster.0 });
     }
     if hello.expect != NodeId(0) && hello.expect != ours.node {
-        return Err(Refused::Node {
-            who: who(),
-            expected: hello.expect,
-            ours: ours.node,
-        });
+        return Err(Refused::Node { who: who(), expected: hello.expect, ours: ours.node });
     }
     if hello.node != NodeId(0) && !peer.identity.is_node() {
         return Err(Refused::Claim(who()));

@@ -46,11 +46,7 @@ impl Open {
         answers: mpsc::Sender<Frame>,
     ) -> Result<Arc<Self>, NoRoom> {
         let config = &session.shared.config;
-        let bytes = if credited(request.op) {
-            request.payload.len() as u64
-        } else {
-            0
-        };
+        let bytes = if credited(request.op) { request.payload.len() as u64 } else { 0 };
         let count = session.open.fetch_add(1, Ordering::Relaxed) + 1;
         let total = session.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let open = Self {
@@ -129,9 +125,8 @@ impl Drop for Open {
         }
         // Only a panic in the service leads here.
         let last = failure(Code::Internal, "the node failed while it worked on this");
-        let sent = self
-            .frame(&last, Bytes::new())
-            .is_ok_and(|frame| self.answers.try_send(frame).is_ok());
+        let sent =
+            self.frame(&last, Bytes::new()).is_ok_and(|frame| self.answers.try_send(frame).is_ok());
         if !sent && self.session.quic.close_reason().is_none() && !self.answers.is_closed() {
             // An answer that is never sent would hold the requester's credit for ever.
             let code =
@@ -143,8 +138,6 @@ impl Drop for Open {
 
 impl std::fmt::Debug for Open {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Open")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Open").field("id", &self.id).finish_non_exhaustive()
     }
 }

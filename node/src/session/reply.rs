@@ -28,12 +28,7 @@ pub struct ReplySink {
 /// A failure with this code and text, and nothing else.
 #[must_use]
 pub fn failure(code: Code, detail: impl Into<String>) -> Failure {
-    Failure {
-        code,
-        retry_after_ms: 0,
-        meta_index: MetaIndex(0),
-        detail: detail.into(),
-    }
+    Failure { code, retry_after_ms: 0, meta_index: MetaIndex(0), detail: detail.into() }
 }
 
 impl ReplySink {

@@ -36,9 +36,7 @@ pub(super) fn spawn(session: &Arc<Session>, writer: FrameWriter, reader: FrameRe
     let (answers, queued) = mpsc::channel(ANSWERS);
     let gone = session.end.child_token();
     let (class, chosen) = tokio::sync::oneshot::channel();
-    session
-        .streams
-        .spawn(write(writer, queued, gone.clone(), chosen));
+    session.streams.spawn(write(writer, queued, gone.clone(), chosen));
     let mut stream = Stream {
         session: Arc::clone(session),
         answers,
@@ -210,14 +208,10 @@ impl Stream {
     fn start(&mut self, request: Frame, open: Arc<Open>) {
         let cancel = CancellationToken::new();
         let gone = self.gone.clone();
-        self.running
-            .insert(request.id, (cancel.clone(), Arc::downgrade(&open)));
+        self.running.insert(request.id, (cancel.clone(), Arc::downgrade(&open)));
         let session = &self.session;
         let sink = ReplySink::new(Arc::clone(&open));
-        let work = session
-            .shared
-            .service
-            .call(Arc::clone(&session.peer), request, sink);
+        let work = session.shared.service.call(Arc::clone(&session.peer), request, sink);
         session.requests.spawn(async move {
             let last = tokio::select! {
                 biased;

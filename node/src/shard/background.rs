@@ -32,7 +32,7 @@ pub(super) async fn fold(store: Arc<Inner>) {
             }
             let (id, inner) = (slot.id, Arc::clone(&store));
             let done = store.executor.run(move || inner.fold(&slot)).await;
-            if note(id, done.and_then(|done| done)) {
+            if note(id, done.map_err(ShardError::from).and_then(|done| done)) {
                 store.merge_wanted.notify_one();
             } else {
                 failed.insert(id);
@@ -61,7 +61,7 @@ pub(super) async fn merge(store: Arc<Inner>) {
                 }
                 let (id, inner, of) = (slot.id, Arc::clone(&store), Arc::clone(&slot));
                 let done = store.executor.run(move || inner.merge(&of)).await;
-                if note(id, done.and_then(|done| done)) {
+                if note(id, done.map_err(ShardError::from).and_then(|done| done)) {
                     slot.set_unmerged();
                 }
                 tokio::task::yield_now().await;
@@ -95,11 +95,7 @@ fn next(store: &Inner, old: Sequence, failed: &BTreeSet<ShardId>) -> Option<Arc<
     // Under pressure, whatever holds an average share: folding crumbs would make more runs than
     // room, if a shard that cannot be folded holds the rest.
     let (used, count) = (store.budget.used(), slots.len() as u64);
-    let share = if used > store.budget.limit() / 2 {
-        used / count.max(1)
-    } else {
-        u64::MAX
-    };
+    let share = if used > store.budget.limit() / 2 { used / count.max(1) } else { u64::MAX };
     let enough = share.min(store.config.fold_bytes);
     let mut best: Option<(u64, Arc<Slot>)> = None;
     for slot in slots {

@@ -37,9 +37,7 @@ pub(super) fn io_error(
 
 /// Makes names created or removed in a directory durable.
 pub(super) fn sync(path: &Path) -> Result<(), ShardError> {
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
-        .map_err(io_error("sync", path))
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(io_error("sync", path))
 }
 
 /// The shards that have a directory, ascending. Finishes removals that a crash has cut short.
@@ -49,10 +47,7 @@ pub(super) fn list(root: &Path) -> Result<Vec<ShardId>, ShardError> {
     for entry in fs::read_dir(root).map_err(io_error("list", root))? {
         let entry = entry.map_err(io_error("list", root))?;
         let (name, path) = (entry.file_name(), entry.path());
-        if path
-            .extension()
-            .is_some_and(|extension| extension == DROPPED)
-        {
+        if path.extension().is_some_and(|extension| extension == DROPPED) {
             delete(&path)?;
         } else if let Some(id) = name.to_str().and_then(|name| name.parse().ok()) {
             shards.push(ShardId(id));
@@ -70,10 +65,7 @@ pub(super) fn check(path: &Path) -> Result<bool, ShardError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if path.join("data.mdb").exists() {
                 let why = "its format marker is missing";
-                return Err(ShardError::BadDirectory {
-                    path: path.to_owned(),
-                    why,
-                });
+                return Err(ShardError::BadDirectory { path: path.to_owned(), why });
             }
             return Ok(false);
         }
@@ -85,17 +77,12 @@ pub(super) fn check(path: &Path) -> Result<bool, ShardError> {
         .map(|format| u32::from_le_bytes(*format));
     match format {
         Some(1..=FORMAT) => Ok(true),
-        Some(found) if found > FORMAT => Err(ShardError::NewerFormat {
-            path: path.to_owned(),
-            found,
-            supported: FORMAT,
-        }),
+        Some(found) if found > FORMAT => {
+            Err(ShardError::NewerFormat { path: path.to_owned(), found, supported: FORMAT })
+        }
         _ => {
             let why = "its format marker is damaged";
-            Err(ShardError::BadDirectory {
-                path: path.to_owned(),
-                why,
-            })
+            Err(ShardError::BadDirectory { path: path.to_owned(), why })
         }
     }
 }
@@ -141,21 +128,9 @@ mod tests {
         assert!(!check(&path).unwrap());
         create(root.path(), &path).unwrap();
         assert!(check(&path).unwrap());
-        fs::write(
-            path.join(MARKER),
-            [MAGIC.as_slice(), &2_u32.to_le_bytes()].concat(),
-        )
-        .unwrap();
-        assert!(matches!(
-            check(&path),
-            Err(ShardError::NewerFormat { found: 2, .. })
-        ));
-        for damaged in [
-            &b""[..],
-            b"QSHARD\r\n\x01",
-            b"QSHARD\r\n\0\0\0\0",
-            b"junkjunk\x01\0\0\0",
-        ] {
+        fs::write(path.join(MARKER), [MAGIC.as_slice(), &2_u32.to_le_bytes()].concat()).unwrap();
+        assert!(matches!(check(&path), Err(ShardError::NewerFormat { found: 2, .. })));
+        for damaged in [&b""[..], b"QSHARD\r\n\x01", b"QSHARD\r\n\0\0\0\0", b"junkjunk\x01\0\0\0"] {
             fs::write(path.join(MARKER), damaged).unwrap();
             assert!(matches!(check(&path), Err(ShardError::BadDirectory { .. })));
         }
@@ -172,14 +147,9 @@ mod tests {
         }
         fs::write(root.path().join("notes.txt"), "not ours").unwrap();
         condemn(root.path(), &path(root.path(), ShardId(12))).unwrap();
-        let condemned = condemn(root.path(), &path(root.path(), ShardId(5)))
-            .unwrap()
-            .unwrap();
+        let condemned = condemn(root.path(), &path(root.path(), ShardId(5))).unwrap().unwrap();
         delete(&condemned).unwrap();
-        assert_eq!(
-            condemn(root.path(), &path(root.path(), ShardId(5))).unwrap(),
-            None
-        );
+        assert_eq!(condemn(root.path(), &path(root.path(), ShardId(5))).unwrap(), None);
         assert_eq!(list(root.path()).unwrap(), [ShardId(3)]);
         assert!(!root.path().join("12.dropped").exists());
         assert!(root.path().join("notes.txt").exists());

@@ -113,10 +113,7 @@ pub(crate) struct Environment<const N: usize> {
 impl<const N: usize> Environment<N> {
     /// Opens or creates the environment and its databases; the directory must exist.
     pub(crate) fn open(path: &Path, limits: EnvLimits, names: [&str; N]) -> Result<Self, EnvError> {
-        let wrap = |source| EnvError::Open {
-            path: path.to_owned(),
-            source,
-        };
+        let wrap = |source| EnvError::Open { path: path.to_owned(), source };
         let dbs = u32::try_from(N).unwrap_or(u32::MAX);
         let mut map = round_up(limits.map_bytes);
         loop {
@@ -184,10 +181,7 @@ impl<const N: usize> Environment<N> {
                 // LMDB panics (in its own sense) after a half-written meta page.
                 Err(Failed::Body(source @ heed::Error::Mdb(MdbError::Panic)))
                 | Err(Failed::Commit(source)) => {
-                    return Err(EnvError::Sync {
-                        path: self.path.clone(),
-                        source,
-                    });
+                    return Err(EnvError::Sync { path: self.path.clone(), source });
                 }
                 Err(Failed::Body(source)) => return Err(self.wrap(source)),
             }
@@ -224,18 +218,12 @@ impl<const N: usize> Environment<N> {
     }
 
     fn full(&self, cause: &'static str) -> EnvError {
-        EnvError::Full {
-            path: self.path.clone(),
-            cause,
-        }
+        EnvError::Full { path: self.path.clone(), cause }
     }
 
     /// An error of a read, with the environment's name.
     pub(crate) fn wrap(&self, source: heed::Error) -> EnvError {
-        EnvError::Lmdb {
-            path: self.path.clone(),
-            source,
-        }
+        EnvError::Lmdb { path: self.path.clone(), source }
     }
 }
 
@@ -266,10 +254,7 @@ fn disk_full(error: &heed::Error) -> bool {
     let heed::Error::Io(error) = error else {
         return false;
     };
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Map sizes are multiples of 64 KiB, which every page size divides.
@@ -281,11 +266,8 @@ const fn round_up(bytes: usize) -> usize {
 mod tests {
     use super::*;
 
-    const LIMITS: EnvLimits = EnvLimits {
-        map_bytes: 128 << 10,
-        max_map_bytes: 4 << 20,
-        readers: 16,
-    };
+    const LIMITS: EnvLimits =
+        EnvLimits { map_bytes: 128 << 10, max_map_bytes: 4 << 20, readers: 16 };
 
     fn fill(env: &Environment<1>, from: u32, count: u32) -> Result<(), EnvError> {
         env.write(|txn, [table]| {
@@ -303,9 +285,7 @@ mod tests {
         let before = env.map_bytes();
         fill(&env, 0, 300).unwrap();
         assert!(env.map_bytes() > before);
-        let rows = env
-            .read(|txn, [table]| table.len(txn).map_err(|e| env.wrap(e)))
-            .unwrap();
+        let rows = env.read(|txn, [table]| table.len(txn).map_err(|e| env.wrap(e))).unwrap();
         assert_eq!(rows, 300);
     }
 
@@ -317,9 +297,7 @@ mod tests {
         let error = fill(&env, 100, 5000).unwrap_err();
         assert!(matches!(error, EnvError::Full { .. }), "{error}");
         fill(&env, 100, 10).unwrap();
-        let rows = env
-            .read(|txn, [table]| table.len(txn).map_err(|e| env.wrap(e)))
-            .unwrap();
+        let rows = env.read(|txn, [table]| table.len(txn).map_err(|e| env.wrap(e))).unwrap();
         assert_eq!(rows, 110);
     }
 

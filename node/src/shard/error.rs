@@ -126,3 +126,9 @@ impl From<EnvError> for ScanError {
         Self::Shard(error.into())
     }
 }
+
+impl From<crate::executor::Stopped> for ShardError {
+    fn from(_: crate::executor::Stopped) -> Self {
+        Self::Closed
+    }
+}

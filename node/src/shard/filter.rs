@@ -43,11 +43,7 @@ impl TagFilter {
 }
 
 fn unescaped(name: &[u8]) -> Cow<'_, [u8]> {
-    if name.contains(&b'\\') {
-        unescape_tag(name).into()
-    } else {
-        name.into()
-    }
+    if name.contains(&b'\\') { unescape_tag(name).into() } else { name.into() }
 }
 
 /// Which rows a scan wants; all conditions hold together.
@@ -63,6 +59,8 @@ pub struct ScanFilter {
     pub from: i64,
     /// The time behind the last, in ns.
     pub to: i64,
+    /// Only series whose key is behind this one.
+    pub after: Option<Bytes>,
 }
 
 impl Default for ScanFilter {
@@ -74,6 +72,7 @@ impl Default for ScanFilter {
             fields: Vec::new(),
             from: i64::MIN,
             to: i64::MAX,
+            after: None,
         }
     }
 }
@@ -106,10 +105,7 @@ impl ScanFilter {
             rows = rows.slice(self.from, self.to);
         }
         if !self.fields.is_empty() && rows.columns.iter().any(|c| !self.fields.contains(&c.name)) {
-            let wanted = rows
-                .columns
-                .iter()
-                .filter(|c| self.fields.contains(&c.name));
+            let wanted = rows.columns.iter().filter(|c| self.fields.contains(&c.name));
             let wanted: Vec<_> = wanted.map(|column| column.field).collect();
             rows = rows.select(&wanted);
         }
@@ -122,35 +118,21 @@ mod tests {
     use super::*;
 
     fn tag(key: &'static str, test: TagTest) -> ScanFilter {
-        let tag = TagFilter {
-            key: key.into(),
-            test,
-        };
-        ScanFilter {
-            tags: vec![tag],
-            ..ScanFilter::default()
-        }
+        let tag = TagFilter { key: key.into(), test };
+        ScanFilter { tags: vec![tag], ..ScanFilter::default() }
     }
 
     #[test]
     fn measurements_and_tags_are_compared_unescaped() {
         let key = br"my\ disk,host=a\,b,path=/x\=y";
-        let filter = ScanFilter {
-            measurement: Some("my disk".into()),
-            ..ScanFilter::default()
-        };
+        let filter = ScanFilter { measurement: Some("my disk".into()), ..ScanFilter::default() };
         let escaped = filter.escaped_measurement().unwrap();
         assert!(filter.key_matches(Some(&escaped), key));
         assert!(!filter.key_matches(Some(&escaped), br"my\ disk2,host=a"));
         assert!(filter.key_matches(Some(&escaped), br"my\ disk"));
 
         let one_of = |values: &[&'static str]| {
-            TagTest::In(
-                values
-                    .iter()
-                    .map(|value| Bytes::from_static(value.as_bytes()))
-                    .collect(),
-            )
+            TagTest::In(values.iter().map(|value| Bytes::from_static(value.as_bytes())).collect())
         };
         assert!(tag("host", one_of(&["z", "a,b"])).key_matches(None, key));
         assert!(!tag("host", one_of(&[r"a\,b"])).key_matches(None, key));

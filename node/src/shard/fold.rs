@@ -51,12 +51,7 @@ pub(super) fn fold(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
         clean(store, slot, &shard)?;
         let (taken, highest) = take(store, slot, &shard, &entries, &state)?;
         let (series, pieces) = taken.finish();
-        let mut fold = Fold {
-            store,
-            slot,
-            shard: &shard,
-            unsaved: Vec::new(),
-        };
+        let mut fold = Fold { store, slot, shard: &shard, unsaved: Vec::new() };
         let by_id = fold.resolve(series)?;
         let mut writer = run::Writer::new(&shard);
         for (id, series) in by_id {
@@ -109,10 +104,7 @@ fn take(
     state: &State,
 ) -> Result<(Collector, Version), ShardError> {
     let (mut taken, mut highest) = (Collector::default(), Version(0));
-    for entry in entries
-        .iter()
-        .filter(|entry| entry.sequence > state.applied)
-    {
+    for entry in entries.iter().filter(|entry| entry.sequence > state.applied) {
         let part = entry.batch.header().part;
         let decoded = if part.shard == slot.id {
             entry.batch.decode().map_err(|error| error.to_string())
@@ -175,9 +167,7 @@ impl Fold<'_> {
                         Err(_) => unknown.push(one),
                     }
                 }
-                let stored = states
-                    .get(txn, state::NEXT_SERIES)
-                    .map_err(|e| env.wrap(e))?;
+                let stored = states.get(txn, state::NEXT_SERIES).map_err(|e| env.wrap(e))?;
                 if let Some(stored) = stored.and_then(|bytes| bytes.try_into().ok()) {
                     next = SeriesId::from_le_bytes(stored);
                 }
@@ -186,11 +176,7 @@ impl Fold<'_> {
         }
         unknown.sort_by(|a, b| a.key.cmp(&b.key));
         for (id, one) in (next..).zip(unknown) {
-            self.unsaved.push(NewSeries {
-                hash: one.hash,
-                key: one.key.clone(),
-                id,
-            });
+            self.unsaved.push(NewSeries { hash: one.hash, key: one.key.clone(), id });
             by_id.push((id, one));
         }
         by_id.sort_by_key(|(id, _)| *id);
@@ -228,25 +214,19 @@ impl Fold<'_> {
         state: Option<&State>,
     ) -> Result<(), ShardError> {
         let record = state.map(State::encode);
-        commit(
-            self.store,
-            self.slot,
-            self.shard,
-            step,
-            |txn, [runs, series, keys, states]| {
-                for new in new {
-                    series::insert(txn, [series, keys], &new.key, new.hash, new.id)?;
-                }
-                if let Some(last) = new.last() {
-                    states.put(txn, state::NEXT_SERIES, &(last.id + 1).to_le_bytes())?;
-                }
-                run::append(txn, runs, blocks)?;
-                match &record {
-                    Some(record) => states.put(txn, state::KEY, record),
-                    None => Ok(()),
-                }
-            },
-        )
+        commit(self.store, self.slot, self.shard, step, |txn, [runs, series, keys, states]| {
+            for new in new {
+                series::insert(txn, [series, keys], &new.key, new.hash, new.id)?;
+            }
+            if let Some(last) = new.last() {
+                states.put(txn, state::NEXT_SERIES, &(last.id + 1).to_le_bytes())?;
+            }
+            run::append(txn, runs, blocks)?;
+            match &record {
+                Some(record) => states.put(txn, state::KEY, record),
+                None => Ok(()),
+            }
+        })
     }
 }
 

@@ -24,10 +24,7 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self {
-            used: AtomicU64::new(0),
-            limit,
-        })
+        Arc::new(Self { used: AtomicU64::new(0), limit })
     }
 
     pub(super) fn used(&self) -> u64 {
@@ -44,13 +41,8 @@ impl Budget {
             let then = used.saturating_add(bytes);
             (then <= self.limit || used == 0).then_some(then)
         };
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .ok()?;
-        Some(Admission {
-            budget: Arc::clone(self),
-            bytes,
-        })
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(Admission { budget: Arc::clone(self), bytes })
     }
 
     fn add(&self, bytes: u64) {
@@ -103,13 +95,7 @@ pub(super) struct Fresh {
 
 impl Fresh {
     pub(super) const fn new(budget: Arc<Budget>, applied: Sequence) -> Self {
-        Self {
-            entries: VecDeque::new(),
-            bytes: 0,
-            applied,
-            gone: false,
-            budget,
-        }
+        Self { entries: VecDeque::new(), bytes: 0, applied, gone: false, budget }
     }
 
     /// Takes a batch in, unless it is here or folded already. `false`: the shard is gone.
@@ -117,10 +103,7 @@ impl Fresh {
         if self.gone {
             return false;
         }
-        let last = self
-            .entries
-            .back()
-            .map_or(self.applied, |last| last.sequence);
+        let last = self.entries.back().map_or(self.applied, |last| last.sequence);
         if sequence > last.max(self.applied) {
             let entry = Arc::new(Entry { sequence, batch });
             self.bytes += entry.bytes();
@@ -138,11 +121,7 @@ impl Fresh {
             bytes += entry.bytes();
             first || bytes <= limit
         };
-        self.entries
-            .iter()
-            .take_while(fits)
-            .map(Arc::clone)
-            .collect()
+        self.entries.iter().take_while(fits).map(Arc::clone).collect()
     }
 
     /// Entries with rows in `from <= time < to`.
@@ -151,11 +130,7 @@ impl Fresh {
             let header = entry.batch.header();
             header.min_time < to && header.max_time >= from
         };
-        self.entries
-            .iter()
-            .filter(overlaps)
-            .map(Arc::clone)
-            .collect()
+        self.entries.iter().filter(overlaps).map(Arc::clone).collect()
     }
 
     /// Forgets what a committed state record covers.

@@ -30,11 +30,7 @@ pub(super) fn merge(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
         return Ok(false);
     };
     let mut state = shard.state()?;
-    let picked = pick(
-        &state.runs,
-        store.config.merge_runs,
-        store.config.merge_limit_bytes,
-    );
+    let picked = pick(&state.runs, store.config.merge_runs, store.config.merge_limit_bytes);
     if picked.is_empty() {
         return Ok(false);
     }
@@ -59,21 +55,13 @@ pub(super) fn merge(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
         at = next;
     }
     let (blocks, merged) = writer.finish();
-    state
-        .runs
-        .retain(|run| picked.iter().all(|old| old.id != run.id));
+    state.runs.retain(|run| picked.iter().all(|old| old.id != run.id));
     state.runs.extend(merged);
     let record = state.encode();
-    fold::commit(
-        store,
-        slot,
-        &shard,
-        Step::Flip,
-        |txn, [runs, .., states]| {
-            run::append(txn, runs, &blocks)?;
-            states.put(txn, state::KEY, &record)
-        },
-    )?;
+    fold::commit(store, slot, &shard, Step::Flip, |txn, [runs, .., states]| {
+        run::append(txn, runs, &blocks)?;
+        states.put(txn, state::KEY, &record)
+    })?;
     store.probe.at(Step::Flipped)?;
     metrics::counter!("quorate_shard_merges_total").increment(1);
     fold::clean(store, slot, &shard)?;
@@ -82,26 +70,16 @@ pub(super) fn merge(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
 
 /// The runs to merge: all of the smallest tier that has at least `enough`.
 fn pick(runs: &[Run], enough: usize, limit: u64) -> Vec<Run> {
-    let tier = |run: &Run| {
-        (run.bytes / TIER_BYTES)
-            .checked_ilog(4)
-            .map_or(0, |tier| tier + 1)
-    };
+    let tier = |run: &Run| (run.bytes / TIER_BYTES).checked_ilog(4).map_or(0, |tier| tier + 1);
     let candidates = || runs.iter().filter(|run| !run.damaged && run.bytes <= limit);
     let mut tiers: Vec<u32> = candidates().map(tier).collect();
     tiers.sort_unstable();
-    let full = tiers
-        .chunk_by(|a, b| a == b)
-        .find(|chunk| chunk.len() >= enough.max(2));
+    let full = tiers.chunk_by(|a, b| a == b).find(|chunk| chunk.len() >= enough.max(2));
     let Some(full) = full.and_then(|chunk| chunk.first()) else {
         return Vec::new();
     };
     // A window holds a block of each; twice the usual number is plenty at once.
-    candidates()
-        .filter(|run| tier(run) == *full)
-        .take(2 * enough.max(2))
-        .copied()
-        .collect()
+    candidates().filter(|run| tier(run) == *full).take(2 * enough.max(2)).copied().collect()
 }
 
 type Loaded = (Vec<(SeriesId, Window)>, Option<(SeriesId, i64)>);
@@ -170,14 +148,7 @@ mod tests {
     use super::*;
 
     fn run(id: u32, bytes: u64) -> Run {
-        Run {
-            id,
-            damaged: false,
-            blocks: 1,
-            bytes,
-            min_time: 0,
-            max_time: 0,
-        }
+        Run { id, damaged: false, blocks: 1, bytes, min_time: 0, max_time: 0 }
     }
 
     #[test]

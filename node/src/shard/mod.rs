@@ -34,7 +34,6 @@ mod counters;
 mod directory;
 pub(crate) mod env;
 mod error;
-mod executor;
 pub mod fault;
 mod filter;
 mod fold;
@@ -55,7 +54,6 @@ pub use self::{
     counters::Stats,
     directory::FORMAT,
     error::{AdmitError, EnvError, ScanError, ShardError, ShardGone},
-    executor::Executor,
     filter::{ScanFilter, TagFilter, TagTest},
     fresh::Admission,
     read::{Scan, ScanItem, SeriesRows},
@@ -67,6 +65,7 @@ use self::{
     open::OpenShards,
     slot::Slot,
 };
+use crate::executor::Executor;
 
 /// The shards of a node. Clones are the same store.
 #[derive(Clone)]
@@ -161,9 +160,7 @@ impl ShardStore {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Starts folding and merging on the current runtime, until [`Self::close`].
@@ -181,13 +178,7 @@ impl ShardStore {
         self.inner.tasks.wait().await;
         let inner = Arc::clone(&self.inner);
         // Closing waits for reads that are running, each of which takes some milliseconds.
-        if self
-            .inner
-            .executor
-            .run(move || inner.open.close())
-            .await
-            .is_err()
-        {
+        if self.inner.executor.run(move || inner.open.close()).await.is_err() {
             tracing::warn!("the runtime ended before all shards were closed");
         }
     }
@@ -205,9 +196,7 @@ impl ShardStore {
         }
         self.inner.budget.admit(bytes).ok_or_else(|| {
             self.inner.fold_wanted.notify_one();
-            AdmitError::Busy {
-                retry_after_ms: self.inner.config.busy_retry_ms,
-            }
+            AdmitError::Busy { retry_after_ms: self.inner.config.busy_retry_ms }
         })
     }
 
@@ -235,9 +224,7 @@ impl ShardStore {
         let Some(bytes) = pushed else {
             return Err(ShardGone(shard));
         };
-        inner
-            .highest_version
-            .fetch_max(version.0, Ordering::Relaxed);
+        inner.highest_version.fetch_max(version.0, Ordering::Relaxed);
         if bytes >= inner.config.fold_bytes || inner.budget.used() > inner.budget.limit() / 2 {
             inner.fold_wanted.notify_one();
         }
@@ -313,10 +300,7 @@ impl ShardStore {
     /// The directory could not be removed; it is tried again when the store is opened.
     pub async fn drop_shard(&self, shard: ShardId) -> Result<(), ShardError> {
         let inner = Arc::clone(&self.inner);
-        self.inner
-            .executor
-            .run(move || inner.drop_shard(shard))
-            .await?
+        self.inner.executor.run(move || inner.drop_shard(shard)).await?
     }
 
     /// Begins a scan that sees everything accepted until now, and perhaps some of what comes later.
@@ -337,10 +321,7 @@ impl ShardStore {
     /// As [`Self::scan`].
     pub async fn scan_begin(&self, shard: ShardId, filter: ScanFilter) -> Result<Scan, ShardError> {
         let store = self.clone();
-        self.inner
-            .executor
-            .run(move || store.scan(shard, filter))
-            .await?
+        self.inner.executor.run(move || store.scan(shard, filter)).await?
     }
 
     /// The next items of a scan, about a page of them, for tasks. None: the scan is over.
@@ -348,13 +329,11 @@ impl ShardStore {
     /// # Errors
     /// The runtime is stopping.
     pub async fn scan_page(&self, mut scan: Scan) -> Result<(Scan, Vec<ScanItem>), ShardError> {
-        self.inner
-            .executor
-            .run(move || {
-                let page = scan.next_page();
-                (scan, page)
-            })
-            .await
+        let next = self.inner.executor.run(move || {
+            let page = scan.next_page();
+            (scan, page)
+        });
+        Ok(next.await?)
     }
 
     /// The shards that have data here, ascending.
@@ -370,10 +349,7 @@ impl ShardStore {
         Stats {
             shards: slots.len(),
             open: self.inner.open.len(),
-            poisoned: slots
-                .iter()
-                .filter(|slot| slot.poisoned().is_some())
-                .count(),
+            poisoned: slots.iter().filter(|slot| slot.poisoned().is_some()).count(),
             fresh_bytes: self.inner.budget.used(),
             quarantined_batches: self.inner.counters.quarantined_batches(),
             bad_blocks: self.inner.counters.bad_blocks(),

@@ -53,20 +53,13 @@ impl OpenShard {
         if new {
             directory::sync(&path)?;
         }
-        let shard = Self {
-            env,
-            path,
-            config,
-            next_run: AtomicU32::new(1),
-        };
+        let shard = Self { env, path, config, next_run: AtomicU32::new(1) };
         let state = shard.state()?;
         if run::has_dead(&shard, &state)? {
             while !shard.delete_dead()? {}
         }
         let last = state.runs.last().map_or(0, |run| run.id);
-        shard
-            .next_run
-            .store(last.saturating_add(1), Ordering::Relaxed);
+        shard.next_run.store(last.saturating_add(1), Ordering::Relaxed);
         Ok(shard)
     }
 
@@ -89,10 +82,7 @@ impl OpenShard {
             None => Ok(State::default()),
             Some(record) => State::decode(record).ok_or_else(|| {
                 let why = "its state record is damaged";
-                ShardError::BadDirectory {
-                    path: self.path.clone(),
-                    why,
-                }
+                ShardError::BadDirectory { path: self.path.clone(), why }
             }),
         }
     }
@@ -101,9 +91,7 @@ impl OpenShard {
     pub(super) fn delete_dead(&self) -> Result<bool, ShardError> {
         let state = self.state()?;
         let max = self.config.txn_bytes;
-        Ok(self
-            .env
-            .write(|txn, [runs, ..]| run::delete_dead(txn, runs, &state, max))?)
+        Ok(self.env.write(|txn, [runs, ..]| run::delete_dead(txn, runs, &state, max))?)
     }
 }
 
@@ -125,12 +113,7 @@ pub(super) struct OpenShards {
 
 impl OpenShards {
     pub(super) fn new(root: &Path, config: Config) -> Self {
-        Self {
-            root: root.to_owned(),
-            config,
-            opened: Mutex::default(),
-            unpinned: Condvar::new(),
-        }
+        Self { root: root.to_owned(), config, opened: Mutex::default(), unpinned: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Opened> {
@@ -160,10 +143,7 @@ impl OpenShards {
             let clock = opened.clock;
             if let Some((shard, used)) = opened.shards.get_mut(&id) {
                 *used = clock;
-                return Ok(Some(Pin {
-                    shard: Some(Arc::clone(shard)),
-                    of: self,
-                }));
+                return Ok(Some(Pin { shard: Some(Arc::clone(shard)), of: self }));
             }
             if opened.shards.len() < self.config.max_open_shards.max(1) {
                 let path = directory::path(&self.root, id);
@@ -172,23 +152,14 @@ impl OpenShards {
                 }
                 let shard = Arc::new(OpenShard::open(path, self.config)?);
                 opened.shards.insert(id, (Arc::clone(&shard), clock));
-                return Ok(Some(Pin {
-                    shard: Some(shard),
-                    of: self,
-                }));
+                return Ok(Some(Pin { shard: Some(shard), of: self }));
             }
-            let idle = opened
-                .shards
-                .iter()
-                .filter(|(_, (shard, _))| Arc::strong_count(shard) == 1);
+            let idle = opened.shards.iter().filter(|(_, (shard, _))| Arc::strong_count(shard) == 1);
             match idle.min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id) {
                 // Nobody else has it, and nobody can get it while the lock is held: this closes it.
                 Some(idle) => drop(opened.shards.remove(&idle)),
                 None => {
-                    opened = self
-                        .unpinned
-                        .wait(opened)
-                        .unwrap_or_else(PoisonError::into_inner);
+                    opened = self.unpinned.wait(opened).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -197,15 +168,8 @@ impl OpenShards {
     /// Closes a shard as soon as nobody has it pinned, and removes its directory.
     pub(super) fn remove(&self, id: ShardId) -> Result<(), ShardError> {
         let mut opened = self.lock();
-        while opened
-            .shards
-            .get(&id)
-            .is_some_and(|(shard, _)| Arc::strong_count(shard) > 1)
-        {
-            opened = self
-                .unpinned
-                .wait(opened)
-                .unwrap_or_else(PoisonError::into_inner);
+        while opened.shards.get(&id).is_some_and(|(shard, _)| Arc::strong_count(shard) > 1) {
+            opened = self.unpinned.wait(opened).unwrap_or_else(PoisonError::into_inner);
         }
         drop(opened.shards.remove(&id));
         let condemned = directory::condemn(&self.root, &directory::path(&self.root, id))?;
@@ -218,15 +182,8 @@ impl OpenShards {
     pub(super) fn close(&self) {
         let mut opened = self.lock();
         opened.closed = true;
-        while opened
-            .shards
-            .values()
-            .any(|(shard, _)| Arc::strong_count(shard) > 1)
-        {
-            opened = self
-                .unpinned
-                .wait(opened)
-                .unwrap_or_else(PoisonError::into_inner);
+        while opened.shards.values().any(|(shard, _)| Arc::strong_count(shard) > 1) {
+            opened = self.unpinned.wait(opened).unwrap_or_else(PoisonError::into_inner);
         }
         opened.shards.clear();
     }
@@ -249,9 +206,7 @@ impl Deref for Pin<'_> {
 
     #[expect(clippy::expect_used, reason = "only `drop` takes it")]
     fn deref(&self) -> &OpenShard {
-        self.shard
-            .as_ref()
-            .expect("a pin has its shard until it is dropped")
+        self.shard.as_ref().expect("a pin has its shard until it is dropped")
     }
 }
 

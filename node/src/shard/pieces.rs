@@ -90,17 +90,11 @@ impl Collector {
                 continue;
             }
             if let Some(filter) = filter.filter(|filter| !filter.fields.is_empty()) {
-                measurement
-                    .columns
-                    .retain(|column| filter.fields.contains(&column.name));
+                measurement.columns.retain(|column| filter.fields.contains(&column.name));
             }
             let table = u32::try_from(self.tables.len()).unwrap_or(u32::MAX);
             self.tables.push(shrink(version, measurement, &mut ranges));
-            let pieces = ranges.into_iter().map(|(series, rows)| Piece {
-                series,
-                table,
-                rows,
-            });
+            let pieces = ranges.into_iter().map(|(series, rows)| Piece { series, table, rows });
             self.pieces.extend(pieces);
         }
     }
@@ -111,8 +105,7 @@ impl Collector {
         }
         let number = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
         // A copy, because the key holds on to all keys of its batch.
-        self.series
-            .insert((hash, Bytes::copy_from_slice(key)), number);
+        self.series.insert((hash, Bytes::copy_from_slice(key)), number);
         number
     }
 
@@ -125,43 +118,24 @@ impl Collector {
                 starts.push(at);
             }
         }
-        let end = |number: u32| {
-            starts
-                .get(number as usize + 1)
-                .copied()
-                .unwrap_or(self.pieces.len())
-        };
+        let end =
+            |number: u32| starts.get(number as usize + 1).copied().unwrap_or(self.pieces.len());
         let series = self
             .series
             .into_iter()
             .map(|((hash, key), number)| {
                 // Every number was given together with its first piece.
-                let start = starts
-                    .get(number as usize)
-                    .copied()
-                    .unwrap_or(self.pieces.len());
-                FreshSeries {
-                    hash,
-                    key,
-                    pieces: start..end(number),
-                }
+                let start = starts.get(number as usize).copied().unwrap_or(self.pieces.len());
+                FreshSeries { hash, key, pieces: start..end(number) }
             })
             .collect();
-        (
-            series,
-            Pieces {
-                tables: self.tables,
-                pieces: self.pieces,
-            },
-        )
+        (series, Pieces { tables: self.tables, pieces: self.pieces })
     }
 }
 
 /// The rows of a series within the filter's times.
 fn within(times: &[i64], rows: Range<u32>, filter: &ScanFilter) -> Range<u32> {
-    let slice = times
-        .get(rows.start as usize..rows.end as usize)
-        .unwrap_or_default();
+    let slice = times.get(rows.start as usize..rows.end as usize).unwrap_or_default();
     // Fewer than 2^20 rows, so the positions fit.
     let before = |time: i64| slice.partition_point(|row| *row < time) as u32;
     let (start, end) = (before(filter.from), before(filter.to));
@@ -177,11 +151,7 @@ fn shrink(
     let DecodedMeasurement { times, columns, .. } = measurement;
     let wanted: usize = ranges.iter().map(|(_, rows)| rows.len()).sum();
     if wanted * 4 > times.len() {
-        return Table {
-            version,
-            times,
-            columns,
-        };
+        return Table { version, times, columns };
     }
     let empty = |column: &Column| Column::new(column.field, column.name.clone(), column.kind());
     let mut table = Table {
@@ -192,9 +162,7 @@ fn shrink(
     let mut at = 0;
     for (_, rows) in ranges {
         let old = rows.start as usize..rows.end as usize;
-        table
-            .times
-            .extend(times.get(old.clone()).unwrap_or_default());
+        table.times.extend(times.get(old.clone()).unwrap_or_default());
         for (to, from) in table.columns.iter_mut().zip(&columns) {
             to.extend(from, old.clone());
         }
@@ -208,12 +176,8 @@ fn shrink(
 impl Pieces {
     /// The merged rows of a series.
     pub(super) fn rows(&self, series: &FreshSeries) -> Rows {
-        let mut pieces: Vec<&Piece> = self
-            .pieces
-            .get(series.pieces.clone())
-            .unwrap_or_default()
-            .iter()
-            .collect();
+        let mut pieces: Vec<&Piece> =
+            self.pieces.get(series.pieces.clone()).unwrap_or_default().iter().collect();
         pieces.sort_by_key(|piece| self.times(piece).first().copied());
         let apart = |two: &[&Piece]| match two {
             [a, b] => self.times(a).last() < self.times(b).first(),
@@ -223,12 +187,7 @@ impl Pieces {
             // The usual case. Merging also drops columns and rows without values.
             return Rows::merge(vec![self.joined(&pieces)]);
         }
-        Rows::merge(
-            pieces
-                .into_iter()
-                .map(|piece| self.joined(&[piece]))
-                .collect(),
-        )
+        Rows::merge(pieces.into_iter().map(|piece| self.joined(&[piece])).collect())
     }
 
     fn table(&self, piece: &Piece) -> Option<&Table> {
@@ -236,9 +195,7 @@ impl Pieces {
     }
 
     fn times(&self, piece: &Piece) -> &[i64] {
-        self.table(piece)
-            .and_then(|table| table.times.get(range(piece)))
-            .unwrap_or_default()
+        self.table(piece).and_then(|table| table.times.get(range(piece))).unwrap_or_default()
     }
 
     /// Rows of pieces that follow each other in time.
@@ -252,9 +209,7 @@ impl Pieces {
         let mut heads: BTreeMap<(FieldId, FieldType), &Bytes> = BTreeMap::new();
         for table in pieces.iter().filter_map(|piece| self.table(piece)) {
             for column in &table.columns {
-                heads
-                    .entry((column.field, column.kind()))
-                    .or_insert(&column.name);
+                heads.entry((column.field, column.kind())).or_insert(&column.name);
             }
         }
         for ((field, kind), name) in heads {
@@ -262,10 +217,7 @@ impl Pieces {
             column.values = Values::with_capacity(kind, len);
             for piece in pieces {
                 let columns = self.table(piece).map_or(&[][..], |table| &table.columns);
-                match columns
-                    .iter()
-                    .find(|from| from.field == field && from.kind() == kind)
-                {
+                match columns.iter().find(|from| from.field == field && from.kind() == kind) {
                     Some(from) => column.extend(from, range(piece)),
                     None => piece.rows.clone().for_each(|_| column.push_absent()),
                 }

@@ -87,6 +87,7 @@ impl Scan {
         filter: ScanFilter,
     ) -> Result<Self, ShardError> {
         let measurement = filter.escaped_measurement();
+        let at = filter.after.as_ref().map_or(At::Start, |key| At::After(key.to_vec()));
         let mut scan = Self {
             store,
             slot,
@@ -94,7 +95,7 @@ impl Scan {
             measurement,
             fresh: BTreeMap::new(),
             pieces: Pieces::default(),
-            at: At::Start,
+            at,
             found: VecDeque::new(),
             ready: VecDeque::new(),
         };
@@ -116,10 +117,7 @@ impl Scan {
             fresh.within(self.filter.from, self.filter.to)
         };
         let (escaped, mut taken) = (self.measurement.as_deref(), Collector::default());
-        for entry in entries
-            .iter()
-            .filter(|entry| entry.batch.header().part.shard == slot.id)
-        {
+        for entry in entries.iter().filter(|entry| entry.batch.header().part.shard == slot.id) {
             // Folding puts a batch that breaks the rules into quarantine; it is served nowhere.
             if let Ok(batch) = entry.batch.decode() {
                 taken.add_wanted(batch, Some(&self.filter), escaped);
@@ -127,8 +125,10 @@ impl Scan {
         }
         let (series, pieces) = taken.finish();
         let from = self.filter.from;
+        let after = self.filter.after.as_ref();
         self.fresh = series
             .into_iter()
+            .filter(|one| after.is_none_or(|after| one.key > *after))
             .map(|one| (one.key.clone(), (one, from)))
             .collect();
         self.pieces = pieces;
@@ -153,10 +153,7 @@ impl Scan {
 
     /// Loads the next page of stored blocks.
     fn load(&mut self) -> Result<(), ScanError> {
-        self.store
-            .probe
-            .at(Step::ScanPage)
-            .map_err(ShardError::from)?;
+        self.store.probe.at(Step::ScanPage).map_err(ShardError::from)?;
         let Some(slot) = &self.slot else {
             self.at = At::End;
             return Ok(());
@@ -192,10 +189,7 @@ impl Scan {
                     let next = window.end.filter(|end| *end < to);
                     window.end = next;
                     *bytes += window.bytes();
-                    found.push(Found {
-                        key: Bytes::copy_from_slice(key),
-                        window,
-                    });
+                    found.push(Found { key: Bytes::copy_from_slice(key), window });
                     match next {
                         Some(next) if *bytes < max => from = next,
                         next => return Ok::<_, ScanError>(next),
@@ -259,10 +253,7 @@ impl Scan {
         for block in damaged {
             self.report(&found.key, block)?;
         }
-        let mut parts: Vec<Rows> = stored
-            .into_iter()
-            .map(|rows| self.filter.apply(rows))
-            .collect();
+        let mut parts: Vec<Rows> = stored.into_iter().map(|rows| self.filter.apply(rows)).collect();
         if let Entry::Occupied(mut entry) = self.fresh.entry(found.key.clone()) {
             let (series, from) = entry.get();
             let rows = self.pieces.rows(series);
@@ -308,10 +299,7 @@ impl Scan {
         }
         for range in cuts {
             let rows = rows.range(range);
-            self.ready.push_back(Ok(SeriesRows {
-                key: key.clone(),
-                rows,
-            }));
+            self.ready.push_back(Ok(SeriesRows { key: key.clone(), rows }));
         }
     }
 
@@ -356,12 +344,7 @@ pub(super) fn report_damage(
 ) -> Result<(), ShardError> {
     let key = block.key;
     let name = format!("{:010}-{:020}-{}.block", key.run, key.series, key.start);
-    if quarantine::keep(
-        shard,
-        &name,
-        &block.bytes,
-        "its checksum or its form is wrong",
-    )? {
+    if quarantine::keep(shard, &name, &block.bytes, "its checksum or its form is wrong")? {
         tracing::error!(shard = %shard.display(), name, "a stored block is damaged");
         store.counters.bad_block();
     }

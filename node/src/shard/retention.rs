@@ -24,10 +24,7 @@ impl LiveShards {
     #[must_use]
     pub fn of(map: &ClusterMap) -> Self {
         let live = map.shards().map(|place| place.shard.id).collect();
-        Self {
-            live,
-            next: ShardId(map.next.shard),
-        }
+        Self { live, next: ShardId(map.next.shard) }
     }
 
     /// Whether the shard existed and does not any more.
@@ -41,11 +38,7 @@ impl LiveShards {
 /// keep the others; it is tried again by the next sweep or the next start.
 pub async fn sweep(store: &ShardStore, map: &LiveShards) -> Vec<(ShardId, Result<(), ShardError>)> {
     let mut dropped = Vec::new();
-    for shard in store
-        .shards()
-        .into_iter()
-        .filter(|shard| map.has_dropped(*shard))
-    {
+    for shard in store.shards().into_iter().filter(|shard| map.has_dropped(*shard)) {
         let result = store.drop_shard(shard).await;
         if let Err(error) = &result {
             tracing::warn!(%shard, %error, "cannot remove a dropped shard");

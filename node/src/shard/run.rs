@@ -86,12 +86,7 @@ pub(super) fn block_at(
         let key = BlockKey::decode(key)?;
         (key.run == run && key.series == series).then(|| (key, bytes.to_vec()))
     };
-    let at = BlockKey {
-        run,
-        series,
-        start: from,
-    }
-    .encode();
+    let at = BlockKey { run, series, start: from }.encode();
     let found = match ours(runs.get_lower_than_or_equal_to(txn, &at)?) {
         Some(found) => Some(found),
         None => ours(runs.get_greater_than(txn, &at)?),
@@ -154,11 +149,7 @@ impl Window {
                     let inside = rows
                         .time_range()
                         .is_some_and(|(first, last)| self.from <= first && last < end);
-                    parts.push(if inside {
-                        rows
-                    } else {
-                        rows.slice(self.from, end)
-                    });
+                    parts.push(if inside { rows } else { rows.slice(self.from, end) });
                 }
             }
         }
@@ -173,12 +164,7 @@ pub(super) fn series_at(
     run: u32,
     from: SeriesId,
 ) -> heed::Result<Option<SeriesId>> {
-    let at = BlockKey {
-        run,
-        series: from,
-        start: i64::MIN,
-    }
-    .encode();
+    let at = BlockKey { run, series: from, start: i64::MIN }.encode();
     let found = runs.get_greater_than_or_equal_to(txn, &at)?;
     let key = found.and_then(|(key, _)| BlockKey::decode(key));
     Ok(key.filter(|key| key.run == run).map(|key| key.series))
@@ -223,12 +209,7 @@ impl Writer {
             min_time: i64::MAX,
             max_time: i64::MIN,
         };
-        Self {
-            config: shard.config,
-            run,
-            pending: Vec::new(),
-            pending_bytes: 0,
-        }
+        Self { config: shard.config, run, pending: Vec::new(), pending_bytes: 0 }
     }
 
     /// Adds merged rows of a series. Series do not go back, nor do times within one.
@@ -246,12 +227,7 @@ impl Writer {
             self.run.min_time = self.run.min_time.min(start);
             self.run.max_time = self.run.max_time.max(last);
             self.pending_bytes += block.len();
-            let key = BlockKey {
-                run: self.run.id,
-                series,
-                start,
-            }
-            .encode();
+            let key = BlockKey { run: self.run.id, series, start }.encode();
             self.pending.push((key, block));
         }
     }
@@ -299,15 +275,8 @@ pub(super) fn delete_dead(
     let mut doomed = Vec::new();
     let (mut run, mut bytes) = (0, 0);
     'runs: loop {
-        let at = BlockKey {
-            run,
-            series: 0,
-            start: i64::MIN,
-        }
-        .encode();
-        let found = runs
-            .get_greater_than_or_equal_to(txn, &at)?
-            .map(|(key, _)| key);
+        let at = BlockKey { run, series: 0, start: i64::MIN }.encode();
+        let found = runs.get_greater_than_or_equal_to(txn, &at)?.map(|(key, _)| key);
         let Some(found) = found.and_then(BlockKey::decode) else {
             break;
         };
@@ -341,15 +310,9 @@ pub(super) fn has_dead(shard: &OpenShard, state: &State) -> Result<bool, EnvErro
     shard.env.read(|txn, [runs, ..]| {
         let mut run = 0;
         loop {
-            let at = BlockKey {
-                run,
-                series: 0,
-                start: i64::MIN,
-            }
-            .encode();
-            let found = runs
-                .get_greater_than_or_equal_to(txn, &at)
-                .map_err(|e| shard.env.wrap(e))?;
+            let at = BlockKey { run, series: 0, start: i64::MIN }.encode();
+            let found =
+                runs.get_greater_than_or_equal_to(txn, &at).map_err(|e| shard.env.wrap(e))?;
             let Some(found) = found.and_then(|(key, _)| BlockKey::decode(key)) else {
                 return Ok(false);
             };

@@ -144,12 +144,7 @@ impl<'txn> InOrder<'txn> {
         let first = if first.is_empty() { vec![0] } else { first };
         let range = (Bound::Included(first.as_slice()), Bound::Unbounded);
         let entries = keys.range(txn, &range)?;
-        Ok(Self {
-            entries,
-            ready: VecDeque::new(),
-            behind: None,
-            from,
-        })
+        Ok(Self { entries, ready: VecDeque::new(), behind: None, from })
     }
 
     fn entry(&mut self) -> heed::Result<Option<Entry<'txn>>> {
@@ -210,10 +205,7 @@ mod tests {
     fn key() -> impl Strategy<Value = Vec<u8>> {
         let short =
             prop::collection::vec(prop_oneof![Just(0), Just(1), Just(255), Just(b'a')], 1..6);
-        let long = (
-            470_usize..490,
-            prop::collection::vec(prop_oneof![Just(0), Just(b'b')], 0..4),
-        );
+        let long = (470_usize..490, prop::collection::vec(prop_oneof![Just(0), Just(b'b')], 0..4));
         prop_oneof![
             short,
             long.prop_map(|(len, tail)| [vec![b'a'; len], tail].concat()),

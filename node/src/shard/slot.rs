@@ -68,18 +68,12 @@ impl Slot {
         let cause = Arc::clone(self.poison.get_or_init(|| cause.into()));
         tracing::error!(shard = %self.id, %cause, "a sync failed; the shard is folded no more");
         metrics::counter!("quorate_shard_poisoned_total").increment(1);
-        ShardError::Poisoned {
-            shard: self.id,
-            cause,
-        }
+        ShardError::Poisoned { shard: self.id, cause }
     }
 
     pub(super) fn poisoned(&self) -> Option<ShardError> {
         let cause = Arc::clone(self.poison.get()?);
-        Some(ShardError::Poisoned {
-            shard: self.id,
-            cause,
-        })
+        Some(ShardError::Poisoned { shard: self.id, cause })
     }
 
     pub(super) fn set_unmerged(&self) {

@@ -46,11 +46,7 @@ impl State {
         let mut out = vec![0; 4];
         out.extend(self.applied.0.to_le_bytes());
         out.extend(self.highest_version.0.to_le_bytes());
-        out.extend(
-            u32::try_from(self.runs.len())
-                .unwrap_or(u32::MAX)
-                .to_le_bytes(),
-        );
+        out.extend(u32::try_from(self.runs.len()).unwrap_or(u32::MAX).to_le_bytes());
         for run in &self.runs {
             out.extend(run.id.to_le_bytes());
             out.push(u8::from(run.damaged));
@@ -87,11 +83,7 @@ impl State {
                 max_time: record.try_get_i64_le().ok()?,
             });
         }
-        runs.is_sorted_by(|a, b| a.id < b.id).then_some(Self {
-            applied,
-            highest_version,
-            runs,
-        })
+        runs.is_sorted_by(|a, b| a.id < b.id).then_some(Self { applied, highest_version, runs })
     }
 
     /// Whether a run is live.

@@ -95,29 +95,21 @@ impl Batch {
     /// Roughly the memory the batch takes, in bytes.
     #[must_use]
     pub fn approximate_bytes(&self) -> usize {
-        self.measurements
-            .iter()
-            .map(MeasurementBuilder::approximate_bytes)
-            .sum()
+        self.measurements.iter().map(MeasurementBuilder::approximate_bytes).sum()
     }
 
     /// Measurement index, row index, series hash and time of every row: what routing needs.
     pub fn rows_iter(&self) -> impl Iterator<Item = (usize, u32, u64, i64)> {
-        self.measurements
-            .iter()
-            .enumerate()
-            .flat_map(|(at, measurement)| {
-                measurement.rows().map(move |(RowRef(row), series, time)| {
-                    (at, row, measurement.series_hash(series), time)
-                })
+        self.measurements.iter().enumerate().flat_map(|(at, measurement)| {
+            measurement.rows().map(move |(RowRef(row), series, time)| {
+                (at, row, measurement.series_hash(series), time)
             })
+        })
     }
 
     /// Forgets all rows but keeps series and columns, so that their references stay good: the way
     /// to fill batch after batch from the same sources.
     pub fn clear_rows(&mut self) {
-        self.measurements
-            .iter_mut()
-            .for_each(MeasurementBuilder::clear_rows);
+        self.measurements.iter_mut().for_each(MeasurementBuilder::clear_rows);
     }
 }

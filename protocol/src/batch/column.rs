@@ -24,12 +24,7 @@ impl Column {
     /// A column without rows.
     #[must_use]
     pub fn new(field: FieldId, name: Bytes, kind: FieldType) -> Self {
-        Self {
-            field,
-            name,
-            present: Presence::all(0),
-            values: Values::with_capacity(kind, 0),
-        }
+        Self { field, name, present: Presence::all(0), values: Values::with_capacity(kind, 0) }
     }
 
     /// The type of the field.
@@ -41,11 +36,7 @@ impl Column {
     /// The value of a row, if it has one.
     #[must_use]
     pub fn get(&self, row: usize) -> Option<ValueRef<'_>> {
-        if self.present.get(row) {
-            self.values.get(row)
-        } else {
-            None
-        }
+        if self.present.get(row) { self.values.get(row) } else { None }
     }
 
     /// Adds a row without a value.

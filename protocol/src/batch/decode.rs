@@ -58,10 +58,7 @@ impl EncodedBatch {
             measurements.push(measurement::decode(&self.bytes, block, &mut budget)?);
         }
         reader.finish()?;
-        let decoded = DecodedBatch {
-            header: self.header,
-            measurements,
-        };
+        let decoded = DecodedBatch { header: self.header, measurements };
         decoded.check()?;
         Ok(decoded)
     }
@@ -105,25 +102,15 @@ pub struct DecodedSeries {
 impl DecodedBatch {
     /// What only the whole part can tell.
     fn check(&self) -> Result<(), DecodeError> {
-        let times = || {
-            self.measurements
-                .iter()
-                .flat_map(|m| m.times.iter().copied())
-        };
+        let times = || self.measurements.iter().flat_map(|m| m.times.iter().copied());
         if times().count() != self.header.rows as usize {
             return Err(DecodeError::Invalid("the header has another row count"));
         }
-        let range = times().fold((i64::MAX, i64::MIN), |(a, b), time| {
-            (a.min(time), b.max(time))
-        });
+        let range = times().fold((i64::MAX, i64::MIN), |(a, b), time| (a.min(time), b.max(time)));
         if range != (self.header.min_time, self.header.max_time) {
             return Err(DecodeError::Invalid("the header has another time range"));
         }
-        let mut names: Vec<&[u8]> = self
-            .measurements
-            .iter()
-            .map(|m| &m.escaped_name[..])
-            .collect();
+        let mut names: Vec<&[u8]> = self.measurements.iter().map(|m| &m.escaped_name[..]).collect();
         names.sort_unstable();
         if names.windows(2).any(|two| two[0] == two[1]) {
             return Err(DecodeError::Invalid("a measurement occurs twice"));
@@ -137,11 +124,7 @@ impl DecodedBatch {
         self.measurements.into_iter().flat_map(move |measurement| {
             (0..measurement.series.len()).filter_map(move |at| {
                 let series = measurement.series.get(at)?;
-                Some((
-                    series.key.clone(),
-                    series.hash,
-                    measurement.rows(series, version),
-                ))
+                Some((series.key.clone(), series.hash, measurement.rows(series, version)))
             })
         })
     }

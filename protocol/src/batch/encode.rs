@@ -159,10 +159,6 @@ impl Total {
     }
 
     const fn too_large(&self) -> EncodeError {
-        EncodeError::TooLarge {
-            rows: self.rows,
-            cells: self.cells,
-            key_bytes: self.key_bytes,
-        }
+        EncodeError::TooLarge { rows: self.rows, cells: self.cells, key_bytes: self.key_bytes }
     }
 }

@@ -15,12 +15,7 @@ pub(super) fn series_hashes(keys: &[u8], ends: &[usize]) -> Vec<u64> {
     let (fours, rest) = ends.as_chunks::<4>();
     for four in fours {
         let [a, b, c, d] = *four;
-        hashes.extend(hash_four([
-            &keys[start..a],
-            &keys[a..b],
-            &keys[b..c],
-            &keys[c..d],
-        ]));
+        hashes.extend(hash_four([&keys[start..a], &keys[a..b], &keys[b..c], &keys[c..d]]));
         start = d;
     }
     for &end in rest {
@@ -42,9 +37,7 @@ fn hash_four(keys: [&[u8]; 4]) -> [u64; 4] {
         hashes[3] = step(hashes[3], *d);
     }
     for (hash, key) in hashes.iter_mut().zip(keys) {
-        *hash = key[shortest..]
-            .iter()
-            .fold(*hash, |hash, byte| step(hash, *byte));
+        *hash = key[shortest..].iter().fold(*hash, |hash, byte| step(hash, *byte));
     }
     hashes
 }

@@ -182,16 +182,9 @@ impl MeasurementBuilder {
         if new {
             self.field_columns.push([0; 5]);
         }
-        let plain = !name
-            .iter()
-            .any(|byte| matches!(byte, b',' | b'=' | b' ' | b'"' | b'\\'));
+        let plain = !name.iter().any(|byte| matches!(byte, b',' | b'=' | b' ' | b'"' | b'\\'));
         let name = Bytes::copy_from_slice(name);
-        self.columns.push(FieldColumn {
-            name,
-            kind,
-            plain,
-            store: Store::new(kind),
-        });
+        self.columns.push(FieldColumn { name, kind, plain, store: Store::new(kind) });
         let count = u32::try_from(self.columns.len()).unwrap_or(u32::MAX);
         self.field_columns[id as usize][kind as usize] = count;
         ColumnRef(count - 1)
@@ -209,10 +202,7 @@ impl MeasurementBuilder {
 
     /// Adds a row whose time has been checked.
     pub(crate) fn add_row(&mut self, series: SeriesRef, time: i64) -> RowRef {
-        self.rows.push(Row {
-            series: series.0,
-            time,
-        });
+        self.rows.push(Row { series: series.0, time });
         RowRef(u32::try_from(self.rows.len() - 1).unwrap_or(u32::MAX))
     }
 
@@ -226,10 +216,7 @@ impl MeasurementBuilder {
             self.string_bytes += string.len();
         }
         let column = &mut self.columns[column.0 as usize];
-        column
-            .store
-            .set(row.0, value)
-            .map_err(|given| column.wrong(given))
+        column.store.set(row.0, value).map_err(|given| column.wrong(given))
     }
 
     /// The columns, in order of first appearance.
@@ -257,9 +244,7 @@ impl MeasurementBuilder {
 
     /// Series, time and number of every row.
     pub fn rows(&self) -> impl Iterator<Item = (RowRef, SeriesRef, i64)> {
-        (0_u32..)
-            .zip(&self.rows)
-            .map(|(at, row)| (RowRef(at), SeriesRef(row.series), row.time))
+        (0_u32..).zip(&self.rows).map(|(at, row)| (RowRef(at), SeriesRef(row.series), row.time))
     }
 
     /// The canonical key of a series.
@@ -277,27 +262,18 @@ impl MeasurementBuilder {
     pub(super) fn clear_rows(&mut self) {
         self.rows.clear();
         self.string_bytes = 0;
-        self.columns
-            .iter_mut()
-            .for_each(|column| column.store.clear());
+        self.columns.iter_mut().for_each(|column| column.store.clear());
     }
 
     pub(super) fn approximate_bytes(&self) -> usize {
-        let values: usize = self
-            .columns
-            .iter()
-            .map(|column| 64 + 8 * column.len())
-            .sum();
+        let values: usize = self.columns.iter().map(|column| 64 + 8 * column.len()).sum();
         self.table.approximate_bytes() + values + 16 * self.rows.len() + self.string_bytes
     }
 }
 
 impl FieldColumn {
     fn wrong(&self, given: FieldType) -> PointError {
-        PointError::WrongType {
-            column: self.kind,
-            given,
-        }
+        PointError::WrongType { column: self.kind, given }
     }
 }
 
@@ -347,10 +323,7 @@ impl MeasurementBuilder {
             return Err(PointError::NotFinite);
         }
         let column = &mut self.columns[column.0 as usize];
-        column
-            .store
-            .set_float(row.0, value)
-            .map_err(|given| column.wrong(given))
+        column.store.set_float(row.0, value).map_err(|given| column.wrong(given))
     }
 
     /// Sets a string.

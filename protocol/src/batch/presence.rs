@@ -22,10 +22,7 @@ impl Presence {
     /// None of `len` rows is present.
     #[must_use]
     pub fn none(len: usize) -> Self {
-        Self {
-            len,
-            bits: (len > 0).then(|| vec![0; len.div_ceil(64)]),
-        }
+        Self { len, bits: (len > 0).then(|| vec![0; len.div_ceil(64)]) }
     }
 
     /// Takes bits, least significant first; `None` if there are not exactly as many words as `len`
@@ -39,10 +36,7 @@ impl Presence {
             return None;
         }
         let ones: u64 = words.iter().map(|word| u64::from(word.count_ones())).sum();
-        Some(Self {
-            len,
-            bits: (ones != len as u64).then_some(words),
-        })
+        Some(Self { len, bits: (ones != len as u64).then_some(words) })
     }
 
     /// The number of rows.
@@ -103,10 +97,7 @@ impl Presence {
             self.bits = None;
             return;
         };
-        words
-            .iter_mut()
-            .zip(more)
-            .for_each(|(word, more)| *word |= more);
+        words.iter_mut().zip(more).for_each(|(word, more)| *word |= more);
         if self.count() == self.len {
             self.bits = None;
         }

@@ -47,11 +47,7 @@ struct Shape {
 impl Shape {
     fn fits<K: AsRef<[u8]>, V>(&self, tags: &[(K, V)]) -> bool {
         self.keys.len() == tags.len()
-            && self
-                .keys
-                .iter()
-                .zip(tags)
-                .all(|(key, (tag, _))| key == tag.as_ref())
+            && self.keys.iter().zip(tags).all(|(key, (tag, _))| key == tag.as_ref())
     }
 }
 
@@ -79,10 +75,7 @@ impl TagColumn {
 
 impl SeriesTable {
     pub(super) fn new(escaped: &[u8]) -> Self {
-        Self {
-            escaped: escaped.to_vec(),
-            ..Self::default()
-        }
+        Self { escaped: escaped.to_vec(), ..Self::default() }
     }
 
     pub(super) fn escaped(&self) -> &[u8] {
@@ -119,13 +112,13 @@ impl SeriesTable {
         let series = if self.shape.fits(tags) {
             self.by_known_tags(tags, &mut scratch)
         } else {
-            key::append_tags(&mut scratch, tags)
-                .and_then(|()| check_key_len(scratch.len(), 0))
-                .map(|()| {
+            key::append_tags(&mut scratch, tags).and_then(|()| check_key_len(scratch.len(), 0)).map(
+                |()| {
                     let series = self.by_key(&scratch);
                     self.learn(tags);
                     series
-                })
+                },
+            )
         };
         self.scratch = scratch;
         series
@@ -169,10 +162,7 @@ impl SeriesTable {
         sorted.sort();
         self.shape = Shape {
             keys: tags.iter().map(|(key, _)| key.as_ref().to_vec()).collect(),
-            sorted: sorted
-                .into_iter()
-                .map(|(key, at)| (at, self.tag_column(&key)))
-                .collect(),
+            sorted: sorted.into_iter().map(|(key, at)| (at, self.tag_column(&key))).collect(),
         };
     }
 
@@ -199,26 +189,16 @@ impl SeriesTable {
         }
         let series = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
         self.key_series.push((series, is_plain(key)));
-        self.series.push(Series {
-            key: id,
-            hash: series_hash(key),
-        });
+        self.series.push(Series { key: id, hash: series_hash(key) });
         (series, true)
     }
 
     fn tag_column(&mut self, tag: &[u8]) -> usize {
-        self.tags
-            .iter()
-            .position(|column| column.key == tag)
-            .unwrap_or_else(|| {
-                let values = Interner::default();
-                self.tags.push(TagColumn {
-                    key: tag.to_vec(),
-                    values,
-                    of_series: Vec::new(),
-                });
-                self.tags.len() - 1
-            })
+        self.tags.iter().position(|column| column.key == tag).unwrap_or_else(|| {
+            let values = Interner::default();
+            self.tags.push(TagColumn { key: tag.to_vec(), values, of_series: Vec::new() });
+            self.tags.len() - 1
+        })
     }
 
     /// The series that a line spelled this way, tags perhaps unsorted, was found to be. Only for

@@ -17,10 +17,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(kind: FieldType) -> Self {
-        Self {
-            values: Values::with_capacity(kind, 0),
-            rows: None,
-        }
+        Self { values: Values::with_capacity(kind, 0), rows: None }
     }
 
     pub(super) fn values(&self) -> &Values {
@@ -52,11 +49,8 @@ impl Store {
             None if row as usize == len => Place::End,
             None if (row as usize) < len => Place::Over(row as usize),
             None => {
-                self.rows = Some(
-                    (0..u32::try_from(len).unwrap_or(u32::MAX))
-                        .chain([row])
-                        .collect(),
-                );
+                self.rows =
+                    Some((0..u32::try_from(len).unwrap_or(u32::MAX)).chain([row]).collect());
                 Place::End
             }
             Some(rows) if rows.last().is_none_or(|last| *last < row) => {

@@ -78,10 +78,7 @@ impl<'t> Parser<'_, 't> {
             measurement.add_spelling(spelling, series);
         }
         // It has just been found or added.
-        (
-            self.batch.find_measurement(name).unwrap_or_default(),
-            series,
-        )
+        (self.batch.find_measurement(name).unwrap_or_default(), series)
     }
 
     /// Reads the fields at `at` into `self.cells`; returns where they end.
@@ -102,11 +99,7 @@ impl<'t> Parser<'_, 't> {
             at += name.len() + 1;
             let (value, len) = value(&line[at..])?;
             at += len;
-            self.cells.push(Cell {
-                name: Cow::Borrowed(name),
-                column,
-                value,
-            });
+            self.cells.push(Cell { name: Cow::Borrowed(name), column, value });
             match line.get(at) {
                 Some(b',') => at += 1,
                 None | Some(b' ' | b'\n') => return Some(at),
@@ -167,10 +160,8 @@ fn value(text: &[u8]) -> Option<(Value, usize)> {
 }
 
 fn boolean(text: &[u8]) -> Option<(Value, usize)> {
-    let len = text
-        .iter()
-        .position(|byte| matches!(byte, b',' | b' ' | b'\n'))
-        .unwrap_or(text.len());
+    let len =
+        text.iter().position(|byte| matches!(byte, b',' | b' ' | b'\n')).unwrap_or(text.len());
     strict::boolean(&text[..len]).map(|value| (Value::Boolean(value), len))
 }
 
@@ -193,11 +184,8 @@ fn string(text: &[u8]) -> Option<(Value, usize)> {
         return None;
     }
     let raw = &text[..at];
-    let value = if escaped {
-        strict::unescape_string(raw).into()
-    } else {
-        Bytes::copy_from_slice(raw)
-    };
+    let value =
+        if escaped { strict::unescape_string(raw).into() } else { Bytes::copy_from_slice(raw) };
     Some((Value::String(value), at))
 }
 

@@ -68,10 +68,7 @@ fn digits(text: &[u8], mut at: usize, mut number: u64) -> Option<(u64, usize)> {
 #[cold]
 fn long_float(text: &[u8]) -> Option<(Value, usize)> {
     let numeric = |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
-    let len = text
-        .iter()
-        .position(|byte| !numeric(byte))
-        .unwrap_or(text.len());
+    let len = text.iter().position(|byte| !numeric(byte)).unwrap_or(text.len());
     float(&text[..len]).map(|value| (Value::Float(value), len))
 }
 
@@ -97,31 +94,12 @@ mod tests {
         assert_eq!(number("1."), Some(Value::Float(1.0)));
         assert_eq!(number("-.5"), Some(Value::Float(-0.5)));
         assert_eq!(number("-0"), Some(Value::Float(-0.0)));
-        assert_eq!(
-            number("9007199254740993"),
-            Some(Value::Float(9_007_199_254_740_992.0))
-        );
-        assert_eq!(
-            number("-9223372036854775808i"),
-            Some(Value::Integer(i64::MIN))
-        );
-        assert_eq!(
-            number("9223372036854775807i"),
-            Some(Value::Integer(i64::MAX))
-        );
+        assert_eq!(number("9007199254740993"), Some(Value::Float(9_007_199_254_740_992.0)));
+        assert_eq!(number("-9223372036854775808i"), Some(Value::Integer(i64::MIN)));
+        assert_eq!(number("9223372036854775807i"), Some(Value::Integer(i64::MAX)));
         assert_eq!(number("7u"), Some(Value::Unsigned(7)));
-        for bad in [
-            "",
-            "-",
-            ".",
-            "-.",
-            "9223372036854775808i",
-            "1.0i",
-            "-1u",
-            "1e400",
-            "1e",
-            "--1",
-        ] {
+        for bad in ["", "-", ".", "-.", "9223372036854775808i", "1.0i", "-1u", "1e400", "1e", "--1"]
+        {
             assert_eq!(number(bad), None, "{bad}");
         }
     }

@@ -72,9 +72,7 @@ impl<'t> Parser<'_, 't> {
     }
 
     pub(super) fn time_of_default(&self) -> Option<i64> {
-        crate::point::check_time(self.default_time)
-            .ok()
-            .map(|()| self.default_time)
+        crate::point::check_time(self.default_time).ok().map(|()| self.default_time)
     }
 
     /// The optional time after the fields, and nothing behind it.
@@ -88,9 +86,7 @@ impl<'t> Parser<'_, 't> {
             end += 1;
         }
         if end == start {
-            return self
-                .time_of_default()
-                .map_or(fail(Reason::TimeOutOfRange, start), Ok);
+            return self.time_of_default().map_or(fail(Reason::TimeOutOfRange, start), Ok);
         }
         // Digits and a sign: only "-" is no number, and only the range can be wrong.
         let digits = std::str::from_utf8(&line[start..end]).unwrap_or_default();
@@ -125,27 +121,17 @@ impl<'t> Parser<'_, 't> {
             if check_key_len(key_len, name.len()).is_err() {
                 return fail(Reason::KeyTooLong, at);
             }
-            let value = value(&line[name_end + 1..value_end]).map_err(|reason| Failure {
-                reason,
-                at: name_end + 1,
-            })?;
+            let value = value(&line[name_end + 1..value_end])
+                .map_err(|reason| Failure { reason, at: name_end + 1 })?;
             let name = if name.contains(&b'\\') {
                 Cow::Owned(key::unescape_field(name))
             } else {
                 Cow::Borrowed(name)
             };
-            self.cells.push(Cell {
-                name,
-                column: None,
-                value,
-            });
+            self.cells.push(Cell { name, column: None, value });
             at = value_end + 1;
         }
-        if self.cells.is_empty() {
-            fail(Reason::MissingFields, end)
-        } else {
-            Ok(())
-        }
+        if self.cells.is_empty() { fail(Reason::MissingFields, end) } else { Ok(()) }
     }
 }
 
@@ -222,10 +208,7 @@ struct Tag {
 
 /// A tag at `start`; it ends at a comma or a space.
 fn scan_tag(line: &[u8], start: usize) -> Result<Tag, Failure> {
-    if line
-        .get(start)
-        .is_none_or(|byte| matches!(byte, b' ' | b',' | b'='))
-    {
+    if line.get(start).is_none_or(|byte| matches!(byte, b' ' | b',' | b'=')) {
         return fail(Reason::MissingTagKey, start);
     }
     let special = |at: usize, byte: u8| line[at] == byte && line[at - 1] != b'\\';
@@ -339,9 +322,7 @@ fn value(text: &[u8]) -> Result<Value, Reason> {
         None => Err(Reason::MissingFieldValue),
         Some(b'"') => {
             // What stands between the first and the last byte, whatever the last byte is.
-            let inner = text
-                .get(1..text.len() - 1)
-                .ok_or(Reason::UnbalancedQuotes)?;
+            let inner = text.get(1..text.len() - 1).ok_or(Reason::UnbalancedQuotes)?;
             let string = unescape_string(inner);
             if string.len() > MAX_STRING_LEN {
                 return Err(Reason::StringTooLong);
@@ -349,9 +330,7 @@ fn value(text: &[u8]) -> Result<Value, Reason> {
             Ok(Value::String(string.into()))
         }
         Some(b'0'..=b'9' | b'-' | b'.' | b'n' | b'N') => numeric(text),
-        Some(_) => boolean(text)
-            .map(Value::Boolean)
-            .ok_or(Reason::InvalidBoolean),
+        Some(_) => boolean(text).map(Value::Boolean).ok_or(Reason::InvalidBoolean),
     }
 }
 
@@ -361,34 +340,22 @@ fn numeric(text: &[u8]) -> Result<Value, Reason> {
         let digits = digits.strip_suffix(&[suffix])?;
         let number = text.strip_suffix(&[suffix])?;
         let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-        Some(if valid {
-            std::str::from_utf8(number).ok()
-        } else {
-            None
-        })
+        Some(if valid { std::str::from_utf8(number).ok() } else { None })
     };
     if let Some(number) = integer(b'i') {
         let number = number.ok_or(Reason::InvalidNumber)?;
-        return number
-            .parse()
-            .map(Value::Integer)
-            .map_err(|_| Reason::IntegerOutOfRange);
+        return number.parse().map(Value::Integer).map_err(|_| Reason::IntegerOutOfRange);
     }
     if let Some(number) = integer(b'u') {
         let number = number.filter(|number| !number.starts_with('-'));
         let number = number.ok_or(Reason::InvalidNumber)?;
-        return number
-            .parse()
-            .map(Value::Unsigned)
-            .map_err(|_| Reason::IntegerOutOfRange);
+        return number.parse().map(Value::Unsigned).map_err(|_| Reason::IntegerOutOfRange);
     }
     let float = |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
     if !text.iter().all(float) || !digits.iter().any(u8::is_ascii_digit) {
         return Err(Reason::InvalidNumber);
     }
-    number::float(text)
-        .map(Value::Float)
-        .ok_or(Reason::InvalidFloat)
+    number::float(text).map(Value::Float).ok_or(Reason::InvalidFloat)
 }
 
 /// The ways to say true and false.
@@ -406,12 +373,10 @@ pub(super) fn unescape_string(text: &[u8]) -> Vec<u8> {
     let mut bytes = text.iter().copied().peekable();
     while let Some(byte) = bytes.next() {
         let escape = byte == b'\\';
-        out.push(
-            match bytes.next_if(|next| escape && matches!(next, b'"' | b'\\')) {
-                Some(escaped) => escaped,
-                None => byte,
-            },
-        );
+        out.push(match bytes.next_if(|next| escape && matches!(next, b'"' | b'\\')) {
+            Some(escaped) => escaped,
+            None => byte,
+        });
     }
     out
 }

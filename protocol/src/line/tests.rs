@@ -31,10 +31,7 @@ fn parse(text: &[u8], fast: bool) -> (Batch, Outcome) {
 fn same_both_ways(text: &[u8]) -> Outcome {
     let ((fast, a), (strict, b)) = (parse(text, true), parse(text, false));
     assert_eq!(lines(&fast), lines(&strict), "{}", text.escape_ascii());
-    assert_eq!(
-        (a.lines, a.points, &a.errors),
-        (b.lines, b.points, &b.errors)
-    );
+    assert_eq!((a.lines, a.points, &a.errors), (b.lines, b.points, &b.errors));
     assert_eq!(a.points, fast.rows());
     a
 }
@@ -44,18 +41,10 @@ fn errors_say_where() {
     let text = "a v=1\nb v=\"two\nlines\"\n\n# comment\nc,x v=1\nd v=1 12x\ne v=3";
     let outcome = same_both_ways(text.as_bytes());
     assert_eq!((outcome.lines, outcome.points), (5, 3));
-    let [first, second] = &outcome.errors[..] else {
-        panic!("{:?}", outcome.errors)
-    };
-    assert_eq!(
-        (first.line, first.column, first.reason),
-        (6, 4, Reason::MissingTagValue)
-    );
+    let [first, second] = &outcome.errors[..] else { panic!("{:?}", outcome.errors) };
+    assert_eq!((first.line, first.column, first.reason), (6, 4, Reason::MissingTagValue));
     assert_eq!(&text[first.range.clone()], "c,x v=1");
-    assert_eq!(
-        (second.line, second.column, second.reason),
-        (7, 9, Reason::BadTimestamp)
-    );
+    assert_eq!((second.line, second.column, second.reason), (7, 9, Reason::BadTimestamp));
     assert_eq!(second.to_string(), "line 7 column 9: bad timestamp");
 }
 
@@ -110,31 +99,15 @@ fn precision_scales_times_and_truncates_the_default() {
         let precision: Precision = name.parse().unwrap();
         let default_time = -1_700_000_000_123_456_789;
         let mut batch = Batch::new();
-        let outcome = parse_into(
-            &mut batch,
-            b"m v=1 -3\nm v=2",
-            Options {
-                precision,
-                default_time,
-            },
-        );
+        let outcome =
+            parse_into(&mut batch, b"m v=1 -3\nm v=2", Options { precision, default_time });
         assert_eq!(outcome.points, 2);
         let times: Vec<i64> = batch.rows_iter().map(|(_, _, _, time)| time).collect();
-        assert_eq!(
-            times,
-            [-3 * unit, default_time.div_euclid(unit) * unit],
-            "{name}"
-        );
+        assert_eq!(times, [-3 * unit, default_time.div_euclid(unit) * unit], "{name}");
         if unit > 1 {
             let too_far = format!("m v=1 {}", i64::MAX / unit + 1);
-            let outcome = parse_into(
-                &mut batch,
-                too_far.as_bytes(),
-                Options {
-                    precision,
-                    default_time,
-                },
-            );
+            let outcome =
+                parse_into(&mut batch, too_far.as_bytes(), Options { precision, default_time });
             assert_eq!(outcome.errors[0].reason, Reason::TimeOutOfRange);
         }
     }
@@ -147,11 +120,7 @@ fn spellings_of_a_key_are_one_series() {
     let (batch, outcome) = parse(text, true);
     assert_eq!(outcome.points, 5);
     let hashes: Vec<u64> = batch.rows_iter().map(|(_, _, hash, _)| hash).collect();
-    assert!(
-        hashes[..3]
-            .iter()
-            .all(|hash| *hash == crate::hash::series_hash(b"m,a=1,b=2"))
-    );
+    assert!(hashes[..3].iter().all(|hash| *hash == crate::hash::series_hash(b"m,a=1,b=2")));
     assert_eq!(batch.measurements().len(), 2);
     same_both_ways(text);
 }

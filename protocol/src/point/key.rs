@@ -180,19 +180,14 @@ impl SeriesName {
     pub fn parse(key: &[u8]) -> Self {
         Self {
             measurement: unescape_measurement(measurement_of(key)),
-            tags: tags_of(key)
-                .map(|(k, v)| (unescape_tag(k), unescape_tag(v)))
-                .collect(),
+            tags: tags_of(key).map(|(k, v)| (unescape_tag(k), unescape_tag(v))).collect(),
         }
     }
 
     /// The value of a tag.
     #[must_use]
     pub fn tag(&self, key: &[u8]) -> Option<&[u8]> {
-        self.tags
-            .iter()
-            .find(|(k, _)| k == key)
-            .map(|(_, v)| &v[..])
+        self.tags.iter().find(|(k, _)| k == key).map(|(_, v)| &v[..])
     }
 }
 

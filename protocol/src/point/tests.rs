@@ -49,62 +49,23 @@ fn floats_take_the_short_form() {
 fn bad_points_have_their_own_errors() {
     let base = || Point::builder("m").field("f", 1.0);
     assert_eq!(Point::builder("m").at(0), Err(PointError::NoFields));
-    assert_eq!(
-        Point::builder("").field("f", 1.0).at(0),
-        Err(PointError::Empty(Part::Measurement))
-    );
-    assert_eq!(
-        base().tag("", "v").at(0),
-        Err(PointError::Empty(Part::TagKey))
-    );
-    assert_eq!(
-        base().tag("k", "").at(0),
-        Err(PointError::Empty(Part::TagValue))
-    );
-    assert_eq!(
-        base().field("", 1.0).at(0),
-        Err(PointError::Empty(Part::Field))
-    );
-    assert_eq!(
-        base().field("g", f64::NAN).at(0),
-        Err(PointError::NotFinite)
-    );
-    assert_eq!(
-        base().field("g", f64::INFINITY).at(0),
-        Err(PointError::NotFinite)
-    );
-    assert_eq!(
-        base().field("f", 1_i64).at(0),
-        Err(PointError::DuplicateField("f".into()))
-    );
-    assert_eq!(
-        base().tag("k", "a").tag("k", "b").at(0),
-        Err(PointError::DuplicateTag("k".into()))
-    );
-    assert_eq!(
-        base().tag("k", "a\\").at(0),
-        Err(PointError::TrailingBackslash(Part::TagValue))
-    );
-    assert_eq!(
-        base().tag("k\n", "a").at(0),
-        Err(PointError::Newline(Part::TagKey))
-    );
+    assert_eq!(Point::builder("").field("f", 1.0).at(0), Err(PointError::Empty(Part::Measurement)));
+    assert_eq!(base().tag("", "v").at(0), Err(PointError::Empty(Part::TagKey)));
+    assert_eq!(base().tag("k", "").at(0), Err(PointError::Empty(Part::TagValue)));
+    assert_eq!(base().field("", 1.0).at(0), Err(PointError::Empty(Part::Field)));
+    assert_eq!(base().field("g", f64::NAN).at(0), Err(PointError::NotFinite));
+    assert_eq!(base().field("g", f64::INFINITY).at(0), Err(PointError::NotFinite));
+    assert_eq!(base().field("f", 1_i64).at(0), Err(PointError::DuplicateField("f".into())));
+    assert_eq!(base().tag("k", "a").tag("k", "b").at(0), Err(PointError::DuplicateTag("k".into())));
+    assert_eq!(base().tag("k", "a\\").at(0), Err(PointError::TrailingBackslash(Part::TagValue)));
+    assert_eq!(base().tag("k\n", "a").at(0), Err(PointError::Newline(Part::TagKey)));
     assert_eq!(
         Point::builder("#m").field("f", 1.0).at(0),
         Err(PointError::Leading(Part::Measurement))
     );
-    assert_eq!(
-        base().field("a\\=b", 1.0).at(0),
-        Err(PointError::AmbiguousBackslash(Part::Field))
-    );
-    assert_eq!(
-        base().at(i64::MAX),
-        Err(PointError::TimeOutOfRange(i64::MAX))
-    );
-    assert_eq!(
-        base().at(i64::MIN + 1),
-        Err(PointError::TimeOutOfRange(i64::MIN + 1))
-    );
+    assert_eq!(base().field("a\\=b", 1.0).at(0), Err(PointError::AmbiguousBackslash(Part::Field)));
+    assert_eq!(base().at(i64::MAX), Err(PointError::TimeOutOfRange(i64::MAX)));
+    assert_eq!(base().at(i64::MIN + 1), Err(PointError::TimeOutOfRange(i64::MIN + 1)));
     assert!(base().at(MIN_TIME).is_ok() && base().at(MAX_TIME).is_ok());
     assert!(matches!(
         base().tag("k", "x".repeat(MAX_KEY_LEN)).at(0),
@@ -132,12 +93,7 @@ fn canonical_order_is_bytewise() {
 #[test]
 fn keys_in_lines_order_as_escaped() {
     // A line `m,a!=1,a\ b=2` is taken as sorted, so a built point must sort the same way.
-    let point = Point::builder("m")
-        .tag("a b", "2")
-        .tag("a!", "1")
-        .field("f", 1.0)
-        .at(0)
-        .unwrap();
+    let point = Point::builder("m").tag("a b", "2").tag("a!", "1").field("f", 1.0).at(0).unwrap();
     assert_eq!(&point.key()[..], br"m,a!=1,a\ b=2");
 }
 
@@ -146,16 +102,7 @@ fn escaped_names_are_recognised() {
     assert!(key::is_escaped_tag_value(b"=x"));
     assert!(key::is_escaped_tag_value(br"a\,b"));
     assert!(key::is_escaped_tag_value(br"\ "));
-    for bad in [
-        &b"a,b"[..],
-        b"a b",
-        b"a=b",
-        br"a\",
-        b"",
-        b",",
-        b" a",
-        b"a\nb",
-    ] {
+    for bad in [&b"a,b"[..], b"a b", b"a=b", br"a\", b"", b",", b" a", b"a\nb"] {
         assert!(!key::is_escaped_tag_value(bad), "{}", bad.escape_ascii());
     }
     assert!(!key::is_escaped_tag_key(b"=x"));

@@ -46,11 +46,7 @@ pub(super) fn encode(rows: &Rows, out: &mut Vec<u8>) {
         put_varint(out, rows.columns.len() as u64);
         let mut scratch = Scratch::default();
         for column in &rows.columns {
-            let head = Head {
-                field: column.field,
-                name: &column.name,
-                present: &column.present,
-            };
+            let head = Head { field: column.field, name: &column.name, present: &column.present };
             if column.present.is_all() {
                 column::encode(out, &head, &column.values, &mut scratch);
             } else {
@@ -67,10 +63,7 @@ fn encode_versions(out: &mut Vec<u8>, versions: &[Version]) {
     table.sort_unstable();
     table.dedup();
     put_varint(out, table.len() as u64);
-    let numbers: Vec<i64> = table
-        .iter()
-        .map(|version| version.0.cast_signed())
-        .collect();
+    let numbers: Vec<i64> = table.iter().map(|version| version.0.cast_signed()).collect();
     packed::encode(out, &numbers);
     if table.len() > 1 {
         let index = |version: &Version| table.partition_point(|other| other < version) as i64;
@@ -103,18 +96,13 @@ fn decode_rows(reader: &mut Reader<'_>) -> Result<Rows, DecodeError> {
         return Ok(Rows::default());
     }
     let times = times::decode(reader, &[len])?;
-    if times
-        .iter()
-        .any(|time| !(MIN_TIME..=MAX_TIME).contains(time))
-    {
+    if times.iter().any(|time| !(MIN_TIME..=MAX_TIME).contains(time)) {
         return Err(DecodeError::Invalid("a time is out of range"));
     }
     let versions = decode_versions(reader, len)?;
     let ascend = |at: usize| (times[at - 1], versions[at - 1]) < (times[at], versions[at]);
     if !(1..len).all(ascend) {
-        return Err(DecodeError::Invalid(
-            "rows do not ascend by time and version",
-        ));
+        return Err(DecodeError::Invalid("rows do not ascend by time and version"));
     }
     let count = reader.count(10)?;
     if count == 0 {
@@ -133,11 +121,7 @@ fn decode_rows(reader: &mut Reader<'_>) -> Result<Rows, DecodeError> {
         columns.push(column);
     }
     column::every_row(&columns, len)?;
-    Ok(Rows {
-        times,
-        versions,
-        columns,
-    })
+    Ok(Rows { times, versions, columns })
 }
 
 fn decode_versions(reader: &mut Reader<'_>, len: usize) -> Result<Vec<Version>, DecodeError> {
@@ -157,11 +141,7 @@ fn decode_versions(reader: &mut Reader<'_>, len: usize) -> Result<Vec<Version>, 
     }
     packed::decode(reader, len)?
         .into_iter()
-        .map(|index| {
-            usize::try_from(index)
-                .ok()
-                .and_then(|index| table.get(index).copied())
-        })
+        .map(|index| usize::try_from(index).ok().and_then(|index| table.get(index).copied()))
         .collect::<Option<_>>()
         .ok_or(DecodeError::Invalid("a version index is out of range"))
 }

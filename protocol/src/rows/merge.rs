@@ -96,9 +96,7 @@ impl Columns {
     fn of(parts: &[Rows]) -> Self {
         let mut heads: BTreeMap<(FieldId, FieldType), &bytes::Bytes> = BTreeMap::new();
         for column in parts.iter().flat_map(|part| &part.columns) {
-            let name = heads
-                .entry((column.field, column.kind()))
-                .or_insert(&column.name);
+            let name = heads.entry((column.field, column.kind())).or_insert(&column.name);
             // One field has one name; this only keeps the result independent of the order.
             *name = (*name).min(&column.name);
         }
@@ -106,17 +104,12 @@ impl Columns {
             .iter()
             .map(|part| {
                 let at = |key: &(FieldId, FieldType)| {
-                    part.columns
-                        .iter()
-                        .position(|c| (c.field, c.kind()) == *key)
+                    part.columns.iter().position(|c| (c.field, c.kind()) == *key)
                 };
                 heads.keys().map(at).collect()
             })
             .collect();
-        let heads = heads
-            .into_iter()
-            .map(|((id, kind), name)| (id, kind, name.clone()))
-            .collect();
+        let heads = heads.into_iter().map(|((id, kind), name)| (id, kind, name.clone())).collect();
         Self { heads, index }
     }
 
@@ -173,12 +166,7 @@ fn plan(parts: &[Rows], columns: &Columns) -> Plan {
     let mut entries = Vec::with_capacity(parts.iter().map(Rows::len).sum());
     for (part, rows) in (0_u32..).zip(parts) {
         for (row, (time, version)) in (0_u32..).zip(rows.times.iter().zip(&rows.versions)) {
-            entries.push(Entry {
-                time: *time,
-                version: *version,
-                part,
-                row,
-            });
+            entries.push(Entry { time: *time, version: *version, part, row });
         }
     }
     entries.sort_unstable();
@@ -188,15 +176,11 @@ fn plan(parts: &[Rows], columns: &Columns) -> Plan {
         if let [only] = group {
             times.push(only.time);
             versions.push(only.version);
-            sources.push(Source::Row {
-                part: only.part,
-                row: only.row,
-            });
+            sources.push(Source::Row { part: only.part, row: only.row });
             continue;
         }
-        let winners: Vec<Option<Entry>> = (0..columns.heads.len())
-            .map(|at| winner(parts, columns, at, group))
-            .collect();
+        let winners: Vec<Option<Entry>> =
+            (0..columns.heads.len()).map(|at| winner(parts, columns, at, group)).collect();
         for row in group.chunk_by(|a, b| a.version == b.version) {
             let version = row[0].version;
             let wins = |entry: &Option<Entry>| entry.filter(|entry| entry.version == version);
@@ -221,11 +205,7 @@ fn winner(parts: &[Rows], columns: &Columns, at: usize, group: &[Entry]) -> Opti
     for entry in group {
         let Some(new) = value(entry) else { continue };
         let better = best.is_none_or(|(old, old_value)| {
-            entry
-                .version
-                .cmp(&old.version)
-                .then_with(|| new.canonical_cmp(old_value))
-                .is_gt()
+            entry.version.cmp(&old.version).then_with(|| new.canonical_cmp(old_value)).is_gt()
         });
         if better {
             best = Some((*entry, new));

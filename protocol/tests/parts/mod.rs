@@ -36,9 +36,7 @@ pub(crate) struct Fields {
 impl Fields {
     pub(crate) fn floats(values: &[f64]) -> Vec<u8> {
         let mut out = vec![0];
-        values
-            .iter()
-            .for_each(|value| out.extend(value.to_le_bytes()));
+        values.iter().for_each(|value| out.extend(value.to_le_bytes()));
         out
     }
 }
@@ -49,9 +47,7 @@ impl Packed {
     /// At most 64 numbers in one plain chunk of full width.
     pub(crate) fn of(numbers: &[i64]) -> Vec<u8> {
         let mut out = vec![64, 0];
-        numbers
-            .iter()
-            .for_each(|number| out.extend(number.to_le_bytes()));
+        numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
         out
     }
 
@@ -98,11 +94,7 @@ impl Part {
         out.extend(self.rows.to_le_bytes());
         out.extend(self.measurements.to_le_bytes());
         assert_eq!(out.len(), 88);
-        out.extend(
-            self.raw_block
-                .clone()
-                .unwrap_or_else(|| block(|out| self.measurement(out))),
-        );
+        out.extend(self.raw_block.clone().unwrap_or_else(|| block(|out| self.measurement(out))));
         out.extend(&self.tail);
         seal(&mut out);
         out

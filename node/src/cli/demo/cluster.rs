@@ -50,14 +50,8 @@ impl Cluster {
         make_certificates(&dir.join("pki"), now).map_err(Fail::failed)?;
         let program = std::env::current_exe()
             .map_err(|error| Fail::failed(format!("cannot find this program: {error}")))?;
-        let mut cluster = Self {
-            dir: dir.to_owned(),
-            program,
-            members: Vec::new(),
-        };
-        let first = cluster
-            .launch(NAMES[0], "127.0.0.1:0", &["--bootstrap"])
-            .await?;
+        let mut cluster = Self { dir: dir.to_owned(), program, members: Vec::new() };
+        let first = cluster.launch(NAMES[0], "127.0.0.1:0", &["--bootstrap"]).await?;
         let join = ["--join", first.addr.as_str()];
         // One by one, so that ids follow names.
         let second = cluster.launch(NAMES[1], "127.0.0.1:0", &join).await?;
@@ -68,10 +62,7 @@ impl Cluster {
 
     /// Addresses to begin with.
     pub(super) fn seeds(&self) -> Vec<String> {
-        self.members
-            .iter()
-            .map(|member| member.addr.clone())
-            .collect()
+        self.members.iter().map(|member| member.addr.clone()).collect()
     }
 
     /// The identity of one of the demo's clients.
@@ -110,10 +101,7 @@ impl Cluster {
         let member = self.member(id)?;
         let again = self.launch(&member.name, &member.addr, &[]).await?;
         if again.id != id {
-            return Err(Fail::failed(format!(
-                "node {id} came back as node {}",
-                again.id
-            )));
+            return Err(Fail::failed(format!("node {id} came back as node {}", again.id)));
         }
         if let Some(slot) = self.members.iter_mut().find(|member| member.id == id) {
             *slot = again;
@@ -139,9 +127,7 @@ impl Cluster {
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => "it took too long".to_owned(),
                 };
-                ended = Err(Fail::failed(format!(
-                    "node {name} did not stop well: {how}"
-                )));
+                ended = Err(Fail::failed(format!("node {name} did not stop well: {how}")));
                 // Gone either way; a second failure would tell nothing new.
                 let _ = child.kill().await;
             }
@@ -177,21 +163,13 @@ impl Cluster {
             let status = child.try_wait().ok().flatten();
             return Err(Fail::failed(not_ready(name, status, &log_file)));
         };
-        Ok(Member {
-            name: name.to_owned(),
-            id,
-            addr,
-            child: Some(child),
-        })
+        Ok(Member { name: name.to_owned(), id, addr, child: Some(child) })
     }
 }
 
 /// Asks a process to stop.
 fn terminate(child: &Child) {
-    let pid = child
-        .id()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(Pid::from_raw);
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // If it has ended already, there is nothing to ask.
         let _ = kill_process(pid, Signal::TERM);
@@ -220,15 +198,8 @@ fn not_ready(name: &str, status: Option<ExitStatus>, log: &Path) -> String {
         None => "did not serve in time".to_owned(),
     };
     let text = fs::read_to_string(log).unwrap_or_default();
-    let last = text
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("nothing");
-    format!(
-        "node {name} {how}; its log {} ends with: {last}",
-        log.display()
-    )
+    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
+    format!("node {name} {how}; its log {} ends with: {last}", log.display())
 }
 
 /// A CA, a certificate per node, one client that may do everything and two that may write.

@@ -65,11 +65,7 @@ impl Fleet {
     /// The tick of a time, if it is one's.
     pub(super) fn tick(&self, time: i64) -> Option<usize> {
         let since = time.checked_sub(self.start)?;
-        if since % INTERVAL == 0 {
-            usize::try_from(since / INTERVAL).ok()
-        } else {
-            None
-        }
+        if since % INTERVAL == 0 { usize::try_from(since / INTERVAL).ok() } else { None }
     }
 
     /// The tags of a host.
@@ -78,36 +74,20 @@ impl Fleet {
         [
             ("hostname", format!("host_{host}")),
             ("region", region.to_owned()),
-            (
-                "datacenter",
-                format!("{region}{}", ["a", "b", "c"][host / 4 % 3]),
-            ),
+            ("datacenter", format!("{region}{}", ["a", "b", "c"][host / 4 % 3])),
             ("rack", (host / 12 % 100).to_string()),
             ("os", SYSTEMS[host / 7 % SYSTEMS.len()].to_owned()),
-            (
-                "arch",
-                if host.is_multiple_of(3) {
-                    "arm64"
-                } else {
-                    "x64"
-                }
-                .to_owned(),
-            ),
+            ("arch", if host.is_multiple_of(3) { "arm64" } else { "x64" }.to_owned()),
             ("team", TEAMS[host / 5 % TEAMS.len()].to_owned()),
             ("service", (host / 20 % 20).to_string()),
             ("service_version", (host % 2).to_string()),
-            (
-                "service_environment",
-                ["production", "staging", "test"][host / 11 % 3].to_owned(),
-            ),
+            ("service_environment", ["production", "staging", "test"][host / 11 % 3].to_owned()),
         ]
     }
 
     /// The series keys of all hosts, by host.
     pub(super) fn keys() -> Result<Vec<Vec<u8>>, PointError> {
-        (0..HOSTS)
-            .map(|host| series_key(MEASUREMENT.as_bytes(), &Self::tags(host)))
-            .collect()
+        (0..HOSTS).map(|host| series_key(MEASUREMENT.as_bytes(), &Self::tags(host))).collect()
     }
 
     /// A host's values, from the first tick on.
@@ -161,25 +141,16 @@ impl Slot {
         let measurement = batch.measurement(MEASUREMENT)?;
         let series = (0..HOSTS).map(|host| measurement.series(&Fleet::tags(host)));
         let series = series.collect::<Result<_, _>>()?;
-        let columns = FIELDS
-            .iter()
-            .map(|name| measurement.column(name.as_bytes(), FieldType::Integer));
+        let columns =
+            FIELDS.iter().map(|name| measurement.column(name.as_bytes(), FieldType::Integer));
         let columns = columns.collect::<Result<_, _>>()?;
-        Ok(Self {
-            series,
-            columns,
-            batch,
-        })
+        Ok(Self { series, columns, batch })
     }
 }
 
 impl Generator {
     pub(super) fn new(fleet: Fleet) -> Self {
-        Self {
-            fleet,
-            walks: (0..HOSTS).map(|host| fleet.walk(host)).collect(),
-            tick: 0,
-        }
+        Self { fleet, walks: (0..HOSTS).map(|host| fleet.walk(host)).collect(), tick: 0 }
     }
 
     /// Fills a slot with the next ticks and says which they are.
@@ -209,10 +180,7 @@ mod tests {
 
     use super::*;
 
-    const FLEET: Fleet = Fleet {
-        seed: 7,
-        start: 1_700_000_000_000_000_000,
-    };
+    const FLEET: Fleet = Fleet { seed: 7, start: 1_700_000_000_000_000_000 };
 
     #[test]
     fn what_was_written_can_be_computed_again() {

@@ -10,9 +10,7 @@ use quorate_protocol::point::{Point, PointBuilder, PointError};
 
 /// Ticks of one CPU since boot, in the order of `/proc/stat`.
 type Ticks = [i64; 8];
-const TICKS: [&str; 8] = [
-    "user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal",
-];
+const TICKS: [&str; 8] = ["user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal"];
 /// Positions of the ticks in which a CPU did nothing.
 const IDLE: [usize; 2] = [3, 4];
 /// Sectors of `/proc/diskstats` are of this size, whatever the disk's are.
@@ -30,10 +28,7 @@ impl Host {
         let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
         let name = name.trim();
         let name = if name.is_empty() { "localhost" } else { name };
-        Ok(Self {
-            name: Bytes::copy_from_slice(name.as_bytes()),
-            last: HashMap::new(),
-        })
+        Ok(Self { name: Bytes::copy_from_slice(name.as_bytes()), last: HashMap::new() })
     }
 
     /// Everything, now.
@@ -57,10 +52,7 @@ impl Host {
             points.push(with(self.start("host_disk").tag("disk", disk), counts));
         }
         for (interface, counts) in interfaces(&read("net/dev")?) {
-            points.push(with(
-                self.start("host_net").tag("interface", interface),
-                counts,
-            ));
+            points.push(with(self.start("host_net").tag("interface", interface), counts));
         }
         if let Some((averages, running, tasks)) = load(&read("loadavg")?) {
             let mut point = self.start("host_load");
@@ -105,11 +97,7 @@ fn cpus(text: &str) -> Vec<(String, Ticks)> {
 
 /// Percent of the time between two samples in which a CPU was busy.
 fn usage(before: &Ticks, now: &Ticks) -> Option<f64> {
-    let spent: i64 = now
-        .iter()
-        .zip(before)
-        .map(|(now, before)| now - before)
-        .sum();
+    let spent: i64 = now.iter().zip(before).map(|(now, before)| now - before).sum();
     let idle: i64 = IDLE.iter().map(|at| now[*at] - before[*at]).sum();
     (spent > 0).then(|| 100.0 * (spent - idle) as f64 / spent as f64)
 }
@@ -172,13 +160,9 @@ fn interfaces(text: &str) -> Vec<(&str, Vec<(&'static str, i64)>)> {
     ];
     let interface = |line| {
         let (name, counts) = str::split_once(line, ':')?;
-        let counts: Vec<i64> = counts
-            .split_ascii_whitespace()
-            .map_while(|n| n.parse().ok())
-            .collect();
-        let fields = WANTED
-            .iter()
-            .map(|(at, field)| Some((*field, *counts.get(*at)?)));
+        let counts: Vec<i64> =
+            counts.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect();
+        let fields = WANTED.iter().map(|(at, field)| Some((*field, *counts.get(*at)?)));
         Some((name.trim(), fields.collect::<Option<Vec<_>>>()?))
     };
     text.lines().filter_map(interface).collect()
@@ -242,10 +226,7 @@ mod tests {
             ("send_errors", 1),
         ];
         assert_eq!(interfaces(text), [("lo", expected)]);
-        assert_eq!(
-            load("0.51 0.94 1.19 2/91 12944\n"),
-            Some(([0.51, 0.94, 1.19], 2, 91))
-        );
+        assert_eq!(load("0.51 0.94 1.19 2/91 12944\n"), Some(([0.51, 0.94, 1.19], 2, 91)));
         assert_eq!(load("?"), None);
     }
 
@@ -253,15 +234,7 @@ mod tests {
     fn this_host_can_be_read() {
         let mut host = Host::new().unwrap();
         let points = host.sample(5).unwrap();
-        assert!(
-            points
-                .iter()
-                .any(|point| point.key().starts_with(b"host_cpu,"))
-        );
-        assert!(
-            points
-                .iter()
-                .all(|point| point.time() == 5 && !point.fields().is_empty())
-        );
+        assert!(points.iter().any(|point| point.key().starts_with(b"host_cpu,")));
+        assert!(points.iter().all(|point| point.time() == 5 && !point.fields().is_empty()));
     }
 }

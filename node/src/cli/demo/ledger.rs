@@ -30,10 +30,7 @@ pub(super) struct FleetLedger {
 
 impl FleetLedger {
     pub(super) const fn new(fleet: Fleet) -> Self {
-        Self {
-            fleet,
-            ticks: Vec::new(),
-        }
+        Self { fleet, ticks: Vec::new() }
     }
 
     /// Ticks are about to be sent.
@@ -92,11 +89,7 @@ impl LiveLedger {
         for point in points {
             let (time, fields) = (point.time(), point.fields().to_vec());
             let series = self.series.entry(point.key().clone()).or_default();
-            series.push(LivePoint {
-                time,
-                fields,
-                fate: Fate::Sent,
-            });
+            series.push(LivePoint { time, fields, fate: Fate::Sent });
         }
     }
 
@@ -127,10 +120,7 @@ impl LiveLedger {
 
 /// How many of these points were acknowledged.
 pub(super) fn acked(points: &[LivePoint]) -> u64 {
-    points
-        .iter()
-        .filter(|point| point.fate == Fate::Acked)
-        .count() as u64
+    points.iter().filter(|point| point.fate == Fate::Acked).count() as u64
 }
 
 /// Both parts.
@@ -143,13 +133,7 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Points that were acknowledged.
     pub(super) fn points(&self) -> u64 {
-        self.fleet.points()
-            + self
-                .live
-                .series
-                .values()
-                .map(|points| acked(points))
-                .sum::<u64>()
+        self.fleet.points() + self.live.series.values().map(|points| acked(points)).sum::<u64>()
     }
 }
 
@@ -168,9 +152,8 @@ mod tests {
         assert_eq!(fleet.fate(1), Some(Fate::Sent));
         assert_eq!(fleet.fate(3), None);
         assert_eq!(fleet.acked_from(1), 1);
-        let points: Vec<Point> = (1..3)
-            .map(|at| Point::builder("m").field("v", at).at(at).unwrap())
-            .collect();
+        let points: Vec<Point> =
+            (1..3).map(|at| Point::builder("m").field("v", at).at(at).unwrap()).collect();
         let mut live = LiveLedger::default();
         live.sent(&points);
         live.acked(&points[1..]);

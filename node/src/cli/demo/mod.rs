@@ -63,10 +63,9 @@ pub(crate) async fn run(args: Demo, env: Env) -> Result<(), Fail> {
     };
     let own = args.dir.is_none();
     let kept = |fail: Fail| match fail {
-        Fail::Failed(text) => Fail::Failed(format!(
-            "{text}; data and the nodes' logs are in {}",
-            dir.display()
-        )),
+        Fail::Failed(text) => {
+            Fail::Failed(format!("{text}; data and the nodes' logs are in {}", dir.display()))
+        }
         other => other,
     };
     let (facts, commands) = match perform(&args, &dir, &env).await {
@@ -89,10 +88,7 @@ pub(crate) async fn run(args: Demo, env: Env) -> Result<(), Fail> {
     let complaints = facts.complaints();
     if !complaints.is_empty() {
         out.flush()?;
-        return Err(kept(Fail::Failed(format!(
-            "the demo failed: {}",
-            complaints.join("; ")
-        ))));
+        return Err(kept(Fail::Failed(format!("the demo failed: {}", complaints.join("; ")))));
     }
     if own {
         remove(&dir);
@@ -111,19 +107,14 @@ async fn perform(args: &Demo, dir: &Path, env: &Env) -> Result<Option<(Facts, Ve
         started = Cluster::start(dir, unix_time(env)) => started?,
         ended = interrupt() => return ended.map(|()| None),
     };
-    let addresses: Vec<String> = cluster
-        .members
-        .iter()
-        .map(|node| format!("{} {}", node.name, node.addr))
-        .collect();
+    let addresses: Vec<String> =
+        cluster.members.iter().map(|node| format!("{} {}", node.name, node.addr)).collect();
     screen.say(&format!("three nodes run: {}", addresses.join(", ")));
     let mut story = Story {
         cluster: &mut cluster,
         screen: &mut screen,
         env: env.clone(),
-        plan: Plan {
-            seconds: args.seconds,
-        },
+        plan: Plan { seconds: args.seconds },
     };
     let facts = tokio::select! {
         biased;
@@ -131,11 +122,7 @@ async fn perform(args: &Demo, dir: &Path, env: &Env) -> Result<Option<(Facts, Ve
         ended = interrupt() => ended.map(|()| None),
     };
     screen.clear();
-    let commands = cluster
-        .members
-        .iter()
-        .map(|member| cluster.command(member))
-        .collect();
+    let commands = cluster.members.iter().map(|member| cluster.command(member)).collect();
     let stopped = cluster.stop().await;
     let Some(facts) = facts? else {
         return Ok(None);
@@ -157,10 +144,7 @@ async fn interrupt() -> Result<(), Fail> {
 /// The folder that was asked for; new or empty, so that nothing is mixed up.
 fn own_folder(dir: &Path) -> Result<PathBuf, Fail> {
     let failed = |error: io::Error| {
-        Fail::failed(format!(
-            "cannot use {}: {error}; choose another --dir",
-            dir.display()
-        ))
+        Fail::failed(format!("cannot use {}: {error}; choose another --dir", dir.display()))
     };
     fs::create_dir_all(dir).map_err(failed)?;
     if fs::read_dir(dir).map_err(failed)?.next().is_some() {
@@ -177,20 +161,14 @@ fn temporary_folder(env: &Env) -> Result<PathBuf, Fail> {
     let name = format!("quorate-demo-{:016x}", env.entropy.next_u64());
     let dir = std::env::temp_dir().join(name);
     fs::create_dir(&dir).map_err(|error| {
-        Fail::failed(format!(
-            "cannot make {}: {error}; choose a --dir",
-            dir.display()
-        ))
+        Fail::failed(format!("cannot make {}: {error}; choose a --dir", dir.display()))
     })?;
     Ok(dir)
 }
 
 fn remove(dir: &Path) {
     if let Err(error) = fs::remove_dir_all(dir) {
-        super::tell(&format!(
-            "quorate: cannot remove {}: {error}",
-            dir.display()
-        ));
+        super::tell(&format!("quorate: cannot remove {}: {error}", dir.display()));
     }
 }
 
@@ -204,17 +182,11 @@ fn next_steps(dir: Option<&Path>, commands: &[String]) -> String {
             .to_owned();
     };
     let addr = |command: &String| {
-        let mut words = command
-            .split(' ')
-            .skip_while(|word| *word != "--listen")
-            .skip(1);
+        let mut words = command.split(' ').skip_while(|word| *word != "--listen").skip(1);
         words.next().unwrap_or_default().to_owned()
     };
     let seeds: Vec<String> = commands.iter().map(addr).collect();
-    let starts: String = commands
-        .iter()
-        .map(|command| format!("  {command} &\n"))
-        .collect();
+    let starts: String = commands.iter().map(|command| format!("  {command} &\n")).collect();
     format!(
         "\nTry next, with the same cluster:\n{starts}  \
          export QUORATE_CONNECT={} QUORATE_CERTS={}/pki/admin\n  \

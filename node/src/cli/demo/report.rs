@@ -27,33 +27,20 @@ pub(super) struct Facts {
 impl Facts {
     /// Acknowledged points that some replica lacks or has with another value, counted per replica.
     fn missing(&self) -> u64 {
-        self.replicas
-            .iter()
-            .map(|replica| replica.found.missing + replica.found.wrong)
-            .sum()
+        self.replicas.iter().map(|replica| replica.found.missing + replica.found.wrong).sum()
     }
 
     /// Acknowledged points that every replica has, as far as the worst of them has.
     fn verified(&self) -> u64 {
-        self.replicas
-            .iter()
-            .map(|replica| replica.found.verified)
-            .min()
-            .unwrap_or(0)
+        self.replicas.iter().map(|replica| replica.found.verified).min().unwrap_or(0)
     }
 
     fn values(&self) -> u64 {
-        self.replicas
-            .iter()
-            .map(|replica| replica.found.values)
-            .sum()
+        self.replicas.iter().map(|replica| replica.found.values).sum()
     }
 
     fn unexpected(&self) -> u64 {
-        self.replicas
-            .iter()
-            .map(|replica| replica.found.unexpected)
-            .sum()
+        self.replicas.iter().map(|replica| replica.found.unexpected).sum()
     }
 
     /// What does not hold.
@@ -63,16 +50,10 @@ impl Facts {
             out.push("nothing was acknowledged".to_owned());
         }
         if self.missing() > 0 || self.verified() != self.points_acked {
-            out.push(format!(
-                "{} points are missing or wrong on a replica",
-                self.missing()
-            ));
+            out.push(format!("{} points are missing or wrong on a replica", self.missing()));
         }
         if self.unexpected() > 0 {
-            out.push(format!(
-                "{} points are there that nobody sent",
-                self.unexpected()
-            ));
+            out.push(format!("{} points are there that nobody sent", self.unexpected()));
         }
         if self.replicas.len() != 3 || !Replica::identical(&self.replicas) {
             out.push("the replicas differ".to_owned());
@@ -85,20 +66,13 @@ impl Facts {
         }
         if self.acks.errors > 0 {
             let first = self.acks.first_error.as_deref().unwrap_or("unknown");
-            out.push(format!(
-                "{} writes failed, the first with: {first}",
-                self.acks.errors
-            ));
+            out.push(format!("{} writes failed, the first with: {first}", self.acks.errors));
         }
         out
     }
 
     fn latencies(&self) -> [f64; 3] {
-        let Acks {
-            healthy_us,
-            down_us,
-            ..
-        } = &self.acks;
+        let Acks { healthy_us, down_us, .. } = &self.acks;
         [
             percentile_ms(healthy_us, 0.5),
             percentile_ms(healthy_us, 0.99),
@@ -144,23 +118,11 @@ impl Facts {
     /// The report for people.
     pub(super) fn text(&self, seconds: f64) -> String {
         let [p50, p99, p99_down] = self.latencies();
-        let Drama {
-            victim, new_leader, ..
-        } = &self.drama;
-        let verdict = if self.complaints().is_empty() {
-            "Nothing was lost."
-        } else {
-            "Something is wrong."
-        };
-        let identical = if Replica::identical(&self.replicas) {
-            "identical"
-        } else {
-            "DIFFERENT"
-        };
-        let sha256 = self
-            .replicas
-            .first()
-            .map_or("", |replica| replica.sha256.as_str());
+        let Drama { victim, new_leader, .. } = &self.drama;
+        let verdict =
+            if self.complaints().is_empty() { "Nothing was lost." } else { "Something is wrong." };
+        let identical = if Replica::identical(&self.replicas) { "identical" } else { "DIFFERENT" };
+        let sha256 = self.replicas.first().map_or("", |replica| replica.sha256.as_str());
         format!(
             "{verdict}\n\n\
              Three node processes on this machine, mTLS between all, three copies of each\n\
@@ -200,21 +162,13 @@ mod tests {
     fn good() -> Facts {
         let replica = |name: &str| Replica {
             name: name.to_owned(),
-            found: Found {
-                verified: 1_234_567,
-                values: 12_345_670,
-                ..Found::default()
-            },
+            found: Found { verified: 1_234_567, values: 12_345_670, ..Found::default() },
             sha256: "0123456789abcdef0123".to_owned(),
             bytes: 9,
         };
         Facts {
             points_acked: 1_234_567,
-            hints: QueueStatus {
-                accepted: 2_345,
-                delivered: 2_345,
-                ..QueueStatus::default()
-            },
+            hints: QueueStatus { accepted: 2_345, delivered: 2_345, ..QueueStatus::default() },
             replicas: ["n1", "n2", "n3"].map(replica).to_vec(),
             compare_seconds: 5.0,
             acks: Acks {
@@ -281,10 +235,7 @@ mod tests {
     #[test]
     fn the_report_fits_a_terminal() {
         let text = good().text(42.0);
-        assert!(
-            text.lines().all(|line| line.chars().count() <= WIDTH),
-            "{text}"
-        );
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         assert!(text.starts_with("Nothing was lost."));
     }
 }

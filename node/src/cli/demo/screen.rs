@@ -67,8 +67,7 @@ impl Screen {
         if spent >= Duration::from_millis(900) {
             let rate = (fleet - self.last.0) as f64 / spent.as_secs_f64();
             let rate = grouped(rate.round() as u64);
-            self.fleet
-                .set_message(format!("{} points acked, {rate}/s", grouped(fleet)));
+            self.fleet.set_message(format!("{} points acked, {rate}/s", grouped(fleet)));
             self.last = (fleet, now);
         }
         let live = progress.live.load(Ordering::Relaxed);
@@ -76,8 +75,7 @@ impl Screen {
             0 => String::new(),
             errors => format!(", {errors} failed writes"),
         };
-        self.live
-            .set_message(format!("{} points acked{errors}", grouped(live)));
+        self.live.set_message(format!("{} points acked{errors}", grouped(live)));
         self.hints.set_message(hints.to_owned());
     }
 

@@ -85,10 +85,7 @@ impl Story<'_> {
         // The fleet's time runs much faster than ours and should end before now.
         let begin =
             now - now % INTERVAL - INTERVAL * 60 * i64::try_from(self.plan.seconds).unwrap_or(0);
-        let fleet = Fleet {
-            seed: self.env.entropy.next_u64(),
-            start: begin,
-        };
+        let fleet = Fleet { seed: self.env.entropy.next_u64(), start: begin };
         let progress = Arc::new(Progress::default());
         let stop = CancellationToken::new();
         // However this ends, the writers stop.
@@ -119,8 +116,7 @@ impl Story<'_> {
         ));
         let hints = self.drained(&admin, &progress).await?;
 
-        self.screen
-            .say("reading each node's own disk and comparing every field value");
+        self.screen.say("reading each node's own disk and comparing every field value");
         let compared = Instant::now();
         let replicas = self.compare(&admin, &ledger).await?;
         admin.close().await;
@@ -157,34 +153,23 @@ impl Story<'_> {
             group_duration: 0,
             replication: 3,
         };
-        admin
-            .change(Change::CreateDatabase {
-                name: DATABASE.to_owned(),
-                policy,
-            })
-            .await?;
-        self.screen
-            .say("three nodes vote, one leads; database 'demo' keeps three copies");
+        admin.change(Change::CreateDatabase { name: DATABASE.to_owned(), policy }).await?;
+        self.screen.say("three nodes vote, one leads; database 'demo' keeps three copies");
         Ok(())
     }
 
     /// The middle act: the leader dies, everybody writes on, it comes back.
     async fn disaster(&mut self, admin: &Client, progress: &Progress) -> Result<Drama, Fail> {
-        self.watch(admin, progress, self.plan.part(0.36), self.plan.points(0))
-            .await?;
+        self.watch(admin, progress, self.plan.part(0.36), self.plan.points(0)).await?;
         let survey = Survey::take(admin).await;
-        let victim = survey
-            .leader()
-            .ok_or_else(|| Fail::failed("the nodes have no leader"))?;
+        let victim = survey.leader().ok_or_else(|| Fail::failed("the nodes have no leader"))?;
         let pid = self.cluster.kill(victim).await?;
         // After the process has gone and before anything else, so that no healthy write counts.
         progress.node_down.store(true, Ordering::Relaxed);
         let killed = Instant::now();
         let before = progress.points();
         let name = survey.name(victim);
-        self.screen.say(&format!(
-            "SIGKILL to {name} (pid {pid}), which led Raft; writing goes on"
-        ));
+        self.screen.say(&format!("SIGKILL to {name} (pid {pid}), which led Raft; writing goes on"));
 
         let elected = self.wait_for(admin, "another leader", |survey| {
             survey.leader().is_some_and(|leader| leader != victim)
@@ -193,44 +178,24 @@ impl Story<'_> {
         let leader = survey.leader().unwrap_or(victim);
         let election = killed.elapsed();
         let leader = survey.name(leader);
-        self.screen.say(&format!(
-            "{leader} leads now, {:.1} s later",
-            election.as_secs_f64()
-        ));
+        self.screen.say(&format!("{leader} leads now, {:.1} s later", election.as_secs_f64()));
         let rest = self.plan.part(0.36).saturating_sub(killed.elapsed());
-        self.watch(admin, progress, rest, before + self.plan.points(1))
-            .await?;
+        self.watch(admin, progress, rest, before + self.plan.points(1)).await?;
         let waiting = Survey::take(admin).await.hints().pending;
-        self.screen.say(&format!(
-            "{} hints wait for {name}; starting it again",
-            grouped(waiting)
-        ));
+        self.screen.say(&format!("{} hints wait for {name}; starting it again", grouped(waiting)));
 
         self.cluster.restart(victim).await?;
         progress.node_down.store(false, Ordering::Relaxed);
         let down = killed.elapsed();
-        self.screen.say(&format!(
-            "{name} is back after {:.1} s, with its disk",
-            down.as_secs_f64()
-        ));
+        self.screen
+            .say(&format!("{name} is back after {:.1} s, with its disk", down.as_secs_f64()));
         let back = Instant::now();
         self.drained(admin, progress).await?;
         let drain = back.elapsed();
-        self.screen.say(&format!(
-            "its hints are delivered, {:.1} s later",
-            drain.as_secs_f64()
-        ));
+        self.screen.say(&format!("its hints are delivered, {:.1} s later", drain.as_secs_f64()));
         let rest = self.plan.part(0.28).saturating_sub(drain);
-        self.watch(admin, progress, rest, self.plan.points(2))
-            .await?;
-        Ok(Drama {
-            victim: name,
-            new_leader: leader,
-            election,
-            down,
-            drain,
-            waiting,
-        })
+        self.watch(admin, progress, rest, self.plan.points(2)).await?;
+        Ok(Drama { victim: name, new_leader: leader, election, down, drain, waiting })
     }
 
     /// Lets the writers write for this long and until this many points are acknowledged.
@@ -259,12 +224,7 @@ impl Story<'_> {
     /// Shows how the nodes are.
     async fn look(&mut self, admin: &Client, progress: &Progress) -> Survey {
         let survey = Survey::take(admin).await;
-        let QueueStatus {
-            accepted,
-            delivered,
-            pending,
-            ..
-        } = survey.hints();
+        let QueueStatus { accepted, delivered, pending, .. } = survey.hints();
         let hints = format!(
             "{} pending, {} delivered of {} accepted",
             grouped(pending),
@@ -283,9 +243,7 @@ impl Story<'_> {
             match survey.undrained() {
                 None => return Ok(survey.hints()),
                 Some(what) if Instant::now() > deadline => {
-                    return Err(Fail::failed(format!(
-                        "hints were not delivered in time: {what}"
-                    )));
+                    return Err(Fail::failed(format!("hints were not delivered in time: {what}")));
                 }
                 Some(_) => sleep(LOOK).await,
             }
@@ -320,11 +278,7 @@ impl Story<'_> {
             let (id, name) = (member.id, member.name.clone());
             tasks.spawn(async move { replica(&client, id, name, &ledger, &hosts).await });
         }
-        let mut replicas = tasks
-            .join_all()
-            .await
-            .into_iter()
-            .collect::<Result<Vec<_>, Fail>>()?;
+        let mut replicas = tasks.join_all().await.into_iter().collect::<Result<Vec<_>, Fail>>()?;
         replicas.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(replicas)
     }
@@ -356,10 +310,8 @@ pub(super) struct Replica {
 impl Replica {
     /// Whether all exports are the same, byte for byte.
     pub(super) fn identical(replicas: &[Self]) -> bool {
-        let exports: BTreeSet<(&str, u64)> = replicas
-            .iter()
-            .map(|replica| (replica.sha256.as_str(), replica.bytes))
-            .collect();
+        let exports: BTreeSet<(&str, u64)> =
+            replicas.iter().map(|replica| (replica.sha256.as_str(), replica.bytes)).collect();
         exports.len() == 1
     }
 }
@@ -371,11 +323,7 @@ async fn replica(
     ledger: &Ledger,
     hosts: &HashMap<Vec<u8>, usize>,
 ) -> Result<Replica, Fail> {
-    let query = Query {
-        node: Some(id),
-        level: Level::One,
-        ..Query::all(DATABASE)
-    };
+    let query = Query { node: Some(id), level: Level::One, ..Query::all(DATABASE) };
     let mut names = FieldNames::new(client, DATABASE);
     let mut stream = client.query(query).await?;
     let mut verifier = Verifier::new(ledger, hosts);
@@ -387,28 +335,14 @@ async fn replica(
         bytes += lines.len() as u64;
         verifier.feed(&piece);
     }
-    let sha256 = digest
-        .finish()
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok(Replica {
-        name,
-        found: verifier.finish(),
-        sha256,
-        bytes,
-    })
+    let sha256 = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Replica { name, found: verifier.finish(), sha256, bytes })
 }
 
 /// SHA-256, from the library that TLS has loaded anyway.
 fn sha256() -> Result<Box<dyn hash::Context>, Fail> {
     let suites = aws_lc_rs::default_provider().cipher_suites;
-    let mut hashes = suites
-        .iter()
-        .filter_map(|suite| Some(suite.tls13()?.common.hash_provider));
+    let mut hashes = suites.iter().filter_map(|suite| Some(suite.tls13()?.common.hash_provider));
     let sha256 = hashes.find(|hash| hash.algorithm() == hash::HashAlgorithm::SHA256);
-    sha256
-        .map(|hash| hash.start())
-        .ok_or_else(|| Fail::failed("the TLS library has no SHA-256"))
+    sha256.map(|hash| hash.start()).ok_or_else(|| Fail::failed("the TLS library has no SHA-256"))
 }

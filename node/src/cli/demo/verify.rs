@@ -79,15 +79,7 @@ impl<'a> Verifier<'a> {
             Place::Host { tick, walk } => {
                 let columns = fleet_columns(&piece.columns);
                 for (row, time) in piece.times.iter().enumerate() {
-                    host_row(
-                        &mut self.found,
-                        self.ledger,
-                        tick,
-                        walk,
-                        columns,
-                        row,
-                        *time,
-                    );
+                    host_row(&mut self.found, self.ledger, tick, walk, columns, row, *time);
                 }
             }
             Place::Live { points, at } => {
@@ -100,10 +92,7 @@ impl<'a> Verifier<'a> {
 
     fn find(&self, key: &[u8]) -> Place<'a> {
         if let Some(host) = self.hosts.get(key) {
-            return Place::Host {
-                tick: 0,
-                walk: self.ledger.fleet.fleet.walk(*host),
-            };
+            return Place::Host { tick: 0, walk: self.ledger.fleet.fleet.walk(*host) };
         }
         match self.ledger.live.series(key) {
             Some(points) => Place::Live { points, at: 0 },
@@ -122,18 +111,9 @@ impl<'a> Verifier<'a> {
     /// The result, when the replica's export has ended.
     pub(super) fn finish(mut self) -> Found {
         self.end_series();
-        let hosts = self
-            .hosts
-            .keys()
-            .filter(|key| !self.seen.contains(*key))
-            .count() as u64;
+        let hosts = self.hosts.keys().filter(|key| !self.seen.contains(*key)).count() as u64;
         self.found.missing += hosts * self.ledger.fleet.acked_from(0);
-        for key in self
-            .ledger
-            .live
-            .keys()
-            .filter(|key| !self.seen.contains(key.as_ref()))
-        {
+        for key in self.ledger.live.keys().filter(|key| !self.seen.contains(key.as_ref())) {
             self.found.missing += self.ledger.live.series(key).map_or(0, acked);
         }
         self.found
@@ -169,10 +149,7 @@ fn host_row(
     time: i64,
 ) {
     let fleet = &ledger.fleet;
-    let tick = fleet
-        .fleet
-        .tick(time)
-        .filter(|tick| *tick >= *next && *tick < fleet.ticks());
+    let tick = fleet.fleet.tick(time).filter(|tick| *tick >= *next && *tick < fleet.ticks());
     let Some(tick) = tick else {
         found.unexpected += 1;
         return;
@@ -184,10 +161,7 @@ fn host_row(
     *next = tick + 1;
     let expected = walk.step();
     let same = columns.is_some_and(|columns| {
-        columns
-            .iter()
-            .zip(expected)
-            .all(|(column, value)| column.get(row) == Some(value))
+        columns.iter().zip(expected).all(|(column, value)| column.get(row) == Some(value))
     });
     settle(found, same, fleet.fate(tick), FIELDS.len());
 }
@@ -209,13 +183,8 @@ fn live_row(
         return;
     };
     *at += 1;
-    let there = columns
-        .iter()
-        .filter_map(|c| c.get(row).map(|value| (c.name.as_ref(), value)));
-    let sent = point
-        .fields
-        .iter()
-        .map(|(name, value)| (name.as_ref(), value.as_ref()));
+    let there = columns.iter().filter_map(|c| c.get(row).map(|value| (c.name.as_ref(), value)));
+    let sent = point.fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
     let same = there.eq(sent);
     settle(found, same, Some(point.fate), point.fields.len());
 }
@@ -232,11 +201,7 @@ fn settle(found: &mut Found, same: bool, fate: Option<Fate>, values: usize) {
 /// The fleet's series with their hosts.
 pub(super) fn hosts() -> Result<HashMap<Vec<u8>, usize>, PointError> {
     let keys = Fleet::keys()?;
-    Ok(keys
-        .into_iter()
-        .enumerate()
-        .map(|(host, key)| (key, host))
-        .collect())
+    Ok(keys.into_iter().enumerate().map(|(host, key)| (key, host)).collect())
 }
 
 #[cfg(test)]

@@ -124,13 +124,7 @@ impl Desk {
         let options = WriteOptions::default();
         let node_down = self.progress.node_down.load(Ordering::Relaxed);
         let started = Instant::now();
-        let mut attempt = Attempt {
-            acked: false,
-            node_down,
-            micros: 0,
-            errors: 0,
-            error: None,
-        };
+        let mut attempt = Attempt { acked: false, node_down, micros: 0, errors: 0, error: None };
         for _ in 0..ATTEMPTS {
             let result: Result<Receipt, WriteError> =
                 self.client.write(DATABASE, batch, &options).await;
@@ -204,11 +198,7 @@ pub(super) async fn fleet(desk: Desk, fleet: Fleet) -> Result<(FleetLedger, Acks
         }
         // Without a free batch, or at the end, wait for one; else take what is ready.
         let wait = slots.is_empty() || !running;
-        let mut done = if wait {
-            writes.join_next().await
-        } else {
-            writes.try_join_next()
-        };
+        let mut done = if wait { writes.join_next().await } else { writes.try_join_next() };
         while let Some(ended) = done {
             let (slot, ticks, attempt) = ended.map_err(Fail::failed)?;
             let points = (HOSTS * TICKS) as u64;
@@ -239,9 +229,7 @@ pub(super) fn percentile_ms(micros: &[u64], share: f64) -> f64 {
     sorted.sort_unstable();
     // A share is between 0 and 1, so this is a position.
     let at = (share * sorted.len() as f64).ceil() as usize;
-    sorted
-        .get(at.saturating_sub(1))
-        .map_or(0.0, |micros| *micros as f64 / 1000.0)
+    sorted.get(at.saturating_sub(1)).map_or(0.0, |micros| *micros as f64 / 1000.0)
 }
 
 #[cfg(test)]

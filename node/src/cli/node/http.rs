@@ -33,20 +33,14 @@ pub(super) struct Http {
 /// Binds and begins to collect metrics.
 pub(super) async fn bind(address: SocketAddr) -> Result<Http, Fail> {
     let failed = |error: std::io::Error| {
-        Fail::failed(format!(
-            "cannot serve HTTP on {address}: {error}; choose another --http"
-        ))
+        Fail::failed(format!("cannot serve HTTP on {address}: {error}; choose another --http"))
     };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let addr = listener.local_addr().map_err(failed)?;
     let metrics = PrometheusBuilder::new().install_recorder();
     let metrics =
         metrics.map_err(|error| Fail::failed(format!("cannot collect metrics: {error}")))?;
-    Ok(Http {
-        listener,
-        addr,
-        metrics,
-    })
+    Ok(Http { listener, addr, metrics })
 }
 
 impl Http {
@@ -104,34 +98,20 @@ async fn answer(mut stream: TcpStream, metrics: &PrometheusHandle) -> std::io::R
     }
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ');
-    let (method, target) = (
-        words.next().unwrap_or_default(),
-        words.next().unwrap_or_default(),
-    );
-    let path = target
-        .split(|byte| *byte == b'?')
-        .next()
-        .unwrap_or_default();
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     let (status, kind, body) = match (method, path) {
         (b"GET" | b"HEAD", b"/metrics") => {
             metrics.run_upkeep();
             ("200 OK", "text/plain; version=0.0.4", metrics.render())
         }
-        (b"GET" | b"HEAD", b"/health") => (
-            "200 OK",
-            "application/json",
-            "{\"status\":\"ok\"}\n".to_owned(),
-        ),
-        (b"GET" | b"HEAD", _) => (
-            "404 Not Found",
-            "text/plain",
-            "there are /metrics and /health\n".to_owned(),
-        ),
-        _ => (
-            "405 Method Not Allowed",
-            "text/plain",
-            "use GET\n".to_owned(),
-        ),
+        (b"GET" | b"HEAD", b"/health") => {
+            ("200 OK", "application/json", "{\"status\":\"ok\"}\n".to_owned())
+        }
+        (b"GET" | b"HEAD", _) => {
+            ("404 Not Found", "text/plain", "there are /metrics and /health\n".to_owned())
+        }
+        _ => ("405 Method Not Allowed", "text/plain", "use GET\n".to_owned()),
     };
     let length = body.len();
     let mut reply = format!(
@@ -173,11 +153,7 @@ mod tests {
         let text = get(addr, "GET /health HTTP/1.0\r\n\r\n").await;
         assert!(text.ends_with("{\"status\":\"ok\"}\n"), "{text}");
         assert!(get(addr, "GET / HTTP/1.1\r\n\r\n").await.contains("404"));
-        assert!(
-            get(addr, "POST /metrics HTTP/1.1\r\n\r\n")
-                .await
-                .contains("405")
-        );
+        assert!(get(addr, "POST /metrics HTTP/1.1\r\n\r\n").await.contains("405"));
         assert!(get(addr, "\r\n\r\n").await.contains("405"));
         stop.send(()).unwrap();
         serving.await.unwrap();

@@ -139,13 +139,9 @@ fn read_config(file: &Path) -> Result<NodeConfig, Fail> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| Fail::failed(format!("cannot read {}: {error}", file.display())))?;
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(1, |span| {
-            1 + text
-                .get(..span.start)
-                .unwrap_or_default()
-                .matches('\n')
-                .count()
-        });
+        let line = error
+            .span()
+            .map_or(1, |span| 1 + text.get(..span.start).unwrap_or_default().matches('\n').count());
         let message = error.message().replace('\n', " ");
         Fail::usage(format!("{} line {line}: {message}", file.display()))
     })
@@ -198,10 +194,8 @@ fn stop_signal(with_stdin: bool) -> Result<impl Future<Output = ()>, Fail> {
     let handler = |kind| {
         signal(kind).map_err(|error| Fail::failed(format!("cannot handle signals: {error}")))
     };
-    let (mut terminate, mut interrupt) = (
-        handler(SignalKind::terminate())?,
-        handler(SignalKind::interrupt())?,
-    );
+    let (mut terminate, mut interrupt) =
+        (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
     let (closed, stdin) = oneshot::channel();
     // Held by the future where nobody watches, so that it never resolves.
     let mut unwatched = Some(closed);
@@ -242,26 +236,15 @@ mod tests {
     fn config(extra: &[&str]) -> Result<NodeConfig, Fail> {
         let base = ["node", "--data", "d", "--certs", "c"];
         let line = base.iter().chain(extra);
-        Line::try_parse_from(line)
-            .map_err(Fail::failed)?
-            .args
-            .node_config()
+        Line::try_parse_from(line).map_err(Fail::failed)?.args.node_config()
     }
 
     #[test]
     fn a_wildcard_address_must_be_advertised() {
         let wildcard = ["--listen", "0.0.0.0:7000"];
         assert!(matches!(config(&wildcard), Err(Fail::Usage(_))));
-        let advertised = [
-            "--listen",
-            "[::]:7000",
-            "--advertise",
-            "n1.example.org:7000",
-        ];
-        assert_eq!(
-            config(&advertised).unwrap().advertise.as_deref(),
-            Some("n1.example.org:7000")
-        );
+        let advertised = ["--listen", "[::]:7000", "--advertise", "n1.example.org:7000"];
+        assert_eq!(config(&advertised).unwrap().advertise.as_deref(), Some("n1.example.org:7000"));
         assert!(config(&["--listen", "127.0.0.1:0"]).is_ok());
     }
 
@@ -277,22 +260,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("node.toml");
         let path = file.to_str().unwrap();
-        std::fs::write(
-            &file,
-            "listen = \"127.0.0.1:1\"\nzone = \"a\"\nfuture_limit_s = 5\n",
-        )
-        .unwrap();
+        std::fs::write(&file, "listen = \"127.0.0.1:1\"\nzone = \"a\"\nfuture_limit_s = 5\n")
+            .unwrap();
         let both = config(&["--config", path, "--listen", "127.0.0.1:2"]).unwrap();
         assert_eq!(both.listen.port(), 2);
         assert_eq!(both.zone.as_deref(), Some("a"));
         assert_eq!(both.future_limit_s, 5);
         std::fs::write(&file, "zone = \"a\"\nfuture_limt_s = 5\n").unwrap();
-        let Err(Fail::Usage(text)) = config(&["--config", path]) else {
-            panic!("refused")
-        };
-        assert!(
-            text.contains("line 2") && text.contains("future_limt_s"),
-            "{text}"
-        );
+        let Err(Fail::Usage(text)) = config(&["--config", path]) else { panic!("refused") };
+        assert!(text.contains("line 2") && text.contains("future_limt_s"), "{text}");
     }
 }

@@ -24,10 +24,7 @@ pub(crate) enum Aggregate {
 impl Aggregate {
     /// The type of the result; none if values of this type have no such aggregate.
     pub(crate) const fn result(self, kind: FieldType) -> Option<FieldType> {
-        let number = matches!(
-            kind,
-            FieldType::Float | FieldType::Integer | FieldType::Unsigned
-        );
+        let number = matches!(kind, FieldType::Float | FieldType::Integer | FieldType::Unsigned);
         match self {
             Self::Count => Some(FieldType::Integer),
             Self::First | Self::Last => Some(kind),
@@ -50,13 +47,7 @@ pub(crate) struct Accumulator {
 
 impl Accumulator {
     pub(crate) const fn new(aggregate: Aggregate) -> Self {
-        Self {
-            aggregate,
-            count: 0,
-            whole: 0,
-            float: 0.0,
-            kept: None,
-        }
+        Self { aggregate, count: 0, whole: 0, float: 0.0, kept: None }
     }
 
     /// Takes the next value, in order of time.
@@ -87,11 +78,7 @@ impl Accumulator {
             return Ok(None);
         }
         let float = |value: f64| {
-            if value.is_finite() {
-                Ok(Value::Float(value))
-            } else {
-                Err("exceeds a float")
-            }
+            if value.is_finite() { Ok(Value::Float(value)) } else { Err("exceeds a float") }
         };
         let value = match (self.aggregate, kind) {
             (Aggregate::Count, _) => {
@@ -130,9 +117,7 @@ mod tests {
 
     fn over(aggregate: Aggregate, values: &[Value]) -> Result<Option<Value>, &'static str> {
         let mut accumulator = Accumulator::new(aggregate);
-        values
-            .iter()
-            .for_each(|value| accumulator.add(value.as_ref()));
+        values.iter().for_each(|value| accumulator.add(value.as_ref()));
         accumulator.finish(values.first().map_or(FieldType::Float, Value::field_type))
     }
 
@@ -149,16 +134,9 @@ mod tests {
             (Aggregate::Last, Value::from(4i64)),
         ];
         for (aggregate, expected) in expected {
-            assert_eq!(
-                over(aggregate, &values),
-                Ok(Some(expected)),
-                "{aggregate:?}"
-            );
+            assert_eq!(over(aggregate, &values), Ok(Some(expected)), "{aggregate:?}");
         }
-        assert_eq!(
-            over(Aggregate::Mean, &[1.0, 2.0].map(Value::from)),
-            Ok(Some(Value::from(1.5)))
-        );
+        assert_eq!(over(Aggregate::Mean, &[1.0, 2.0].map(Value::from)), Ok(Some(Value::from(1.5))));
         assert_eq!(over(Aggregate::Sum, &[]), Ok(None));
     }
 
@@ -167,10 +145,7 @@ mod tests {
         let huge = [i64::MAX, i64::MAX, -i64::MAX].map(Value::from);
         assert_eq!(over(Aggregate::Sum, &huge), Ok(Some(Value::from(i64::MAX))));
         assert!(over(Aggregate::Sum, &huge[..2]).is_err());
-        assert_eq!(
-            over(Aggregate::Sum, &[Value::from(u64::MAX)]),
-            Ok(Some(Value::from(u64::MAX)))
-        );
+        assert_eq!(over(Aggregate::Sum, &[Value::from(u64::MAX)]), Ok(Some(Value::from(u64::MAX))));
         assert!(over(Aggregate::Sum, &[f64::MAX, f64::MAX].map(Value::from)).is_err());
     }
 
@@ -181,9 +156,6 @@ mod tests {
         assert_eq!(over(Aggregate::Count, &values), Ok(Some(Value::from(2i64))));
         assert_eq!(Aggregate::Sum.result(FieldType::String), None);
         assert_eq!(Aggregate::Max.result(FieldType::Boolean), None);
-        assert_eq!(
-            Aggregate::Last.result(FieldType::Boolean),
-            Some(FieldType::Boolean)
-        );
+        assert_eq!(Aggregate::Last.result(FieldType::Boolean), Some(FieldType::Boolean));
     }
 }

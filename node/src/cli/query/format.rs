@@ -43,9 +43,7 @@ impl Formatter {
     pub(crate) fn new(format: Format, fields: Vec<Bytes>) -> Result<Self, Fail> {
         let mut out = Output::new();
         if format == Format::Csv {
-            let names = fields
-                .iter()
-                .map(|name| csv(&String::from_utf8_lossy(name)));
+            let names = fields.iter().map(|name| csv(&String::from_utf8_lossy(name)));
             let header: Vec<String> = ["time", "measurement", "tags"]
                 .map(str::to_owned)
                 .into_iter()
@@ -53,13 +51,7 @@ impl Formatter {
                 .collect();
             out.line(&header.join(","))?;
         }
-        Ok(Self {
-            format,
-            out,
-            fields,
-            last_key: Bytes::new(),
-            buffer: Vec::new(),
-        })
+        Ok(Self { format, out, fields, last_key: Bytes::new(), buffer: Vec::new() })
     }
 
     /// Shows a piece.
@@ -85,11 +77,8 @@ impl Formatter {
         let name = SeriesName::parse(&series.key);
         let measurement = String::from_utf8_lossy(&name.measurement).into_owned();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let tags: Map<String, Value> = name
-            .tags
-            .iter()
-            .map(|(key, value)| (text(key), text(value).into()))
-            .collect();
+        let tags: Map<String, Value> =
+            name.tags.iter().map(|(key, value)| (text(key), text(value).into())).collect();
         for (row, time) in series.times.iter().enumerate() {
             let columns = series.columns.iter();
             let fields: Map<String, Value> = columns
@@ -128,17 +117,11 @@ impl Formatter {
             self.out.line(&String::from_utf8_lossy(&series.key))?;
             self.last_key = series.key.clone();
         }
-        let names = series
-            .columns
-            .iter()
-            .map(|c| format!(">{}", String::from_utf8_lossy(&c.name)));
+        let names = series.columns.iter().map(|c| format!(">{}", String::from_utf8_lossy(&c.name)));
         let header: Vec<String> = std::iter::once("time".to_owned()).chain(names).collect();
         let mut table = Table::new(&header);
         for (row, time) in series.times.iter().enumerate() {
-            let values = series
-                .columns
-                .iter()
-                .map(|c| c.get(row).map(plain).unwrap_or_default());
+            let values = series.columns.iter().map(|c| c.get(row).map(plain).unwrap_or_default());
             table.row(std::iter::once(format_time(*time)).chain(values));
         }
         if table.natural_width() <= WIDTH {
@@ -149,9 +132,7 @@ impl Formatter {
             self.out.line(&format_time(*time))?;
             let fields = series.columns.iter().filter_map(|column| {
                 let name = String::from_utf8_lossy(&column.name);
-                column
-                    .get(row)
-                    .map(|value| format!("{name}={}", plain(value)))
+                column.get(row).map(|value| format!("{name}={}", plain(value)))
             });
             self.out.bytes(pack(fields, "  ").as_bytes())?;
         }
@@ -211,14 +192,8 @@ mod tests {
     fn values_keep_their_type_in_json() {
         assert_eq!(json_value(ValueRef::Float(1.0)).to_string(), "1.0");
         assert_eq!(json_value(ValueRef::Integer(-1)).to_string(), "-1");
-        assert_eq!(
-            json_value(ValueRef::Unsigned(u64::MAX)).to_string(),
-            u64::MAX.to_string()
-        );
-        assert_eq!(
-            json_value(ValueRef::String(b"x\"y")).to_string(),
-            "\"x\\\"y\""
-        );
+        assert_eq!(json_value(ValueRef::Unsigned(u64::MAX)).to_string(), u64::MAX.to_string());
+        assert_eq!(json_value(ValueRef::String(b"x\"y")).to_string(), "\"x\\\"y\"");
         assert_eq!(tags_of(b"cpu,host=a,region=b"), "host=a,region=b");
         assert_eq!(tags_of(b"cpu"), "");
     }

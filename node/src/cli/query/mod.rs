@@ -93,31 +93,19 @@ pub(crate) async fn run(args: QueryArgs, env: Env) -> Result<(), Fail> {
         ))
     })?;
     let fields = wanted_fields(&args, measurement)?;
-    let node = args
-        .node
-        .as_deref()
-        .map(|text| node_id(&map, text))
-        .transpose()?;
+    let node = args.node.as_deref().map(|text| node_id(&map, text)).transpose()?;
     let query = Query {
         database: args.database.clone(),
         policy: args.rp.clone(),
         measurement: Some(measurement.name.clone()),
         tags: args.tag.clone(),
-        fields: if args.field.is_empty() {
-            Vec::new()
-        } else {
-            fields.clone()
-        },
+        fields: if args.field.is_empty() { Vec::new() } else { fields.clone() },
         from: args.from.map_or(i64::MIN, |time| time.resolve(now)),
         to: args.to.map_or(i64::MAX, |time| time.resolve(now)),
         level: args.consistency,
         node,
     };
-    let default = if args.connect.json {
-        Format::Json
-    } else {
-        Format::Table
-    };
+    let default = if args.connect.json { Format::Json } else { Format::Table };
     let formatter = Formatter::new(args.format.unwrap_or(default), fields)?;
     let ended = show(&client, query, &args, formatter).await;
     client.close().await;
@@ -134,10 +122,7 @@ fn wanted_fields(args: &QueryArgs, measurement: &Measurement) -> Result<Vec<Byte
                 args.measurement, args.database
             ))
         })?;
-        if args
-            .agg
-            .is_some_and(|aggregate| aggregate.result(field.kind).is_none())
-        {
+        if args.agg.is_some_and(|aggregate| aggregate.result(field.kind).is_none()) {
             return Err(Fail::usage(format!(
                 "field {name:?} is of type {}, which has count, first and last only",
                 field.kind.name()
@@ -147,8 +132,7 @@ fn wanted_fields(args: &QueryArgs, measurement: &Measurement) -> Result<Vec<Byte
     }
     if args.field.is_empty() {
         let possible = measurement.fields.iter().filter(|field| {
-            args.agg
-                .is_none_or(|aggregate| aggregate.result(field.kind).is_some())
+            args.agg.is_none_or(|aggregate| aggregate.result(field.kind).is_some())
         });
         fields.extend(possible.map(|field| field.name.clone()));
     }
@@ -164,10 +148,7 @@ async fn show(
     mut formatter: Formatter,
 ) -> Result<(), Fail> {
     let mut names = FieldNames::new(client, &query.database);
-    let mut windows = args
-        .every
-        .zip(args.agg)
-        .map(|(every, agg)| Windows::new(every, agg));
+    let mut windows = args.every.zip(args.agg).map(|(every, agg)| Windows::new(every, agg));
     let mut left = args.limit.unwrap_or(usize::MAX);
     let mut stream = client.query(query).await?;
     while left > 0 {

@@ -15,26 +15,15 @@ pub(crate) fn parse_tag(text: &str) -> Result<TagMatch, String> {
         // Nodes have the same library: what compiles here compiles there.
         regex::bytes::Regex::new(pattern).map_err(|error| {
             let reason = error.to_string();
-            format!(
-                "{pattern:?} is no regular expression: {}",
-                reason.replace('\n', " ")
-            )
+            format!("{pattern:?} is no regular expression: {}", reason.replace('\n', " "))
         })?;
-        return Ok(TagMatch {
-            key,
-            values: Vec::new(),
-            pattern: Some(pattern.to_owned()),
-        });
+        return Ok(TagMatch { key, values: Vec::new(), pattern: Some(pattern.to_owned()) });
     }
     let values = alternatives(condition);
     if values.iter().any(Bytes::is_empty) {
         return Err(wrong());
     }
-    Ok(TagMatch {
-        key,
-        values,
-        pattern: None,
-    })
+    Ok(TagMatch { key, values, pattern: None })
 }
 
 fn alternatives(text: &str) -> Vec<Bytes> {
@@ -63,17 +52,11 @@ mod tests {
     fn reads_conditions() {
         let values = |text: &str| parse_tag(text).map(|tag| tag.values);
         assert_eq!(values("host=a"), Ok(vec![Bytes::from("a")]));
-        assert_eq!(
-            values("host=a|b"),
-            Ok(vec![Bytes::from("a"), Bytes::from("b")])
-        );
+        assert_eq!(values("host=a|b"), Ok(vec![Bytes::from("a"), Bytes::from("b")]));
         assert_eq!(values(r"host=a\|b"), Ok(vec![Bytes::from("a|b")]));
         assert_eq!(values("host=a=b"), Ok(vec![Bytes::from("a=b")]));
         let pattern = parse_tag("host=~^web[0-9]+$");
-        assert_eq!(
-            pattern.map(|tag| tag.pattern),
-            Ok(Some("^web[0-9]+$".to_owned()))
-        );
+        assert_eq!(pattern.map(|tag| tag.pattern), Ok(Some("^web[0-9]+$".to_owned())));
         for bad in ["", "host", "=a", "host=", "host=a|", "host=~("] {
             assert!(parse_tag(bad).is_err(), "{bad}");
         }

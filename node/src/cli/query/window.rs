@@ -46,14 +46,10 @@ impl Windows {
             self.key = piece.key.clone();
         }
         let columns = piece.columns.iter();
-        let columns: Vec<&Column> = columns
-            .filter(|column| self.aggregate.result(column.kind()).is_some())
-            .collect();
+        let columns: Vec<&Column> =
+            columns.filter(|column| self.aggregate.result(column.kind()).is_some()).collect();
         for (row, time) in piece.times.iter().enumerate() {
-            if self
-                .open
-                .is_none_or(|(start, end)| *time < start || *time >= end)
-            {
+            if self.open.is_none_or(|(start, end)| *time < start || *time >= end) {
                 self.close()?;
                 self.open = Some(group_bounds(*time, self.every));
             }
@@ -66,8 +62,7 @@ impl Windows {
                 } else {
                     let mut accumulator = Accumulator::new(self.aggregate);
                     accumulator.add(value);
-                    self.fields
-                        .insert(column.name.clone(), (column.kind(), accumulator));
+                    self.fields.insert(column.name.clone(), (column.kind(), accumulator));
                 }
             }
         }
@@ -100,9 +95,7 @@ impl Windows {
         for (name, (kind, accumulator)) in std::mem::take(&mut self.fields) {
             let value = accumulator.finish(kind).map_err(|problem| {
                 let name = String::from_utf8_lossy(&name);
-                Fail::failed(format!(
-                    "the sum of field {name:?} {problem}; use --agg mean"
-                ))
+                Fail::failed(format!("the sum of field {name:?} {problem}; use --agg mean"))
             })?;
             if let (Some(value), Some(kind)) = (value, self.aggregate.result(kind)) {
                 values.push((name, kind, value));
@@ -147,11 +140,7 @@ mod tests {
             column.present.push(true);
         }
         let times = rows.iter().map(|(time, _)| *time).collect();
-        Series {
-            key: Bytes::from(key),
-            times,
-            columns: vec![column],
-        }
+        Series { key: Bytes::from(key), times, columns: vec![column] }
     }
 
     fn sums(pieces: &[Series]) -> Vec<(Bytes, i64, i64)> {
@@ -162,12 +151,9 @@ mod tests {
         }
         out.extend(windows.finish().unwrap());
         let rows = |series: &Series| -> Vec<(Bytes, i64, i64)> {
-            let Values::Integer(values) = &series.columns[0].values else {
-                panic!("integers")
-            };
+            let Values::Integer(values) = &series.columns[0].values else { panic!("integers") };
             let rows = series.times.iter().zip(values);
-            rows.map(|(time, value)| (series.key.clone(), *time, *value))
-                .collect()
+            rows.map(|(time, value)| (series.key.clone(), *time, *value)).collect()
         };
         out.iter().flat_map(rows).collect()
     }
@@ -181,13 +167,8 @@ mod tests {
             piece("a", &[(9, 4), (10, 5), (35, 6)]),
             piece("b", &[(36, 7)]),
         ];
-        let expected = [
-            (a.clone(), -10, 1),
-            (a.clone(), 0, 9),
-            (a.clone(), 10, 5),
-            (a, 30, 6),
-            (b, 30, 7),
-        ];
+        let expected =
+            [(a.clone(), -10, 1), (a.clone(), 0, 9), (a.clone(), 10, 5), (a, 30, 6), (b, 30, 7)];
         assert_eq!(sums(&pieces), expected);
     }
 
@@ -207,17 +188,9 @@ mod tests {
         text.columns[0] = Column::new(FieldId(2), Bytes::from("s"), FieldType::String);
         assert!(text.columns[0].values.push(Value::from("x")));
         text.columns[0].present.push(true);
-        assert!(
-            Windows::new(10, Aggregate::Sum)
-                .push(&text)
-                .unwrap()
-                .is_empty()
-        );
+        assert!(Windows::new(10, Aggregate::Sum).push(&text).unwrap().is_empty());
         let mut windows = Windows::new(10, Aggregate::Last);
         windows.push(&text).unwrap();
-        assert_eq!(
-            windows.finish().unwrap().unwrap().columns[0].values.len(),
-            1
-        );
+        assert_eq!(windows.finish().unwrap().unwrap().columns[0].values.len(), 1);
     }
 }

@@ -63,13 +63,7 @@ pub(crate) struct Cutter {
 
 impl Default for Cutter {
     fn default() -> Self {
-        Self {
-            buffer: Vec::new(),
-            scanned: 0,
-            scan: Scan::default(),
-            ends: Vec::new(),
-            line: 1,
-        }
+        Self { buffer: Vec::new(), scanned: 0, scan: Scan::default(), ends: Vec::new(), line: 1 }
     }
 }
 
@@ -96,10 +90,7 @@ impl Cutter {
     /// Ends the line that began at `begin` at its first newline, or here.
     fn give_up_line(&mut self, begin: usize) {
         let line = self.buffer.get(begin..self.scanned).unwrap_or_default();
-        let end = line
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .map_or(line.len(), |at| at + 1);
+        let end = line.iter().position(|byte| *byte == b'\n').map_or(line.len(), |at| at + 1);
         self.scanned = begin + end;
         self.ends.push(self.scanned);
         self.scan = Scan::default();
@@ -173,10 +164,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> Vec<(String, usize)> {
-        let chunk = Chunk {
-            text: text.as_bytes().to_vec(),
-            first_line: 1,
-        };
+        let chunk = Chunk { text: text.as_bytes().to_vec(), first_line: 1 };
         let line = |chunk: Chunk| (String::from_utf8(chunk.text).unwrap(), chunk.first_line);
         chunk.into_lines().map(line).collect()
     }
@@ -191,10 +179,8 @@ mod tests {
             ("# it's \"\n", 6),
             ("d v=1", 7),
         ];
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(line, at)| ((*line).to_owned(), *at))
-            .collect();
+        let expected: Vec<_> =
+            expected.iter().map(|(line, at)| ((*line).to_owned(), *at)).collect();
         assert_eq!(lines(text), expected);
     }
 
@@ -206,13 +192,7 @@ mod tests {
         let filler = "c v=1\n".repeat(MAX_LINE / 6 + 1);
         cutter.push(filler.as_bytes());
         let first = cutter.take(1).unwrap();
-        assert_eq!(
-            first,
-            Chunk {
-                text: b"a s=\"x\n".to_vec(),
-                first_line: 1
-            }
-        );
+        assert_eq!(first, Chunk { text: b"a s=\"x\n".to_vec(), first_line: 1 });
         assert_eq!(cutter.take(1).unwrap().text, b"b v=1\n");
         assert!(cutter.lines() > MAX_LINE / 6);
     }

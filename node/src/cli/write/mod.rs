@@ -87,10 +87,7 @@ pub(crate) struct Write {
 impl Write {
     fn options(&self, env: &Env) -> Options {
         let now = i64::try_from(env.clock.wall_ns()).unwrap_or(i64::MAX);
-        Options {
-            precision: self.precision,
-            default_time: self.default_time.unwrap_or(now),
-        }
+        Options { precision: self.precision, default_time: self.default_time.unwrap_or(now) }
     }
 
     fn write_options(&self) -> WriteOptions {
@@ -133,11 +130,7 @@ fn verdict(tally: &Tally, rejects: &Rejects) -> Result<(), Fail> {
     if tally.complete() {
         return Ok(());
     }
-    let lost = count(
-        tally.rejected + tally.dropped + tally.errors,
-        "line",
-        "lines",
-    );
+    let lost = count(tally.rejected + tally.dropped + tally.errors, "line", "lines");
     let place = match rejects.path() {
         // What was dropped would be dropped again, so it is not in the file.
         _ if tally.rejected + tally.errors == 0 => "the policy keeps nothing as old".to_owned(),
@@ -178,10 +171,7 @@ impl<'a> Run<'a> {
                 ProgressBar::new(size),
                 "{bar:30} {bytes}/{total_bytes} {msg} {elapsed} left {eta}",
             ),
-            None => (
-                ProgressBar::new_spinner(),
-                "{spinner} {bytes} {msg} {elapsed}",
-            ),
+            None => (ProgressBar::new_spinner(), "{spinner} {bytes} {msg} {elapsed}"),
         };
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
@@ -233,11 +223,7 @@ impl<'a> Run<'a> {
         let database = self.args.database.clone();
         self.tasks.spawn(async move {
             let result = client.write(&database, &parsed.batch, &options).await;
-            Answered {
-                chunk: parsed.chunk,
-                points: parsed.outcome.points,
-                result,
-            }
+            Answered { chunk: parsed.chunk, points: parsed.outcome.points, result }
         });
     }
 
@@ -246,11 +232,7 @@ impl<'a> Run<'a> {
         let Some(answered) = self.tasks.join_next().await else {
             return Ok(());
         };
-        let Answered {
-            chunk,
-            points,
-            result,
-        } = answered.map_err(Fail::failed)?;
+        let Answered { chunk, points, result } = answered.map_err(Fail::failed)?;
         match result {
             Ok(receipt) => self.tally.written(points, &receipt),
             Err(error) => {
@@ -258,8 +240,7 @@ impl<'a> Run<'a> {
                 self.rejects.failed(chunk, self.options, &error.failed)?;
             }
         }
-        self.bar
-            .set_message(format!("{} points", grouped(self.tally.points as u64)));
+        self.bar.set_message(format!("{} points", grouped(self.tally.points as u64)));
         Ok(())
     }
 }

@@ -45,30 +45,18 @@ impl Input {
     /// Opens a file, or standard input for none and `-`.
     pub(crate) fn open(file: Option<&Path>) -> Result<Self, Fail> {
         let Some(path) = file.filter(|path| *path != Path::new("-")) else {
-            return Ok(Self {
-                source: Box::new(io::stdin()),
-                size: None,
-            });
+            return Ok(Self { source: Box::new(io::stdin()), size: None });
         };
         let failed = |error: io::Error| {
-            Fail::failed(format!(
-                "cannot read {}: {error}",
-                PathBuf::from(path).display()
-            ))
+            Fail::failed(format!("cannot read {}: {error}", PathBuf::from(path).display()))
         };
         let file = File::open(path).map_err(failed)?;
         let about = file.metadata().map_err(failed)?;
         if about.is_dir() {
-            return Err(Fail::failed(format!(
-                "cannot read {}: it is a folder",
-                path.display()
-            )));
+            return Err(Fail::failed(format!("cannot read {}: it is a folder", path.display())));
         }
         let size = about.is_file().then_some(about.len());
-        Ok(Self {
-            source: Box::new(file),
-            size,
-        })
+        Ok(Self { source: Box::new(file), size })
     }
 }
 
@@ -84,46 +72,42 @@ pub(crate) fn start(
     let (parsed, out) = mpsc::channel(WAITING);
     let mut source = input.source;
     // These threads end with the input, or when nobody takes what they have.
-    thread::Builder::new()
-        .name("read".to_owned())
-        .spawn(move || read(&mut *source, &blocks))?;
-    thread::Builder::new()
-        .name("parse".to_owned())
-        .spawn(move || {
-            let mut cutter = Cutter::default();
-            loop {
-                let ended = match received.recv_timeout(LINGER) {
-                    Ok(Ok(block)) => {
-                        cutter.push(&block);
-                        false
-                    }
-                    Ok(Err(error)) => {
-                        let _ = parsed.blocking_send(Err(error));
-                        return;
-                    }
-                    Err(RecvTimeoutError::Timeout) => {
-                        if let Some(chunk) = cutter.take(lines)
-                            && parsed.blocking_send(Ok(parse(chunk, options))).is_err()
-                        {
-                            return;
-                        }
-                        false
-                    }
-                    Err(RecvTimeoutError::Disconnected) => true,
-                };
-                while cutter.lines() >= lines || ended {
-                    let Some(chunk) = cutter.take(lines).or_else(|| cutter.rest()) else {
-                        break;
-                    };
-                    if parsed.blocking_send(Ok(parse(chunk, options))).is_err() {
-                        return;
-                    }
+    thread::Builder::new().name("read".to_owned()).spawn(move || read(&mut *source, &blocks))?;
+    thread::Builder::new().name("parse".to_owned()).spawn(move || {
+        let mut cutter = Cutter::default();
+        loop {
+            let ended = match received.recv_timeout(LINGER) {
+                Ok(Ok(block)) => {
+                    cutter.push(&block);
+                    false
                 }
-                if ended {
+                Ok(Err(error)) => {
+                    let _ = parsed.blocking_send(Err(error));
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(chunk) = cutter.take(lines)
+                        && parsed.blocking_send(Ok(parse(chunk, options))).is_err()
+                    {
+                        return;
+                    }
+                    false
+                }
+                Err(RecvTimeoutError::Disconnected) => true,
+            };
+            while cutter.lines() >= lines || ended {
+                let Some(chunk) = cutter.take(lines).or_else(|| cutter.rest()) else {
+                    break;
+                };
+                if parsed.blocking_send(Ok(parse(chunk, options))).is_err() {
                     return;
                 }
             }
-        })?;
+            if ended {
+                return;
+            }
+        }
+    })?;
     Ok(out)
 }
 
@@ -150,9 +134,5 @@ fn read(source: &mut dyn Read, blocks: &SyncSender<Block>) {
 pub(crate) fn parse(chunk: Chunk, options: Options) -> Parsed {
     let mut batch = Batch::new();
     let outcome = parse_into(&mut batch, &chunk.text, options);
-    Parsed {
-        chunk,
-        batch,
-        outcome,
-    }
+    Parsed { chunk, batch, outcome }
 }

@@ -120,14 +120,10 @@ fn rows_of_lines(chunk: Chunk, options: Options) -> impl Iterator<Item = (Chunk,
     let mut rows: Vec<usize> = Vec::new();
     chunk.into_lines().filter_map(move |line| {
         parse_into(&mut batch, &line.text, options);
-        let grown = batch
-            .measurements()
-            .iter()
-            .enumerate()
-            .find_map(|(at, measurement)| {
-                let before = rows.get(at).copied().unwrap_or(0);
-                (measurement.len() > before).then_some((at, before))
-            });
+        let grown = batch.measurements().iter().enumerate().find_map(|(at, measurement)| {
+            let before = rows.get(at).copied().unwrap_or(0);
+            (measurement.len() > before).then_some((at, before))
+        });
         let (at, row) = grown?;
         rows.resize(rows.len().max(at + 1), 0);
         if let Some(count) = rows.get_mut(at) {
@@ -145,16 +141,10 @@ mod tests {
     #[test]
     fn rows_are_found_again() {
         let text = b"a v=1 1\nb v=1 1\nbroken\n\n# no\na v=2 2\nc s=\"x\ny\" 3\nb v=2 2".to_vec();
-        let chunk = Chunk {
-            text,
-            first_line: 11,
-        };
+        let chunk = Chunk { text, first_line: 11 };
         let found: Vec<(usize, u32, u32)> = rows_of_lines(chunk, Options::default())
             .map(|(line, row)| (line.first_line, row.measurement, row.row))
             .collect();
-        assert_eq!(
-            found,
-            [(11, 0, 0), (12, 1, 0), (16, 0, 1), (17, 2, 0), (19, 1, 1)]
-        );
+        assert_eq!(found, [(11, 0, 0), (12, 1, 0), (16, 0, 1), (17, 2, 0), (19, 1, 1)]);
     }
 }

@@ -54,13 +54,7 @@ impl Tally {
 
     fn receipt(&mut self, receipt: &Receipt) {
         self.hints += receipt.hints();
-        if let Some(Dropped {
-            points,
-            min_time,
-            max_time,
-            ..
-        }) = receipt.dropped
-        {
+        if let Some(Dropped { points, min_time, max_time, .. }) = receipt.dropped {
             self.dropped += points;
             let (min, max) = self.range.unwrap_or((min_time, max_time));
             self.range = Some((min.min(min_time), max.max(max_time)));
@@ -96,10 +90,7 @@ impl Tally {
             grouped(self.rate(seconds)),
         );
         if self.hints > 0 {
-            text.push_str(&format!(
-                "; {} hints for nodes that are down",
-                number(self.hints)
-            ));
+            text.push_str(&format!("; {} hints for nodes that are down", number(self.hints)));
         }
         if self.rejected > 0 {
             text.push_str(&format!("; {} rejected", number(self.rejected)));
@@ -112,21 +103,14 @@ impl Tally {
             ));
         }
         if self.errors > 0 {
-            text.push_str(&format!(
-                "; {} failed, write them again",
-                number(self.errors)
-            ));
+            text.push_str(&format!("; {} failed, write them again", number(self.errors)));
         }
         text
     }
 
     fn rate(&self, seconds: f64) -> u64 {
         // A rate above 2^53 points a second would lose digits; there is none.
-        if seconds > 0.0 {
-            (self.points as f64 / seconds).round() as u64
-        } else {
-            0
-        }
+        if seconds > 0.0 { (self.points as f64 / seconds).round() as u64 } else { 0 }
     }
 }
 
@@ -142,18 +126,9 @@ mod tests {
 
     #[test]
     fn the_object_has_the_keys_of_the_contract() {
-        let tally = Tally {
-            points: 10,
-            batches: 2,
-            ..Tally::default()
-        };
+        let tally = Tally { points: 10, batches: 2, ..Tally::default() };
         let object = tally.describe(0.5);
-        let keys: Vec<&str> = object
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
+        let keys: Vec<&str> = object.as_object().unwrap().keys().map(String::as_str).collect();
         let expected = [
             "points",
             "batches",
@@ -167,9 +142,6 @@ mod tests {
         assert_eq!(keys, expected);
         assert_eq!(object["points_per_s"], 20);
         assert!(tally.complete());
-        assert_eq!(
-            tally.sentence(0.5),
-            "10 points in 2 batches, 0.5 s, 20 points/s"
-        );
+        assert_eq!(tally.sentence(0.5), "10 points in 2 batches, 0.5 s, 20 points/s");
     }
 }

@@ -77,11 +77,7 @@ pub(super) fn drop(map: &mut ClusterMap, name: &str) -> Result<Outcome, Refusal>
 
 /// The spec with defaults filled in, if it is valid.
 fn normal(spec: &PolicySpec) -> Result<PolicySpec, Refusal> {
-    let name = if spec.name.is_empty() {
-        DEFAULT_POLICY
-    } else {
-        &spec.name
-    };
+    let name = if spec.name.is_empty() { DEFAULT_POLICY } else { &spec.name };
     check_name("policy", name)?;
     let valid = MIN_DURATION..=MAX_DURATION;
     if spec.duration != 0 && !valid.contains(&spec.duration) {

@@ -30,9 +30,7 @@ pub(super) fn register(
     database: DatabaseId,
     fields: &[NewField],
 ) -> Result<Outcome, Refusal> {
-    let ClusterMap {
-        databases, next, ..
-    } = map;
+    let ClusterMap { databases, next, .. } = map;
     let database = databases
         .iter_mut()
         .find(|candidate| candidate.id == database)
@@ -61,10 +59,7 @@ fn register_one(
 ) -> Result<(), Refusal> {
     let valid = 1..=MAX_NAME;
     if !valid.contains(&new.measurement.len()) || !valid.contains(&new.field.len()) {
-        return Err(refuse(
-            Code::Invalid,
-            format!("names must have 1 to {MAX_NAME} bytes"),
-        ));
+        return Err(refuse(Code::Invalid, format!("names must have 1 to {MAX_NAME} bytes")));
     }
     let measurements = &mut database.measurements;
     match measurements.binary_search_by(|known| known.name.cmp(&new.measurement)) {
@@ -77,10 +72,7 @@ fn register_one(
             format!("a database may have {MAX_MEASUREMENTS} measurements"),
         )),
         Err(at) => {
-            let mut measurement = Measurement {
-                name: owned(&new.measurement),
-                fields: Vec::new(),
-            };
+            let mut measurement = Measurement { name: owned(&new.measurement), fields: Vec::new() };
             add_field(&mut measurement, next, new)?;
             measurements.insert(at, measurement);
             Ok(())
@@ -105,11 +97,7 @@ fn add_field(
     }
     fields.insert(
         at,
-        Field {
-            id: FieldId(take_id!(next.field)?),
-            name: owned(&new.field),
-            kind: new.kind,
-        },
+        Field { id: FieldId(take_id!(next.field)?), name: owned(&new.field), kind: new.kind },
     );
     Ok(())
 }

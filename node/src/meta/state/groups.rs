@@ -26,12 +26,7 @@ pub(super) fn create(
     policy: PolicyId,
     times: &[i64],
 ) -> Result<Outcome, Refusal> {
-    let ClusterMap {
-        nodes,
-        databases,
-        next,
-        ..
-    } = map;
+    let ClusterMap { nodes, databases, next, .. } = map;
     let policy = databases
         .iter_mut()
         .flat_map(|database| &mut database.policies)
@@ -43,10 +38,7 @@ pub(super) fn create(
     }
     let placed = placed_owners(nodes, policy.replication, index);
     if placed.is_empty() {
-        return Err(refuse(
-            Code::NoNodes,
-            "no data node can own a shard: add a node",
-        ));
+        return Err(refuse(Code::NoNodes, "no data node can own a shard: add a node"));
     }
     // Ids are taken from a copy, so that a refusal half-way changes nothing.
     let mut ids = *next;
@@ -90,14 +82,9 @@ fn missing(policy: &Policy, times: &[i64]) -> Result<Vec<(i64, i64)>, Refusal> {
 fn clip(policy: &Policy, wanted: &[(i64, i64)], time: i64) -> (i64, i64) {
     let bounds = placement::group_bounds(time, policy.group_duration);
     let live = policy.groups.iter().map(|group| (group.start, group.end));
-    live.chain(wanted.iter().copied())
-        .fold(bounds, |(start, end), (other_start, other_end)| {
-            if other_start > time {
-                (start, end.min(other_start))
-            } else {
-                (start.max(other_end), end)
-            }
-        })
+    live.chain(wanted.iter().copied()).fold(bounds, |(start, end), (other_start, other_end)| {
+        if other_start > time { (start, end.min(other_start)) } else { (start.max(other_end), end) }
+    })
 }
 
 fn placed_owners(nodes: &[Node], replication: u32, index: u64) -> Vec<Vec<NodeId>> {
@@ -117,16 +104,7 @@ fn group(
 ) -> Result<Group, Refusal> {
     let id = GroupId(take_id!(next.group)?);
     let shards = placed.iter().map(|owners| {
-        Ok(Shard {
-            id: ShardId(take_id!(next.shard)?),
-            epoch: FIRST_EPOCH,
-            owners: owners.clone(),
-        })
+        Ok(Shard { id: ShardId(take_id!(next.shard)?), epoch: FIRST_EPOCH, owners: owners.clone() })
     });
-    Ok(Group {
-        id,
-        start,
-        end,
-        shards: shards.collect::<Result<_, Refusal>>()?,
-    })
+    Ok(Group { id, start, end, shards: shards.collect::<Result<_, Refusal>>()? })
 }

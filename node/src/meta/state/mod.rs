@@ -38,12 +38,9 @@ fn change(map: &mut ClusterMap, index: u64, change: &Change) -> Result<Outcome, 
         return Err(refuse(Code::NotReady, "the cluster is not bootstrapped"));
     }
     match change {
-        Change::AddNode {
-            name,
-            addr,
-            zone,
-            instance,
-        } => nodes::add(map, name, addr, zone.as_deref(), *instance),
+        Change::AddNode { name, addr, zone, instance } => {
+            nodes::add(map, name, addr, zone.as_deref(), *instance)
+        }
         Change::UpdateNode { node, addr, zone } => nodes::update(map, *node, addr, zone.as_deref()),
         Change::RemoveNode { node } => nodes::remove(map, *node),
         Change::CreateDatabase { name, policy } => databases::create(map, name, policy),
@@ -79,18 +76,12 @@ struct Refusal {
 
 impl Refusal {
     fn into_outcome(self) -> Outcome {
-        Outcome::Refused {
-            code: self.code,
-            detail: self.detail,
-        }
+        Outcome::Refused { code: self.code, detail: self.detail }
     }
 }
 
 fn refuse(code: Code, detail: impl Into<String>) -> Refusal {
-    Refusal {
-        code,
-        detail: detail.into(),
-    }
+    Refusal { code, detail: detail.into() }
 }
 
 /// Refuses names other than 1 to 64 of `A-Z a-z 0-9 . _ -`.
@@ -99,10 +90,7 @@ fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
     if (1..=64).contains(&name.len()) && name.bytes().all(allowed) {
         return Ok(());
     }
-    Err(refuse(
-        Code::Invalid,
-        format!("{what} name must be 1 to 64 of A-Z a-z 0-9 . _ -"),
-    ))
+    Err(refuse(Code::Invalid, format!("{what} name must be 1 to 64 of A-Z a-z 0-9 . _ -")))
 }
 
 /// Takes the next id of a kind, or refuses when there is none left.

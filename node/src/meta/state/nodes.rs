@@ -105,10 +105,7 @@ fn check_place(addr: &str, zone: Option<&str>) -> Result<(), Refusal> {
             !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
         });
     if !valid {
-        return Err(refuse(
-            Code::Invalid,
-            "node address must be HOST:PORT, at most 255 bytes",
-        ));
+        return Err(refuse(Code::Invalid, "node address must be HOST:PORT, at most 255 bytes"));
     }
     match zone {
         Some(zone) => check_name("zone", zone),

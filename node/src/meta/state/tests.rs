@@ -14,35 +14,19 @@ use super::*;
 const DAY: u64 = 86_400_000_000_000;
 
 fn spec(duration: u64, group_duration: u64) -> PolicySpec {
-    PolicySpec {
-        name: String::new(),
-        duration,
-        group_duration,
-        replication: 2,
-    }
+    PolicySpec { name: String::new(), duration, group_duration, replication: 2 }
 }
 
 fn add_node(name: &str, instance: u128) -> Change {
-    Change::AddNode {
-        name: name.to_owned(),
-        addr: "localhost:7".to_owned(),
-        zone: None,
-        instance,
-    }
+    Change::AddNode { name: name.to_owned(), addr: "localhost:7".to_owned(), zone: None, instance }
 }
 
 fn create(name: &str, policy: PolicySpec) -> Change {
-    Change::CreateDatabase {
-        name: name.to_owned(),
-        policy,
-    }
+    Change::CreateDatabase { name: name.to_owned(), policy }
 }
 
 fn groups(times: &[i64]) -> Change {
-    Change::CreateGroups {
-        policy: PolicyId(1),
-        times: times.to_vec(),
-    }
+    Change::CreateGroups { policy: PolicyId(1), times: times.to_vec() }
 }
 
 fn field(measurement: &str, field: &str, kind: FieldType) -> NewField {
@@ -62,14 +46,8 @@ struct Cluster {
 impl Cluster {
     /// Bootstrapped, with three nodes and the database `db` of 7-day groups.
     fn new() -> Self {
-        let mut cluster = Self {
-            map: ClusterMap::default(),
-            index: 0,
-        };
-        let first = Change::Bootstrap {
-            cluster: ClusterId(7),
-            name: "test".to_owned(),
-        };
+        let mut cluster = Self { map: ClusterMap::default(), index: 0 };
+        let first = Change::Bootstrap { cluster: ClusterId(7), name: "test".to_owned() };
         assert_eq!(cluster.apply(first), Outcome::Done);
         for id in 1..=3 {
             let added = cluster.apply(add_node(&format!("n{id}"), u128::from(id)));
@@ -108,15 +86,9 @@ impl Cluster {
 
 #[test]
 fn nothing_happens_before_the_bootstrap_and_it_happens_once() {
-    let mut cluster = Cluster {
-        map: ClusterMap::default(),
-        index: 0,
-    };
+    let mut cluster = Cluster { map: ClusterMap::default(), index: 0 };
     assert_eq!(cluster.refused(add_node("n1", 1)), Code::NotReady);
-    let bootstrap = |id| Change::Bootstrap {
-        cluster: ClusterId(id),
-        name: "test".to_owned(),
-    };
+    let bootstrap = |id| Change::Bootstrap { cluster: ClusterId(id), name: "test".to_owned() };
     assert_eq!(cluster.refused(bootstrap(0)), Code::Invalid);
     assert_eq!(cluster.apply(bootstrap(1)), Outcome::Done);
     assert_eq!(cluster.apply(bootstrap(1)), Outcome::Done);
@@ -126,11 +98,7 @@ fn nothing_happens_before_the_bootstrap_and_it_happens_once() {
 #[test]
 fn a_node_is_its_name_and_its_disk() {
     let mut cluster = Cluster::new();
-    assert_eq!(
-        cluster.apply(add_node("n2", 2)),
-        Outcome::Node(NodeId(2)),
-        "found again"
-    );
+    assert_eq!(cluster.apply(add_node("n2", 2)), Outcome::Node(NodeId(2)), "found again");
     assert_eq!(cluster.refused(add_node("n2", 9)), Code::AlreadyExists);
     assert_eq!(cluster.refused(add_node("n/2", 9)), Code::Invalid);
     let left = Change::RemoveNode { node: NodeId(3) };
@@ -158,9 +126,7 @@ fn an_owner_and_the_last_node_cannot_leave() {
     let leave = |node| Change::RemoveNode { node: NodeId(node) };
     assert_eq!(cluster.refused(leave(1)), Code::Invalid);
     assert_eq!(cluster.refused(leave(9)), Code::NodeNotFound);
-    let drop = Change::DropDatabase {
-        name: "db".to_owned(),
-    };
+    let drop = Change::DropDatabase { name: "db".to_owned() };
     assert_eq!(cluster.apply(drop), Outcome::Done);
     assert_eq!(cluster.apply(leave(1)), Outcome::Done);
     assert_eq!(cluster.apply(leave(2)), Outcome::Done);
@@ -181,25 +147,14 @@ fn the_same_database_again_is_no_error_another_is() {
     for bad in ["", "a b", "ä", &"x".repeat(65)] {
         assert_eq!(cluster.refused(create(bad, spec(0, 0))), Code::Invalid);
     }
-    for bad in [
-        spec(1, 0),
-        spec(0, 1),
-        spec(DAY, 2 * DAY),
-        spec(u64::MAX, 0),
-    ] {
+    for bad in [spec(1, 0), spec(0, 1), spec(DAY, 2 * DAY), spec(u64::MAX, 0)] {
         assert_eq!(cluster.refused(create("db2", bad)), Code::Invalid);
     }
-    let drop = |name: &str| Change::DropDatabase {
-        name: name.to_owned(),
-    };
+    let drop = |name: &str| Change::DropDatabase { name: name.to_owned() };
     assert_eq!(cluster.apply(drop("db")), Outcome::Done);
     assert_eq!(cluster.refused(drop("db")), Code::DatabaseNotFound);
     let again = cluster.apply(create("db", spec(0, 0)));
-    assert_eq!(
-        again,
-        Outcome::Database(DatabaseId(2)),
-        "ids are not reused"
-    );
+    assert_eq!(again, Outcome::Database(DatabaseId(2)), "ids are not reused");
 }
 
 #[test]
@@ -215,15 +170,9 @@ fn groups_are_found_again_and_clipped_to_their_gap() {
     cluster.policy().group_duration = 7 * DAY;
     cluster.apply(groups(&[-1, day]));
     // 1970-01-01 was a Thursday and 7-day groups start on Mondays.
-    assert_eq!(
-        bounds(cluster.policy()),
-        [(-3 * day, 0), (0, day), (day, 4 * day)]
-    );
+    assert_eq!(bounds(cluster.policy()), [(-3 * day, 0), (0, day), (day, 4 * day)]);
     assert_eq!(cluster.refused(groups(&[i64::MAX])), Code::Invalid);
-    let unknown = Change::CreateGroups {
-        policy: PolicyId(9),
-        times: vec![0],
-    };
+    let unknown = Change::CreateGroups { policy: PolicyId(9), times: vec![0] };
     assert_eq!(cluster.refused(unknown), Code::PolicyNotFound);
 }
 
@@ -252,11 +201,8 @@ fn a_group_of_three_nodes_with_two_copies_has_three_shards() {
     cluster.apply(groups(&[0]));
     let index = cluster.index;
     let group = cluster.policy().groups[0].clone();
-    let owners: Vec<Vec<u64>> = group
-        .shards
-        .iter()
-        .map(|shard| shard.owners.iter().map(|id| id.0).collect())
-        .collect();
+    let owners: Vec<Vec<u64>> =
+        group.shards.iter().map(|shard| shard.owners.iter().map(|id| id.0).collect()).collect();
     assert_eq!(owners.len(), 3);
     assert_eq!(owners[0][0], index % 3 + 1, "the round starts at the index");
 }
@@ -264,10 +210,7 @@ fn a_group_of_three_nodes_with_two_copies_has_three_shards() {
 #[test]
 fn the_first_type_of_a_field_stays() {
     let mut cluster = Cluster::new();
-    let register = |fields| Change::RegisterFields {
-        database: DatabaseId(1),
-        fields,
-    };
+    let register = |fields| Change::RegisterFields { database: DatabaseId(1), fields };
     let first = vec![
         field("cpu", "load", FieldType::Float),
         field("cpu", "busy", FieldType::Integer),
@@ -281,10 +224,7 @@ fn the_first_type_of_a_field_stays() {
     let busy = database.field(b"cpu", b"busy").unwrap();
     assert_eq!((load.kind, load.id.0), (FieldType::Float, 1));
     assert_eq!((busy.kind, busy.id.0), (FieldType::Integer, 2));
-    let elsewhere = Change::RegisterFields {
-        database: DatabaseId(9),
-        fields: vec![],
-    };
+    let elsewhere = Change::RegisterFields { database: DatabaseId(9), fields: vec![] };
     assert_eq!(cluster.refused(elsewhere), Code::DatabaseNotFound);
 }
 
@@ -295,13 +235,8 @@ fn fields_over_a_limit_are_left_out_and_the_rest_is_registered() {
     let mut fields: Vec<NewField> = many.collect();
     fields.push(field("cpu", "load", FieldType::Float));
     fields.push(field("", "load", FieldType::Float));
-    let outcome = cluster.apply(Change::RegisterFields {
-        database: DatabaseId(1),
-        fields,
-    });
-    let Outcome::Partly { code, detail } = outcome else {
-        panic!("{outcome:?}")
-    };
+    let outcome = cluster.apply(Change::RegisterFields { database: DatabaseId(1), fields });
+    let Outcome::Partly { code, detail } = outcome else { panic!("{outcome:?}") };
     assert_eq!(code, Code::LimitExceeded);
     assert!(detail.starts_with("2 of 1027 fields"), "{detail}");
     let database = &cluster.map.databases[0];
@@ -315,17 +250,12 @@ fn measurements_are_limited() {
     let mut cluster = Cluster::new();
     let register = |range: std::ops::Range<u32>| Change::RegisterFields {
         database: DatabaseId(1),
-        fields: range
-            .map(|i| field(&format!("m{i}"), "f", FieldType::Boolean))
-            .collect(),
+        fields: range.map(|i| field(&format!("m{i}"), "f", FieldType::Boolean)).collect(),
     };
     assert_eq!(cluster.apply(register(0..10_000)), Outcome::Done);
     assert!(matches!(
         cluster.apply(register(9_999..10_001)),
-        Outcome::Partly {
-            code: Code::LimitExceeded,
-            ..
-        }
+        Outcome::Partly { code: Code::LimitExceeded, .. }
     ));
     assert_eq!(cluster.map.databases[0].measurements.len(), 10_000);
 }

@@ -11,29 +11,15 @@ use crate::segment::writer::Writer;
 const RECORDS: u64 = 40;
 
 fn header(number: u64, first_sequence: u64, capacity: u64) -> Header {
-    Header {
-        kind: Kind::Hints,
-        owner: 2,
-        number,
-        first_sequence,
-        capacity,
-        salt: 77,
-    }
+    Header { kind: Kind::Hints, owner: 2, number, first_sequence, capacity, salt: 77 }
 }
 
 fn payload(sequence: u64) -> Vec<u8> {
-    (0..sequence % 23)
-        .map(|index| (sequence * 7 + index) as u8)
-        .collect()
+    (0..sequence % 23).map(|index| (sequence * 7 + index) as u8).collect()
 }
 
 fn push(writer: &mut Writer, sequence: u64) -> u64 {
-    let meta = RecordMeta {
-        sequence,
-        shard: sequence % 3,
-        stamp: sequence * 10,
-        flags: 1,
-    };
+    let meta = RecordMeta { sequence, shard: sequence % 3, stamp: sequence * 10, flags: 1 };
     writer.push(&meta, &payload(sequence))
 }
 
@@ -73,26 +59,15 @@ fn read(bytes: Vec<u8>, header: &Header) -> Outcome {
         match reader.next_found().unwrap() {
             Found::Record(record) => {
                 let sequence = record.meta.sequence;
-                assert_eq!(
-                    record.payload,
-                    payload(sequence),
-                    "altered data was returned"
-                );
-                assert_eq!(
-                    (record.meta.shard, record.meta.stamp),
-                    (sequence % 3, sequence * 10)
-                );
+                assert_eq!(record.payload, payload(sequence), "altered data was returned");
+                assert_eq!((record.meta.shard, record.meta.stamp), (sequence % 3, sequence * 10));
                 outcome.sequences.push(sequence);
             }
             Found::Damaged(damage) => {
                 outcome.damaged += damage.records;
                 outcome.ranges.push(damage.range);
             }
-            Found::End {
-                offset,
-                torn,
-                blank,
-            } => {
+            Found::End { offset, torn, blank } => {
                 outcome.torn = torn;
                 outcome.blank = blank;
                 outcome.end = offset;
@@ -108,10 +83,7 @@ fn an_untouched_segment_reads_back_and_ends_clean() {
         let (bytes, ends) = image(capacity);
         let outcome = read(bytes, &header(1, 1, capacity));
         assert_eq!(outcome.sequences, (1..=RECORDS).collect::<Vec<_>>());
-        assert_eq!(
-            (outcome.damaged, outcome.torn, outcome.blank),
-            (0, false, true)
-        );
+        assert_eq!((outcome.damaged, outcome.torn, outcome.blank), (0, false, true));
         assert_eq!(outcome.end, *ends.last().unwrap());
     }
 }
@@ -152,14 +124,9 @@ fn any_flipped_bit_costs_at_most_its_own_record() {
         assert!(outcome.sequences.is_sorted());
         if let Some(index) = ends.iter().position(|end| bit / 8 < *end as usize) {
             let hit = index as u64 + 1;
-            assert!(
-                lost == 0 || !outcome.sequences.contains(&hit),
-                "bit {bit}: the wrong one"
-            );
+            assert!(lost == 0 || !outcome.sequences.contains(&hit), "bit {bit}: the wrong one");
             for range in outcome.ranges {
-                let start = index
-                    .checked_sub(1)
-                    .map_or(header::LENGTH, |before| ends[before]);
+                let start = index.checked_sub(1).map_or(header::LENGTH, |before| ends[before]);
                 assert_eq!(range, start..ends[index], "bit {bit}");
             }
         }
@@ -186,11 +153,7 @@ fn a_reused_file_never_shows_its_past() {
     // The same first sequence on purpose: only the header tells the lives apart.
     let fresh = header(2, 1, 8192);
     file.write_at(0, &fresh.encode()).unwrap();
-    assert!(
-        read(disk.content(path).unwrap(), &fresh)
-            .sequences
-            .is_empty()
-    );
+    assert!(read(disk.content(path).unwrap(), &fresh).sequences.is_empty());
     let mut writer = Writer::resume(file, fresh, header::LENGTH);
     for sequence in 1..=5 {
         push(&mut writer, sequence);
@@ -221,10 +184,7 @@ fn the_damaged_last_record_is_told_from_a_torn_one() {
     let mut flipped = bytes.clone();
     flipped[start + 9] ^= 4;
     let outcome = read(flipped, &header(1, 1, 8192));
-    assert_eq!(
-        (outcome.damaged, outcome.sequences.len() as u64),
-        (1, RECORDS - 1)
-    );
+    assert_eq!((outcome.damaged, outcome.sequences.len() as u64), (1, RECORDS - 1));
     let mut torn = bytes;
     torn[start + 50..].fill(0);
     let outcome = read(torn, &header(1, 1, 8192));

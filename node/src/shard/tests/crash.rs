@@ -5,8 +5,9 @@ use std::sync::{Arc, atomic::Ordering};
 use quorate_protocol::id::Sequence;
 
 use super::support::*;
+use crate::executor::Executor;
 use crate::shard::{
-    Executor, ShardError, ShardStore,
+    ShardError, ShardStore,
     fault::{Fault, Step},
 };
 
@@ -45,11 +46,7 @@ fn a_crash_at_any_step_loses_nothing_and_duplicates_nothing() {
     let mut stopped_at = Vec::new();
     loop {
         let dir = tempfile::tempdir().unwrap();
-        let trap = Arc::new(Trap {
-            at,
-            fault: Some(Fault::Stop),
-            ..Trap::default()
-        });
+        let trap = Arc::new(Trap { at, fault: Some(Fault::Stop), ..Trap::default() });
         let store =
             ShardStore::open_probed(tiny(), dir.path(), Executor::Inline, Arc::clone(&trap) as _)
                 .unwrap();
@@ -77,56 +74,29 @@ fn a_crash_at_any_step_loses_nothing_and_duplicates_nothing() {
         journal.replay(&store, released);
         fold(&store, SHARD).unwrap();
         while merge(&store, SHARD).unwrap() {}
-        assert_eq!(
-            scan(&store, SHARD),
-            model,
-            "folded after stopping at step {at}"
-        );
+        assert_eq!(scan(&store, SHARD), model, "folded after stopping at step {at}");
         // A store that was offered nothing yet knows of nothing to release.
         let replayed = released.0 < journal.records.len() as u64;
-        let through = if replayed {
-            journal.records.len() as u64
-        } else {
-            0
-        };
+        let through = if replayed { journal.records.len() as u64 } else { 0 };
         assert_eq!(store.applied_through(), Sequence(through));
         let pin = store.inner.open.pin(SHARD).unwrap().unwrap();
         let state = pin.state().unwrap();
-        assert!(
-            !crate::shard::run::has_dead(&pin, &state).unwrap(),
-            "blocks of dead runs stay"
-        );
+        assert!(!crate::shard::run::has_dead(&pin, &state).unwrap(), "blocks of dead runs stay");
         at += 1;
     }
     // All kinds of steps have been stopped at, and transactions within a run too.
-    for step in [
-        Step::FoldBegins,
-        Step::Commit,
-        Step::Committed,
-        Step::Flip,
-        Step::Flipped,
-        Step::Deleted,
-    ] {
-        assert!(
-            stopped_at
-                .iter()
-                .filter(|stopped| **stopped == step)
-                .count()
-                > 1,
-            "{step:?}"
-        );
+    for step in
+        [Step::FoldBegins, Step::Commit, Step::Committed, Step::Flip, Step::Flipped, Step::Deleted]
+    {
+        assert!(stopped_at.iter().filter(|stopped| **stopped == step).count() > 1, "{step:?}");
     }
 }
 
 #[test]
 fn a_fold_that_stopped_is_done_over_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let trap = Trap {
-        at: 2,
-        only: Some(Step::Committed),
-        fault: Some(Fault::Stop),
-        ..Trap::default()
-    };
+    let trap =
+        Trap { at: 2, only: Some(Step::Committed), fault: Some(Fault::Stop), ..Trap::default() };
     let trap = Arc::new(trap);
     let store =
         ShardStore::open_probed(tiny(), dir.path(), Executor::Inline, Arc::clone(&trap) as _)

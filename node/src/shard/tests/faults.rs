@@ -9,9 +9,9 @@ use quorate_protocol::{
 };
 
 use super::support::*;
+use crate::executor::Executor;
 use crate::shard::{
-    AdmitError, Config, EnvError, Executor, ScanError, ScanFilter, ShardError, ShardStore,
-    directory,
+    AdmitError, Config, EnvError, ScanError, ScanFilter, ShardError, ShardStore, directory,
     fault::{Fault, Step},
 };
 
@@ -51,9 +51,7 @@ fn misfits_are_quarantined_and_counted_and_never_served() {
     assert_eq!(store.applied_through(), Sequence(3));
     let kept = dir.path().join("7/quarantine/00000000000000000001.batch");
     assert_eq!(fs::read(kept).unwrap(), **journal.records[0].1.bytes());
-    let why = dir
-        .path()
-        .join("7/quarantine/00000000000000000003.batch.why");
+    let why = dir.path().join("7/quarantine/00000000000000000003.batch.why");
     assert!(fs::read_to_string(why).unwrap().contains("shard 8"));
 }
 
@@ -85,15 +83,13 @@ fn a_damaged_block_is_reported_kept_aside_and_costs_only_itself() {
         for item in store.scan(SHARD, ScanFilter::default()).unwrap() {
             match item {
                 Ok(item) => add_rows(&mut found, &item.key, &item.rows),
-                Err(ScanError::Damaged {
-                    shard, key, from, ..
-                }) => damaged.push((shard, key, from)),
+                Err(ScanError::Damaged { shard, key, from, .. }) => {
+                    damaged.push((shard, key, from))
+                }
                 Err(other) => panic!("{other}"),
             }
         }
-        let [(SHARD, key, 1)] = &damaged[..] else {
-            panic!("{damaged:?}")
-        };
+        let [(SHARD, key, 1)] = &damaged[..] else { panic!("{damaged:?}") };
         let mut expected = model.clone();
         expected.retain(|(series, time, _), _| series != key || *time != 1);
         assert_eq!(expected.len(), model.len() - 1);
@@ -108,23 +104,14 @@ fn a_damaged_block_is_reported_kept_aside_and_costs_only_itself() {
     check(&store);
     assert_eq!(store.stats().bad_blocks, 1);
     assert_eq!(damaged_key.len(), 20);
-    assert_eq!(
-        fs::read_dir(dir.path().join("7/quarantine"))
-            .unwrap()
-            .count(),
-        2
-    );
+    assert_eq!(fs::read_dir(dir.path().join("7/quarantine")).unwrap().count(), 2);
 }
 
 #[test]
 fn the_first_failed_sync_stops_folding_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let trap = Trap {
-        at: 1,
-        only: Some(Step::Flip),
-        fault: Some(Fault::SyncFailed),
-        ..Trap::default()
-    };
+    let trap =
+        Trap { at: 1, only: Some(Step::Flip), fault: Some(Fault::SyncFailed), ..Trap::default() };
     let store =
         ShardStore::open_probed(tiny(), dir.path(), Executor::Inline, Arc::new(trap)).unwrap();
     let (mut journal, mut model) = (Journal::default(), Content::new());
@@ -137,23 +124,11 @@ fn the_first_failed_sync_stops_folding_and_loses_nothing() {
     append(&store, 1);
     fold(&store, SHARD).unwrap();
     append(&store, 2);
-    assert!(matches!(
-        fold(&store, SHARD),
-        Err(ShardError::Poisoned { shard: SHARD, .. })
-    ));
+    assert!(matches!(fold(&store, SHARD), Err(ShardError::Poisoned { shard: SHARD, .. })));
     // The trap has snapped; it is the poison that refuses now.
-    assert!(matches!(
-        fold(&store, SHARD),
-        Err(ShardError::Poisoned { .. })
-    ));
-    assert!(matches!(
-        merge(&store, SHARD),
-        Err(ShardError::Poisoned { .. })
-    ));
-    assert!(matches!(
-        store.admit(SHARD, 10),
-        Err(AdmitError::Poisoned(SHARD))
-    ));
+    assert!(matches!(fold(&store, SHARD), Err(ShardError::Poisoned { .. })));
+    assert!(matches!(merge(&store, SHARD), Err(ShardError::Poisoned { .. })));
+    assert!(matches!(store.admit(SHARD, 10), Err(AdmitError::Poisoned(SHARD))));
     assert!(store.admit(ShardId(9), 10).is_ok());
     // What was in flight still comes in and is read; the journal keeps it.
     let model = append(&store, 3);
@@ -171,34 +146,20 @@ fn the_first_failed_sync_stops_folding_and_loses_nothing() {
 #[test]
 fn a_full_map_is_a_typed_error_and_the_fold_succeeds_once_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
-    let small = Config {
-        max_map_bytes: 256 << 10,
-        ..Config::default()
-    };
-    let small = Config {
-        map_bytes: 128 << 10,
-        ..small
-    };
+    let small = Config { max_map_bytes: 256 << 10, ..Config::default() };
+    let small = Config { map_bytes: 128 << 10, ..small };
     let store = open(small, dir.path());
     let (mut journal, mut model) = (Journal::default(), Content::new());
     for time in 0..40 {
-        let cells: Vec<_> = (0..100)
-            .map(|at| cell(at * 5, time, at as u8, time))
-            .collect();
+        let cells: Vec<_> = (0..100).map(|at| cell(at * 5, time, at as u8, time)).collect();
         let batch = batch(SHARD, 1, &cells);
         add_batch(&mut model, &batch);
         journal.append(&store, SHARD, batch);
     }
     let error = fold(&store, SHARD).unwrap_err();
-    assert!(
-        matches!(error, ShardError::Env(EnvError::Full { .. })),
-        "{error}"
-    );
+    assert!(matches!(error, ShardError::Env(EnvError::Full { .. })), "{error}");
     assert!(error.retryable());
-    assert!(
-        store.admit(SHARD, 1).is_ok(),
-        "a full disk is not a failed sync"
-    );
+    assert!(store.admit(SHARD, 1).is_ok(), "a full disk is not a failed sync");
     assert_eq!(scan(&store, SHARD), model);
     drop(store);
     let store = open(Config::default(), dir.path());
@@ -216,26 +177,12 @@ fn a_newer_format_is_refused_and_nothing_is_touched() {
     fold(&store, SHARD).unwrap();
     drop(store);
     fs::create_dir(dir.path().join("9")).unwrap();
-    let marker = [
-        b"QSHARD\r\n".as_slice(),
-        &(directory::FORMAT + 1).to_le_bytes(),
-    ]
-    .concat();
+    let marker = [b"QSHARD\r\n".as_slice(), &(directory::FORMAT + 1).to_le_bytes()].concat();
     fs::write(dir.path().join("9/format"), &marker).unwrap();
     let before = fs::read(dir.path().join("7/data.mdb")).unwrap();
-    let error = ShardStore::open(tiny(), dir.path(), Executor::Inline)
-        .err()
-        .unwrap();
-    let ShardError::NewerFormat {
-        found, supported, ..
-    } = error
-    else {
-        panic!("{error}")
-    };
-    assert_eq!(
-        (found, supported),
-        (directory::FORMAT + 1, directory::FORMAT)
-    );
+    let error = ShardStore::open(tiny(), dir.path(), Executor::Inline).err().unwrap();
+    let ShardError::NewerFormat { found, supported, .. } = error else { panic!("{error}") };
+    assert_eq!((found, supported), (directory::FORMAT + 1, directory::FORMAT));
     assert_eq!(fs::read_dir(dir.path().join("9")).unwrap().count(), 1);
     assert_eq!(fs::read(dir.path().join("7/data.mdb")).unwrap(), before);
 }

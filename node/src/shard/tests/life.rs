@@ -5,24 +5,20 @@ use std::{collections::BTreeSet, time::Duration};
 use quorate_protocol::id::{Sequence, ShardId};
 
 use super::support::*;
+use crate::executor::Executor;
 use crate::shard::{
-    AdmitError, Config, Executor, ScanError, ScanFilter, ShardError, ShardGone, ShardStore,
+    AdmitError, Config, ScanError, ScanFilter, ShardError, ShardGone, ShardStore,
     retention::{LiveShards, sweep},
 };
 
 #[test]
 fn two_hundred_shards_share_eight_environments() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config {
-        max_open_shards: 8,
-        ..Config::default()
-    };
+    let config = Config { max_open_shards: 8, ..Config::default() };
     let store = open(config, dir.path());
     let mut journal = Journal::default();
     let content = |shard: u64, value| {
-        let cells: Vec<_> = (0..3)
-            .map(|series| cell(series, value, 0, shard as i64))
-            .collect();
+        let cells: Vec<_> = (0..3).map(|series| cell(series, value, 0, shard as i64)).collect();
         batch(ShardId(shard), 1, &cells)
     };
     for shard in 1..=200 {
@@ -62,11 +58,7 @@ fn fresh_bytes_are_bounded_and_come_back_with_the_fold() {
     let dir = tempfile::tempdir().unwrap();
     let one = batch(SHARD, 1, &[cell(1, 1, 0, 1)]);
     let bytes = one.bytes().len() as u64;
-    let config = Config {
-        fresh_bytes: 2 * bytes + 10,
-        busy_retry_ms: 33,
-        ..Config::default()
-    };
+    let config = Config { fresh_bytes: 2 * bytes + 10, busy_retry_ms: 33, ..Config::default() };
     let store = open(config, dir.path());
     let mut journal = Journal::default();
     for _ in 0..2 {
@@ -103,29 +95,17 @@ async fn a_dropped_shard_is_gone_and_stays_gone() {
     assert!(scan.next().unwrap().is_ok());
 
     // The map does not know shard 8 yet, and has dropped 7.
-    let map = LiveShards {
-        live: BTreeSet::new(),
-        next: other,
-    };
+    let map = LiveShards { live: BTreeSet::new(), next: other };
     let dropped = sweep(&store, &map).await;
     assert!(matches!(dropped[..], [(SHARD, Ok(()))]));
     assert!(!dir.path().join("7").exists());
     assert_eq!(store.shards(), [other]);
     let rest: Vec<_> = scan.collect();
-    assert!(matches!(
-        rest.last(),
-        Some(Err(ScanError::Shard(ShardError::Gone(SHARD))))
-    ));
+    assert!(matches!(rest.last(), Some(Err(ScanError::Shard(ShardError::Gone(SHARD))))));
     let late = batch(SHARD, 2, &[cell(1, 1, 0, 1)]);
-    assert_eq!(
-        store.accept(SHARD, Sequence(99), late).unwrap_err(),
-        ShardGone(SHARD)
-    );
+    assert_eq!(store.accept(SHARD, Sequence(99), late).unwrap_err(), ShardGone(SHARD));
     assert_eq!(store.admit(SHARD, 1).unwrap_err(), AdmitError::Gone(SHARD));
-    assert!(matches!(
-        store.scan(SHARD, ScanFilter::default()),
-        Err(ShardError::Gone(SHARD))
-    ));
+    assert!(matches!(store.scan(SHARD, ScanFilter::default()), Err(ShardError::Gone(SHARD))));
     // Only shard 8's records hold the journal back now.
     assert_eq!(store.applied_through(), Sequence(1));
     store.flush(other).await.unwrap();
@@ -146,10 +126,7 @@ async fn old_batches_are_folded_by_themselves_and_the_journal_hears_of_it() {
         journal.append(&store, SHARD, batch);
     }
     let heard = released.wait_for(|released| *released == Sequence(3));
-    tokio::time::timeout(Duration::from_secs(60), heard)
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(60), heard).await.unwrap().unwrap();
     assert_eq!(store.stats().fresh_bytes, 0);
     assert_eq!(scan(&store, SHARD), model);
     store.close().await;
@@ -163,13 +140,9 @@ async fn old_batches_are_folded_by_themselves_and_the_journal_hears_of_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_shards_are_folded_at_once_and_their_runs_merged() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config {
-        fold_bytes: 1,
-        fold_age_ms: 3_600_000,
-        merge_runs: 3,
-        ..Config::default()
-    };
-    let store = ShardStore::open(config, dir.path(), Executor::Blocking).unwrap();
+    let config =
+        Config { fold_bytes: 1, fold_age_ms: 3_600_000, merge_runs: 3, ..Config::default() };
+    let store = ShardStore::open(config, dir.path(), Executor::Thread).unwrap();
     store.start();
     let mut released = store.released();
     let (mut journal, mut model) = (Journal::default(), Content::new());
@@ -179,17 +152,11 @@ async fn large_shards_are_folded_at_once_and_their_runs_merged() {
         journal.append(&store, SHARD, batch);
         let through = Sequence(journal.records.len() as u64);
         let heard = released.wait_for(|released| *released >= through);
-        tokio::time::timeout(Duration::from_secs(60), heard)
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(60), heard).await.unwrap().unwrap();
     }
     store.settle(SHARD).await.unwrap();
     assert!(runs(&store, SHARD) < 3);
-    let scan = store
-        .scan_begin(SHARD, ScanFilter::default())
-        .await
-        .unwrap();
+    let scan = store.scan_begin(SHARD, ScanFilter::default()).await.unwrap();
     let (scan, page) = store.scan_page(scan).await.unwrap();
     let mut found = Content::new();
     for item in page {

@@ -65,11 +65,7 @@ fn filtered(content: &Content, filter: &ScanFilter, host: Option<&str>) -> Conte
             && host.is_none_or(host_is)
             && (fields.is_empty() || fields.contains(&Bytes::from(format!("f{}", field.0 - 1))))
     };
-    content
-        .iter()
-        .filter(|(at, _)| wanted(at))
-        .map(|(at, v)| (at.clone(), v.clone()))
-        .collect()
+    content.iter().filter(|(at, _)| wanted(at)).map(|(at, v)| (at.clone(), v.clone())).collect()
 }
 
 proptest! {
@@ -143,14 +139,8 @@ proptest! {
 /// orders of arrival, with folds and merges between the arrivals or not.
 #[test]
 fn rows_with_several_fields_keep_their_winners_under_every_order_of_three_versions() {
-    const ORDERS: [[u64; 3]; 6] = [
-        [1, 2, 3],
-        [1, 3, 2],
-        [2, 1, 3],
-        [2, 3, 1],
-        [3, 1, 2],
-        [3, 2, 1],
-    ];
+    const ORDERS: [[u64; 3]; 6] =
+        [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]];
     let rows = |phase: usize, version: u64| -> Vec<Cell> {
         let mut cells = Vec::new();
         for (order, versions) in ORDERS.iter().enumerate() {
@@ -169,10 +159,7 @@ fn rows_with_several_fields_keep_their_winners_under_every_order_of_three_versio
     };
     for folds in 0..8 {
         let dir = tempfile::tempdir().unwrap();
-        let config = crate::shard::Config {
-            merge_runs: 2,
-            ..Default::default()
-        };
+        let config = crate::shard::Config { merge_runs: 2, ..Default::default() };
         let store = open(config, dir.path());
         let (mut journal, mut model) = (Journal::default(), Content::new());
         for phase in 0..3 {

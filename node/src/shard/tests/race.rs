@@ -14,9 +14,7 @@ use super::support::*;
 use crate::shard::{ScanFilter, fault::Step};
 
 fn numbered(number: i64) -> Vec<Cell> {
-    (0..30)
-        .map(|at| cell(at % 10, i64::from(at % 7), (at % 3) as u8, number))
-        .collect()
+    (0..30).map(|at| cell(at % 10, i64::from(at % 7), (at % 3) as u8, number)).collect()
 }
 
 #[test]
@@ -39,13 +37,7 @@ fn a_scan_at_any_step_of_a_fold_or_merge_sees_everything() {
         }
     }
     let visits = visitor.visits.lock().unwrap().clone();
-    for step in [
-        Step::Commit,
-        Step::Committed,
-        Step::Flip,
-        Step::Flipped,
-        Step::Deleted,
-    ] {
+    for step in [Step::Commit, Step::Committed, Step::Flip, Step::Flipped, Step::Deleted] {
         assert!(visits.contains(&step), "no scan at {step:?}");
     }
     visitor.detach();
@@ -70,11 +62,7 @@ fn a_scan_is_whole_when_everything_is_folded_and_merged_between_its_pages() {
         }
         assert!(store.stats().fresh_bytes > 0);
         assert_eq!(scan(&store, SHARD), model);
-        assert_eq!(
-            store.stats().fresh_bytes,
-            0,
-            "the fold came during the scan"
-        );
+        assert_eq!(store.stats().fresh_bytes, 0, "the fold came during the scan");
     }
     visitor.detach();
 }
@@ -91,9 +79,7 @@ fn threads_that_write_fold_merge_and_scan_agree() {
             for number in 1..=BATCHES {
                 let value = number as i64;
                 let cells: Vec<_> = (0..12).map(|series| cell(series, 5, 0, value)).collect();
-                store
-                    .accept(SHARD, Sequence(number), batch(SHARD, number, &cells))
-                    .unwrap();
+                store.accept(SHARD, Sequence(number), batch(SHARD, number, &cells)).unwrap();
                 acked.store(number, Ordering::Release);
             }
             done.store(true, Ordering::Release);
@@ -119,10 +105,7 @@ fn threads_that_write_fold_merge_and_scan_agree() {
                     assert_eq!(found.len(), 12, "a series is missing");
                 }
                 for (at, (version, value)) in found {
-                    assert!(
-                        version >= Version(before),
-                        "{at:?}: {version} after ack of {before}"
-                    );
+                    assert!(version >= Version(before), "{at:?}: {version} after ack of {before}");
                     let number = i64::try_from(version.0).unwrap();
                     // Even series are integers (field 0); the value belongs to its version.
                     assert_eq!(value, Value::Integer(number));

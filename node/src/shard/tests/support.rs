@@ -17,8 +17,9 @@ use quorate_protocol::{
     rows::Rows,
 };
 
+use crate::executor::Executor;
 use crate::shard::{
-    Config, Executor, ScanFilter, ShardError, ShardStore,
+    Config, ScanFilter, ShardError, ShardStore,
     fault::{Fault, Probe, Step},
 };
 
@@ -48,12 +49,7 @@ pub(super) struct Cell {
 }
 
 pub(super) fn cell(series: u16, time: i64, field: u8, value: i64) -> Cell {
-    Cell {
-        series,
-        time,
-        field,
-        value,
-    }
+    Cell { series, time, field, value }
 }
 
 fn point(cell: &Cell) -> Point {
@@ -68,16 +64,8 @@ fn point(cell: &Cell) -> Point {
         1 => format!("a b,{}", cell.series),
         _ => format!("{}", cell.series),
     };
-    let builder = Point::builder(if cell.series.is_multiple_of(2) {
-        "cpu"
-    } else {
-        "cpu load"
-    });
-    builder
-        .tag("host", host)
-        .field(format!("f{}", cell.field), value)
-        .at(cell.time)
-        .unwrap()
+    let builder = Point::builder(if cell.series.is_multiple_of(2) { "cpu" } else { "cpu load" });
+    builder.tag("host", host).field(format!("f{}", cell.field), value).at(cell.time).unwrap()
 }
 
 pub(super) fn batch(shard: ShardId, version: u64, cells: &[Cell]) -> EncodedBatch {
@@ -85,16 +73,9 @@ pub(super) fn batch(shard: ShardId, version: u64, cells: &[Cell]) -> EncodedBatc
     for cell in cells {
         batch.push(&point(cell));
     }
-    let header = PartHeader {
-        shard,
-        version: Version(version),
-        ..PartHeader::default()
-    };
+    let header = PartHeader { shard, version: Version(version), ..PartHeader::default() };
     let id = |_: &[u8], field: &[u8], _| {
-        let number: u32 = std::str::from_utf8(field.strip_prefix(b"f")?)
-            .ok()?
-            .parse()
-            .ok()?;
+        let number: u32 = std::str::from_utf8(field.strip_prefix(b"f")?).ok()?.parse().ok()?;
         Some(FieldId(number + 1))
     };
     let bytes = encode_part(&batch, &header, Selection::All, &id).unwrap();
@@ -113,11 +94,7 @@ pub(super) fn add_rows(content: &mut Content, key: &Bytes, rows: &Rows) {
             let new = (rows.versions[row], value.to_value());
             let at = (key.clone(), rows.times[row], column.field);
             let old = content.entry(at).or_insert_with(|| new.clone());
-            if (new.0)
-                .cmp(&old.0)
-                .then_with(|| new.1.canonical_cmp(&old.1))
-                .is_gt()
-            {
+            if (new.0).cmp(&old.0).then_with(|| new.1.canonical_cmp(&old.1)).is_gt() {
                 *old = new;
             }
         }
@@ -140,10 +117,7 @@ pub(super) fn scan_with(
     let mut content = Content::new();
     let mut last: Option<(Bytes, i64)> = None;
     let mut values = 0;
-    for item in store
-        .scan(shard, filter)
-        .map_err(|error| error.to_string())?
-    {
+    for item in store.scan(shard, filter).map_err(|error| error.to_string())? {
         let item = item.map_err(|error| error.to_string())?;
         let (first_time, last_time) = item.rows.time_range().ok_or("an item without rows")?;
         let first = (item.key.clone(), first_time);
@@ -151,19 +125,11 @@ pub(super) fn scan_with(
             return Err(format!("out of order: {first:?} after {last:?}"));
         }
         last = Some((item.key.clone(), last_time));
-        values += item
-            .rows
-            .columns
-            .iter()
-            .map(|column| column.present.count())
-            .sum::<usize>();
+        values += item.rows.columns.iter().map(|column| column.present.count()).sum::<usize>();
         add_rows(&mut content, &item.key, &item.rows);
     }
     if values != content.len() {
-        return Err(format!(
-            "{values} values for {} cells: losers were kept",
-            content.len()
-        ));
+        return Err(format!("{values} values for {} cells: losers were kept", content.len()));
     }
     Ok(content)
 }
@@ -181,10 +147,7 @@ pub(super) fn fold(store: &ShardStore, shard: ShardId) -> Result<(), ShardError>
 
 /// One merge, if there is something to merge.
 pub(super) fn merge(store: &ShardStore, shard: ShardId) -> Result<bool, ShardError> {
-    store
-        .inner
-        .slot(shard)
-        .map_or(Ok(false), |slot| store.inner.merge(&slot))
+    store.inner.slot(shard).map_or(Ok(false), |slot| store.inner.merge(&slot))
 }
 
 pub(super) fn runs(store: &ShardStore, shard: ShardId) -> usize {
@@ -202,18 +165,14 @@ impl Journal {
     /// Journals a batch and hands it on, as the sink does.
     pub(super) fn append(&mut self, store: &ShardStore, shard: ShardId, batch: EncodedBatch) {
         self.records.push((shard, batch.clone()));
-        store
-            .accept(shard, Sequence(self.records.len() as u64), batch)
-            .unwrap();
+        store.accept(shard, Sequence(self.records.len() as u64), batch).unwrap();
     }
 
     /// Replays what is above `released`.
     pub(super) fn replay(&self, store: &ShardStore, released: Sequence) {
         for (sequence, (shard, batch)) in (1..).zip(&self.records) {
             if Sequence(sequence) > released {
-                store
-                    .accept(*shard, Sequence(sequence), batch.clone())
-                    .unwrap();
+                store.accept(*shard, Sequence(sequence), batch.clone()).unwrap();
             }
         }
     }
@@ -283,10 +242,7 @@ impl Probe for Visitor {
         let Ok(_visiting) = self.visiting.try_lock() else {
             return Ok(());
         };
-        let store = self
-            .store
-            .get()
-            .and_then(|store| store.lock().unwrap().clone());
+        let store = self.store.get().and_then(|store| store.lock().unwrap().clone());
         if let (Some(store), Some(visit)) = (store, self.visit.get()) {
             self.visits.lock().unwrap().push(step);
             visit(&store, step);

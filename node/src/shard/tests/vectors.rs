@@ -1,69 +1,18 @@
 //! The specification's vectors of the shard formats, in both directions.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use quorate_protocol::id::{Sequence, Version};
 
-use crate::shard::{
-    directory,
-    run::BlockKey,
-    series,
-    state::{Run, State},
+use crate::{
+    shard::{
+        directory,
+        run::BlockKey,
+        series,
+        state::{Run, State},
+    },
+    spec::{unhex, vectors},
 };
-
-struct Vector {
-    entries: Vec<(String, String)>,
-    bytes: Vec<u8>,
-}
-
-impl Vector {
-    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.entries
-            .iter()
-            .filter(move |(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    fn number<T: std::str::FromStr<Err: std::fmt::Debug>>(&self, name: &str) -> T {
-        self.all(name).next().unwrap().parse().unwrap()
-    }
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-        .collect()
-}
-
-/// The shard vectors of the specification.
-fn vectors(kind: &str) -> Vec<Vector> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let text = fs::read_to_string(root.join("SPEC.md")).unwrap();
-    let mut found = Vec::new();
-    for block in text.split("```vector ").skip(1) {
-        let (head, rest) = block.split_once('\n').unwrap();
-        if !head.ends_with(&format!(" kind={kind}")) {
-            continue;
-        }
-        let mut vector = Vector {
-            entries: Vec::new(),
-            bytes: Vec::new(),
-        };
-        for line in rest.lines().take_while(|line| *line != "```") {
-            let (key, value) = line.split_once(": ").unwrap();
-            match key {
-                "hex" => vector.bytes.extend(unhex(value.trim())),
-                _ => vector
-                    .entries
-                    .push((key.to_owned(), value.trim().to_owned())),
-            }
-        }
-        found.push(vector);
-    }
-    assert!(!found.is_empty(), "no vectors of kind {kind}");
-    found
-}
 
 #[test]
 fn markers() {
@@ -80,11 +29,7 @@ fn markers() {
 fn block_keys() {
     for vector in vectors("shard-block-key") {
         let (run, series) = (vector.number("run"), vector.number("series"));
-        let key = BlockKey {
-            run,
-            series,
-            start: vector.number("start"),
-        };
+        let key = BlockKey { run, series, start: vector.number("start") };
         assert_eq!(key.encode(), *vector.bytes);
         assert_eq!(BlockKey::decode(&vector.bytes), Some(key));
     }
@@ -93,22 +38,16 @@ fn block_keys() {
 #[test]
 fn ordered_keys() {
     for vector in vectors("shard-ordered-key") {
-        let key = unhex(vector.all("key").next().unwrap());
-        assert_eq!(
-            series::ordered_entry(&key, vector.number("id")).0,
-            vector.bytes
-        );
+        let key = unhex(vector.one("key"));
+        assert_eq!(series::ordered_entry(&key, vector.number("id")).0, vector.bytes);
     }
 }
 
 #[test]
 fn state_records() {
     for vector in vectors("shard-state") {
-        let runs = vector.all("run").map(|run| {
-            let numbers: Vec<i64> = run
-                .split(' ')
-                .map(|number| number.parse().unwrap())
-                .collect();
+        let runs = vector.all("run").into_iter().map(|run| {
+            let numbers: Vec<i64> = run.split(' ').map(|number| number.parse().unwrap()).collect();
             Run {
                 id: numbers[0] as u32,
                 damaged: numbers[1] == 1,

@@ -48,9 +48,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, head: &Head<'_>, values: &Values, scratc
         Some(words) => {
             out.push(PRESENT_SOME);
             let end = out.len() + head.present.len().div_ceil(8);
-            words
-                .iter()
-                .for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+            words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
             out.truncate(end);
         }
     }
@@ -59,9 +57,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, head: &Head<'_>, values: &Values, scratc
         Values::Integer(values) => encode_integers(out, values),
         Values::Unsigned(values) => {
             scratch.integers.clear();
-            scratch
-                .integers
-                .extend(values.iter().map(|value| value.cast_signed()));
+            scratch.integers.extend(values.iter().map(|value| value.cast_signed()));
             encode_integers(out, &scratch.integers);
         }
         Values::Boolean(values) => {
@@ -74,9 +70,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, head: &Head<'_>, values: &Values, scratc
         Values::String(values) => {
             out.push(RAW);
             scratch.integers.clear();
-            scratch
-                .integers
-                .extend(values.iter().map(|value| value.len() as i64));
+            scratch.integers.extend(values.iter().map(|value| value.len() as i64));
             packed::encode(out, &scratch.integers);
             values.iter().for_each(|value| out.extend_from_slice(value));
         }
@@ -96,9 +90,7 @@ fn encode_floats(out: &mut Vec<u8>, values: &[f64], integers: &mut Vec<i64>) {
     }
     out.push(RAW);
     out.reserve(8 * values.len());
-    values
-        .iter()
-        .for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+    values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
 }
 
 fn encode_integers(out: &mut Vec<u8>, values: &[i64]) {
@@ -108,9 +100,7 @@ fn encode_integers(out: &mut Vec<u8>, values: &[i64]) {
     if out.len() - start > 1 + 8 * values.len() {
         out.truncate(start);
         out.push(RAW);
-        values
-            .iter()
-            .for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+        values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
     }
 }
 
@@ -134,17 +124,8 @@ pub(crate) fn decode(
         return Err(DecodeError::Invalid("a column has no values"));
     }
     let values = decode_values(reader, kind, count, string)?;
-    let values = if present.is_all() {
-        values
-    } else {
-        spread(values, &present)
-    };
-    Ok(Column {
-        field,
-        name,
-        present,
-        values,
-    })
+    let values = if present.is_all() { values } else { spread(values, &present) };
+    Ok(Column { field, name, present, values })
 }
 
 fn decode_presence(reader: &mut Reader<'_>, rows: usize) -> Result<Presence, DecodeError> {
@@ -236,14 +217,7 @@ fn spread(values: Values, present: &Presence) -> Values {
     fn each<T: Clone + Default>(values: Vec<T>, present: &Presence) -> Vec<T> {
         let mut values = values.into_iter();
         (0..present.len())
-            .map(|row| {
-                if present.get(row) {
-                    values.next()
-                } else {
-                    None
-                }
-                .unwrap_or_default()
-            })
+            .map(|row| if present.get(row) { values.next() } else { None }.unwrap_or_default())
             .collect()
     }
     match values {
@@ -277,9 +251,5 @@ pub(crate) fn every_row(columns: &[Column], rows: usize) -> Result<(), DecodeErr
     }
     let mut has = Presence::none(rows);
     columns.iter().for_each(|column| has.union(&column.present));
-    if has.is_all() {
-        Ok(())
-    } else {
-        Err(DecodeError::Invalid("a row has no values"))
-    }
+    if has.is_all() { Ok(()) } else { Err(DecodeError::Invalid("a row has no values")) }
 }

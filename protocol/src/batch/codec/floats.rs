@@ -28,11 +28,7 @@ pub(crate) fn scale(values: &[f64], out: &mut Vec<i64>) -> Option<u8> {
     loop {
         out.clear();
         out.reserve(values.len());
-        let fits = if scale == 0 {
-            whole(values, out)
-        } else {
-            decimals(values, scale, out)
-        };
+        let fits = if scale == 0 { whole(values, out) } else { decimals(values, scale, out) };
         if fits {
             return Some(scale);
         }
@@ -41,11 +37,7 @@ pub(crate) fn scale(values: &[f64], out: &mut Vec<i64>) -> Option<u8> {
 }
 
 const fn next(scale: u8) -> Option<u8> {
-    if scale < TRIED_SCALE {
-        Some(scale + 1)
-    } else {
-        None
-    }
+    if scale < TRIED_SCALE { Some(scale + 1) } else { None }
 }
 
 fn whole(values: &[f64], out: &mut Vec<i64>) -> bool {
@@ -82,11 +74,8 @@ fn decimals(values: &[f64], scale: u8, out: &mut Vec<i64>) -> bool {
 
 fn integer(value: f64, scale: u8) -> Option<i64> {
     let mut out = Vec::new();
-    let fits = if scale == 0 {
-        whole(&[value], &mut out)
-    } else {
-        decimals(&[value], scale, &mut out)
-    };
+    let fits =
+        if scale == 0 { whole(&[value], &mut out) } else { decimals(&[value], scale, &mut out) };
     if fits { out.pop() } else { None }
 }
 
@@ -96,10 +85,7 @@ pub(crate) fn unscale(integers: &[i64], scale: u8) -> Vec<f64> {
     if scale == 0 {
         integers.iter().map(|integer| *integer as f64).collect()
     } else {
-        integers
-            .iter()
-            .map(|integer| *integer as f64 / power)
-            .collect()
+        integers.iter().map(|integer| *integer as f64 / power).collect()
     }
 }
 
@@ -113,11 +99,7 @@ mod tests {
         let mut integers = Vec::new();
         let scale = scale(values, &mut integers)?;
         let back = unscale(&integers, scale);
-        assert!(
-            back.iter()
-                .zip(values)
-                .all(|(a, b)| a.to_bits() == b.to_bits())
-        );
+        assert!(back.iter().zip(values).all(|(a, b)| a.to_bits() == b.to_bits()));
         assert_eq!(back.len(), values.len());
         Some(scale)
     }

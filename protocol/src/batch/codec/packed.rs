@@ -180,10 +180,7 @@ mod tests {
         assert_eq!(decode(&mut reader, numbers.len()).unwrap(), numbers);
         reader.finish().unwrap();
         for cut in 0..out.len() {
-            assert!(
-                decode(&mut Reader::new(&out[..cut]), numbers.len()).is_err(),
-                "cut at {cut}"
-            );
+            assert!(decode(&mut Reader::new(&out[..cut]), numbers.len()).is_err(), "cut at {cut}");
         }
         out.len()
     }
@@ -193,9 +190,8 @@ mod tests {
         assert_eq!(round_trip(&[]), 0);
         assert_eq!(round_trip(&[7; 64]), 2);
         assert_eq!(round_trip(&[0]), 2);
-        let clock: Vec<i64> = (0..640)
-            .map(|i| 1_700_000_000_000_000_000 + i * 1_000_000_000)
-            .collect();
+        let clock: Vec<i64> =
+            (0..640).map(|i| 1_700_000_000_000_000_000 + i * 1_000_000_000).collect();
         assert!(round_trip(&clock) < 10 * 12 + 8);
         round_trip(&[i64::MIN, i64::MAX, 0, -1, i64::MAX, i64::MIN]);
     }

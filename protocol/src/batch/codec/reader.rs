@@ -20,19 +20,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        let (head, tail) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(DecodeError::Truncated)?;
+        let (head, tail) = self.rest.split_at_checked(len).ok_or(DecodeError::Truncated)?;
         self.rest = tail;
         Ok(head)
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (head, tail) = self
-            .rest
-            .split_first_chunk()
-            .ok_or(DecodeError::Truncated)?;
+        let (head, tail) = self.rest.split_first_chunk().ok_or(DecodeError::Truncated)?;
         self.rest = tail;
         Ok(*head)
     }
@@ -77,11 +71,7 @@ impl<'a> Reader<'a> {
     /// A count known from elsewhere, of things that take at least `per` bytes each.
     pub(crate) fn count_check(&self, count: usize, per: usize) -> Result<usize, DecodeError> {
         let least = count.checked_mul(per).ok_or(DecodeError::Truncated)?;
-        if least > self.remaining() {
-            Err(DecodeError::Truncated)
-        } else {
-            Ok(count)
-        }
+        if least > self.remaining() { Err(DecodeError::Truncated) } else { Ok(count) }
     }
 
     /// A length and that many bytes.
@@ -91,10 +81,6 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(DecodeError::Invalid("bytes are left over"))
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Invalid("bytes are left over")) }
     }
 }

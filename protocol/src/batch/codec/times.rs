@@ -17,11 +17,7 @@ struct Clock {
 
 impl Clock {
     fn expected(&self, first: bool) -> i64 {
-        if first {
-            self.anchor
-        } else {
-            self.last.wrapping_add(self.step)
-        }
+        if first { self.anchor } else { self.last.wrapping_add(self.step) }
     }
 
     fn advance(&mut self, first: bool, time: i64) {

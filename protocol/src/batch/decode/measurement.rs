@@ -25,18 +25,12 @@ pub(super) struct Budget {
 impl Budget {
     /// `rows` is the header's count.
     pub(super) const fn new(rows: usize) -> Self {
-        Self {
-            rows,
-            cells: MAX_CELLS,
-            key_bytes: MAX_KEY_BYTES,
-        }
+        Self { rows, cells: MAX_CELLS, key_bytes: MAX_KEY_BYTES }
     }
 }
 
 fn spend(budget: &mut usize, amount: usize, what: &'static str) -> Result<(), DecodeError> {
-    *budget = budget
-        .checked_sub(amount)
-        .ok_or(DecodeError::TooLarge(what))?;
+    *budget = budget.checked_sub(amount).ok_or(DecodeError::TooLarge(what))?;
     Ok(())
 }
 
@@ -70,11 +64,7 @@ pub(super) fn decode(
         if of.first().is_some_and(|t| *t < MIN_TIME) || of.last().is_some_and(|t| *t > MAX_TIME) {
             return Err(DecodeError::Invalid("a time is out of range"));
         }
-        out.push(DecodedSeries {
-            key,
-            hash,
-            rows: start..end,
-        });
+        out.push(DecodedSeries { key, hash, rows: start..end });
         start = end;
     }
     let columns = columns(part, &mut reader, times.len(), budget)?;
@@ -129,23 +119,14 @@ impl<'a> Tag<'a> {
             dictionary.push(value);
         }
         let indices = packed::decode(reader, series)?;
-        if indices
-            .iter()
-            .any(|index| *index < 0 || *index > count as i64)
-        {
+        if indices.iter().any(|index| *index < 0 || *index > count as i64) {
             return Err(DecodeError::Invalid("a dictionary index is out of range"));
         }
-        Ok(Self {
-            key,
-            dictionary,
-            indices,
-        })
+        Ok(Self { key, dictionary, indices })
     }
 
     fn of(&self, series: usize) -> Option<&'a [u8]> {
-        let index = usize::try_from(*self.indices.get(series)?)
-            .ok()?
-            .checked_sub(1)?;
+        let index = usize::try_from(*self.indices.get(series)?).ok()?.checked_sub(1)?;
         self.dictionary.get(index).copied()
     }
 }
@@ -159,11 +140,7 @@ fn keys(
 ) -> Result<Vec<(Bytes, u64)>, DecodeError> {
     let count = reader.count(4)?;
     // Each tag column has an index per series: bound them all before reading the first.
-    spend(
-        &mut budget.cells,
-        count.saturating_mul(series),
-        "too many tags",
-    )?;
+    spend(&mut budget.cells, count.saturating_mul(series), "too many tags")?;
     let mut tags = Vec::with_capacity(count);
     for _ in 0..count {
         tags.push(Tag::decode(reader, series)?);
@@ -174,9 +151,7 @@ fn keys(
     let mut ends = Vec::with_capacity(series);
     let mut total = 0;
     for at in 0..series {
-        let pairs = tags
-            .iter()
-            .filter_map(|tag| Some(tag.key.len() + tag.of(at)?.len() + 2));
+        let pairs = tags.iter().filter_map(|tag| Some(tag.key.len() + tag.of(at)?.len() + 2));
         let len = escaped.len() + pairs.sum::<usize>();
         if len > MAX_KEY_LEN {
             return Err(DecodeError::Invalid("a series key is too long"));
@@ -233,18 +208,11 @@ fn columns(
     if count == 0 {
         return Err(DecodeError::Invalid("a measurement has no fields"));
     }
-    spend(
-        &mut budget.cells,
-        count.saturating_mul(rows),
-        "too many cells",
-    )?;
+    spend(&mut budget.cells, count.saturating_mul(rows), "too many cells")?;
     let mut columns: Vec<Column> = Vec::with_capacity(count);
     for _ in 0..count {
         let column = column::decode(reader, rows, &|bytes| part.slice_ref(bytes))?;
-        if columns
-            .last()
-            .is_some_and(|last| last.field >= column.field)
-        {
+        if columns.last().is_some_and(|last| last.field >= column.field) {
             return Err(DecodeError::Invalid("field ids do not ascend"));
         }
         columns.push(column);

@@ -39,11 +39,8 @@ impl Plan {
             return Ok(None);
         }
         let mut plan = group(measurement, &rows);
-        plan.key_bytes = plan
-            .series
-            .iter()
-            .map(|series| measurement.series_key(SeriesRef(*series)).len())
-            .sum();
+        plan.key_bytes =
+            plan.series.iter().map(|series| measurement.series_key(SeriesRef(*series)).len()).sum();
         let sorted = plan.sort(&measurement.rows);
         if !sorted {
             plan.merge();
@@ -148,12 +145,5 @@ fn group(measurement: &MeasurementBuilder, rows: &[u32]) -> Plan {
         order[*at] = row;
         *at += 1;
     }
-    Plan {
-        series,
-        counts,
-        times: Vec::new(),
-        order,
-        starts: None,
-        key_bytes: 0,
-    }
+    Plan { series, counts, times: Vec::new(), order, starts: None, key_bytes: 0 }
 }

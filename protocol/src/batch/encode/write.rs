@@ -64,9 +64,7 @@ fn tags(out: &mut Vec<u8>, measurement: &MeasurementBuilder, plan: &Plan, indice
         }
         put_bytes(out, &tag.key);
         put_varint(out, dictionary.len() as u64);
-        dictionary
-            .iter()
-            .for_each(|value| put_bytes(out, tag.values.get(*value)));
+        dictionary.iter().for_each(|value| put_bytes(out, tag.values.get(*value)));
         packed::encode(out, indices);
     }
 }
@@ -87,11 +85,7 @@ fn fields(
             continue;
         }
         count += 1;
-        let head = Head {
-            field: *field,
-            name: column.name(),
-            present: &present,
-        };
+        let head = Head { field: *field, name: column.name(), present: &present };
         column::encode(&mut scratch.fields, &head, &values, &mut scratch.column);
     }
     put_varint(out, count);
@@ -111,13 +105,10 @@ fn gather(column: &FieldColumn, plan: &Plan, positions: &mut [u32]) -> (Presence
         }
     }
     match store.rows() {
-        None => (1_u32..)
-            .zip(&mut *positions)
-            .take(store.values().len())
-            .for_each(|(at, p)| *p = at),
-        Some(named) => (1_u32..)
-            .zip(named)
-            .for_each(|(at, row)| positions[*row as usize] = at),
+        None => {
+            (1_u32..).zip(&mut *positions).take(store.values().len()).for_each(|(at, p)| *p = at)
+        }
+        Some(named) => (1_u32..).zip(named).for_each(|(at, row)| positions[*row as usize] = at),
     }
     let mut present = Presence::all(0);
     let mut picked = Vec::with_capacity(rows);
@@ -127,9 +118,7 @@ fn gather(column: &FieldColumn, plan: &Plan, positions: &mut [u32]) -> (Presence
             Some(starts) => starts[row] as usize..starts[row + 1] as usize,
         };
         let sources = plan.order[sources].iter().rev();
-        let found = sources
-            .map(|row| positions[*row as usize])
-            .find(|position| *position != 0);
+        let found = sources.map(|row| positions[*row as usize]).find(|position| *position != 0);
         present.push(found.is_some());
         picked.extend(found.map(|position| position as usize - 1));
     }

@@ -18,9 +18,7 @@ fn sample(rows: i64) -> Rows {
     }
     Rows {
         times: (0..rows).map(|row| row * 10_000_000_000).collect(),
-        versions: (0..rows)
-            .map(|row| Version(1_000_000 + 3 * (row as u64 / 5)))
-            .collect(),
+        versions: (0..rows).map(|row| Version(1_000_000 + 3 * (row as u64 / 5))).collect(),
         columns: vec![integer, float],
     }
 }
@@ -72,9 +70,7 @@ fn rules_are_checked_behind_the_checksum() {
     invalid(&|rows| drop(rows.columns.remove(0)), "a row has no values");
     invalid(
         &|rows| {
-            let Values::Float(values) = &mut rows.columns[1].values else {
-                unreachable!()
-            };
+            let Values::Float(values) = &mut rows.columns[1].values else { unreachable!() };
             values[3] = f64::NAN;
         },
         "not finite",

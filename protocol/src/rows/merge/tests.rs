@@ -14,16 +14,9 @@ type Cell = (i64, u32, u64, Value);
 fn model(cells: &[Cell]) -> Model {
     let mut model = Model::new();
     for (time, field, version, value) in cells {
-        let slot = model
-            .entry((*time, *field))
-            .or_insert_with(|| (*version, value.clone()));
+        let slot = model.entry((*time, *field)).or_insert_with(|| (*version, value.clone()));
         let new = (*version, value.clone());
-        if new
-            .0
-            .cmp(&slot.0)
-            .then_with(|| new.1.canonical_cmp(&slot.1))
-            .is_gt()
-        {
+        if new.0.cmp(&slot.0).then_with(|| new.1.canonical_cmp(&slot.1)).is_gt() {
             *slot = new;
         }
     }
@@ -59,11 +52,7 @@ fn rows_of(cells: &[Cell]) -> Rows {
         let mut column = Column::new(FieldId(*field), name, value.field_type());
         column.present.push(true);
         assert!(column.values.push(value.clone()));
-        Rows {
-            times: vec![*time],
-            versions: vec![Version(*version)],
-            columns: vec![column],
-        }
+        Rows { times: vec![*time], versions: vec![Version(*version)], columns: vec![column] }
     };
     Rows::merge(cells.iter().map(one).collect())
 }
@@ -127,24 +116,13 @@ proptest! {
 #[test]
 fn several_fields_under_every_order_of_three_versions() {
     let writes: [&[Cell]; 3] = [
-        &[
-            (1, 0, 1, value(0, 1)),
-            (1, 1, 1, value(1, 1)),
-            (1, 2, 1, value(2, 1)),
-        ],
+        &[(1, 0, 1, value(0, 1)), (1, 1, 1, value(1, 1)), (1, 2, 1, value(2, 1))],
         &[(1, 0, 2, value(0, 2)), (1, 1, 2, value(1, 2))],
         &[(1, 0, 3, value(0, 3))],
     ];
     let expected = rows_of(&writes.concat());
     assert_eq!(expected.len(), 3, "each version keeps what it still wins");
-    for order in [
-        [0, 1, 2],
-        [0, 2, 1],
-        [1, 0, 2],
-        [1, 2, 0],
-        [2, 0, 1],
-        [2, 1, 0],
-    ] {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         let mut state = Rows::default();
         for at in order {
             state = Rows::merge(vec![state, rows_of(writes[at])]);
@@ -157,8 +135,5 @@ fn several_fields_under_every_order_of_three_versions() {
 #[test]
 fn ties_go_to_the_higher_bits() {
     let rows = rows_of(&[(1, 1, 5, Value::Integer(3)), (1, 1, 5, Value::Integer(-3))]);
-    assert_eq!(
-        rows.columns[0].get(0).unwrap().to_value(),
-        Value::Integer(-3)
-    );
+    assert_eq!(rows.columns[0].get(0).unwrap().to_value(), Value::Integer(-3));
 }

@@ -12,10 +12,7 @@ use quorate_protocol::{
 use super::*;
 use crate::cli::demo::ledger::{FleetLedger, LiveLedger};
 
-const FLEET: Fleet = Fleet {
-    seed: 3,
-    start: 1_700_000_000_000_000_000,
-};
+const FLEET: Fleet = Fleet { seed: 3, start: 1_700_000_000_000_000_000 };
 const TICKS: usize = 6;
 /// Sent, never acknowledged.
 const LOST: usize = 4;
@@ -33,18 +30,11 @@ fn ledger() -> Ledger {
 
 fn points() -> Vec<Point> {
     let point = |at: i64| Point::builder("zz_live").field("a", at).field("b", 0.5);
-    vec![
-        point(1).at(10).unwrap(),
-        point(2).field("c", "x").at(20).unwrap(),
-    ]
+    vec![point(1).at(10).unwrap(), point(2).field("c", "x").at(20).unwrap()]
 }
 
 fn column(name: &str, values: Vec<Option<Value>>) -> Column {
-    let kind = values
-        .iter()
-        .flatten()
-        .next()
-        .map_or(FieldType::Integer, Value::field_type);
+    let kind = values.iter().flatten().next().map_or(FieldType::Integer, Value::field_type);
     let mut column = Column::new(FieldId(1), Bytes::copy_from_slice(name.as_bytes()), kind);
     for value in values {
         match value {
@@ -105,11 +95,7 @@ fn check(change: impl Fn(&mut Vec<Series>)) -> Found {
 #[test]
 fn a_replica_that_has_everything() {
     let found = check(|_| {});
-    let expected = Found {
-        verified: 5002,
-        values: 50_005,
-        ..Found::default()
-    };
+    let expected = Found { verified: 5002, values: 50_005, ..Found::default() };
     assert_eq!(found, expected);
     assert_eq!(ledger().points(), 5002);
 }
@@ -117,10 +103,7 @@ fn a_replica_that_has_everything() {
 #[test]
 fn what_was_sent_and_not_acknowledged_may_be_there() {
     let found = check(|replica| replica[1] = host(0, &[2, 3, 4, 5]));
-    assert_eq!(
-        (found.verified, found.missing, found.wrong, found.unexpected),
-        (5002, 0, 0, 0)
-    );
+    assert_eq!((found.verified, found.missing, found.wrong, found.unexpected), (5002, 0, 0, 0));
 }
 
 #[test]
@@ -138,9 +121,7 @@ fn missing_rows_pieces_and_series_are_found() {
 #[test]
 fn one_wrong_value_is_found() {
     let value = check(|replica| {
-        let Values::Integer(values) = &mut replica[7].columns[4].values else {
-            panic!("integers")
-        };
+        let Values::Integer(values) = &mut replica[7].columns[4].values else { panic!("integers") };
         values[1] += 1;
     });
     assert_eq!((value.verified, value.wrong), (5001, 1));

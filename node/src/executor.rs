@@ -1,0 +1,47 @@
+//! Where blocking work runs.
+//!
+//! Invariant: with [`Executor::Inline`] nothing ever leaves the caller's thread, so that a
+//! simulation's virtual clock cannot run ahead of a disk. One choice for all of a node: the
+//! journal, the hint queues, the shard store and the metadata.
+
+use std::io;
+
+/// Where blocking work runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Executor {
+    /// On threads of its own: commits of the journal and the hint queues each on a dedicated one,
+    /// all else on tokio's threads for blocking work. The normal way.
+    #[default]
+    Thread,
+    /// In the task that asks, one item at a time: for simulations under a paused clock, which other
+    /// threads would make irreproducible.
+    Inline,
+}
+
+/// The runtime is stopping, or the work panicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the runtime is stopping")]
+pub struct Stopped;
+
+impl From<Stopped> for io::Error {
+    fn from(stopped: Stopped) -> Self {
+        Self::other(stopped)
+    }
+}
+
+impl Executor {
+    /// Runs blocking work and gives its result back. Once started, it runs to its end even if the
+    /// caller goes away.
+    ///
+    /// # Errors
+    /// [`Stopped`], if there is no result.
+    pub async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        match self {
+            Self::Inline => Ok(work()),
+            Self::Thread => tokio::task::spawn_blocking(work).await.map_err(|_| Stopped),
+        }
+    }
+}
