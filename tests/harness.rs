@@ -12,3 +12,4 @@ pub mod net;
 pub mod observe;
 pub mod process;
 pub mod raw;
+mod seams;

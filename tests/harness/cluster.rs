@@ -9,18 +9,12 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use quorate_certs::{Authority, Config as CertsConfig, Credentials, Role, UnixTime};
-use quorate_client::{
-    Client, ClientConfig, Env, Error,
-    env::{Clock, Entropy},
-};
+use quorate_client::{Client, ClientConfig, Env, Error};
 use quorate_node::{
     config::NodeConfig,
     disk::{Disk, FaultDisk, Keep, MemoryDisk, SystemDisk},
@@ -30,7 +24,11 @@ use quorate_protocol::id::NodeId;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use super::{net::SimNet, observe};
+use super::{
+    net::SimNet,
+    observe,
+    seams::{Seeded, Skewed},
+};
 
 /// The name of every cluster here.
 pub const NAME: &str = "tested";
@@ -241,8 +239,8 @@ impl Cluster {
                 *lives += 1;
                 let of_host = net.env(host);
                 Env {
-                    clock: Arc::new(Skewed { clock: of_host.clock, skew_ns: skew_ms * 1_000_000 }),
-                    entropy: Arc::new(Seeded(AtomicU64::new(*seed ^ (*lives << 32)))),
+                    clock: Arc::new(Skewed::new(of_host.clock, skew_ms)),
+                    entropy: Arc::new(Seeded::new(*seed ^ (*lives << 32))),
                     sockets: of_host.sockets,
                 }
             }
@@ -479,30 +477,5 @@ impl Cluster {
                 dying.await.unwrap();
             }
         }
-    }
-}
-
-/// A wall clock that is wrong by a fixed amount.
-struct Skewed {
-    clock: Arc<dyn Clock>,
-    skew_ns: i64,
-}
-
-impl Clock for Skewed {
-    fn wall_ns(&self) -> u64 {
-        self.clock.wall_ns().saturating_add_signed(self.skew_ns)
-    }
-}
-
-/// Numbers from a seed: SplitMix64.
-struct Seeded(AtomicU64);
-
-impl Entropy for Seeded {
-    fn next_u64(&self) -> u64 {
-        let state = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
