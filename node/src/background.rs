@@ -17,8 +17,6 @@ use crate::{
     shard::retention::{self, LiveShards},
 };
 
-/// How often hints are looked at for their age.
-const EXPIRY: Duration = Duration::from_secs(60);
 /// Pause between attempts to tell the cluster this node's address.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(500);
 /// Time given to one such attempt, in milliseconds.
@@ -92,7 +90,7 @@ async fn housekeeping(core: Arc<Core>) {
 
 /// Gives up hints that are too old, by a timer of its own: no drain can hold it back.
 async fn expiry(core: Arc<Core>) {
-    let mut timer = interval(EXPIRY);
+    let mut timer = interval(core.config.expiry());
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let range_of = |bytes: &[u8]| {
         let batch = EncodedBatch::parse(Bytes::copy_from_slice(bytes)).ok()?;

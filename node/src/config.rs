@@ -42,6 +42,8 @@ pub struct NodeConfig {
     /// How often folded journal segments are released and dropped shards removed, in seconds.
     /// Default 5.
     pub housekeeping_s: u64,
+    /// How often hints are looked at for their age, in seconds. Default 60.
+    pub expiry_s: u64,
     /// Connections, lanes, credit and windows.
     pub transport: TransportConfig,
     /// The journal.
@@ -67,6 +69,7 @@ impl Default for NodeConfig {
             future_limit_s: 10 * YEAR,
             join_timeout_s: 60,
             housekeeping_s: 5,
+            expiry_s: 60,
             transport: TransportConfig::default(),
             journal: JournalConfig::default(),
             shard: ShardConfig::default(),
@@ -88,6 +91,10 @@ impl NodeConfig {
 
     pub(crate) const fn join_timeout(&self) -> Duration {
         Duration::from_secs(self.join_timeout_s)
+    }
+
+    pub(crate) fn expiry(&self) -> Duration {
+        Duration::from_secs(self.expiry_s.max(1))
     }
 
     pub(crate) fn housekeeping(&self) -> Duration {
