@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use quinn::{Connection, ConnectionError, crypto::rustls::QuicClientConfig};
 use quorate_client::{WriteOptions, config::TransportConfig};
 use quorate_protocol::{
-    code::Close,
+    code::{Close, Code},
     frame::Frame,
     hello::{ALPN, Hello, MINOR},
     id::{ClusterId, NodeId},
@@ -183,6 +183,48 @@ fn a_damaged_batch_is_refused_and_not_stored() {
             let text = exports(&client, "db", &[ONE]).await;
             ledger.check(&text).assert_whole();
             cluster.node(ONE).fold().await;
+        }
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn a_hint_for_a_node_that_does_not_own_the_shard_is_refused() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(3, 46).await;
+        let client = cluster.client().await;
+        let ledger = Ledger::new();
+        create_database(&client, "db", 1).await;
+        write(&client, "db", &[sample(1, 0)], &WriteOptions::default(), &ledger).await.unwrap();
+        let map = client.map();
+        let raw = quorate_tests::harness::raw::Raw::new(
+            cluster.client_env(),
+            cluster.client_credentials("raw"),
+        );
+        let version = quorate_protocol::id::Version(1_700_000_000_000_000_001);
+        let (request, bytes) =
+            quorate_tests::harness::raw::encode(&map, "db", &[sample(1, 1)], version);
+        let owners = map.shard(request.shard).unwrap().shard.owners.clone();
+        let strangers: Vec<NodeId> =
+            cluster.ids().into_iter().filter(|node| !owners.contains(node)).collect();
+        assert_eq!((owners.len(), strangers.len()), (1, 2));
+        // The one stranger shall keep a hint for the other, who would never take it.
+        let connection = raw.connect(&map, strangers[0]).await;
+        let request = Write { store: false, hint_for: vec![strangers[1]], ..request };
+        let written = quorate_tests::harness::raw::send(&connection, &request, &bytes).await;
+        assert_eq!(written.hints[0].answer.error, Some(Code::NotOwner));
+
+        // For the owner it does; and one message gives a node one hint of a batch, not thousands.
+        let request = Write { hint_for: owners.clone(), ..request };
+        let written = quorate_tests::harness::raw::send(&connection, &request, &bytes).await;
+        assert_eq!(written.hints[0].answer.error, None);
+        let request = Write { hint_for: vec![owners[0]; 3], ..request };
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        match connection.request(&request, bytes, deadline).await {
+            Err(quorate_client::connection::RequestError::Failure(failure)) => {
+                assert_eq!(failure.code, Code::Malformed);
+            }
+            other => panic!("{other:?}"),
         }
         cluster.finish().await;
     });

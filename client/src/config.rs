@@ -29,6 +29,14 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// How long a request for newer metadata is held by a node. Default 20 s; shorter only costs.
     pub poll_wait: Duration,
+    /// How long a call waits for the first dials of a minority of the nodes. Default 500 ms. Longer
+    /// suits slow networks; a node that is dead costs a new client this much, once.
+    pub settle: Duration,
+    /// How long after a write's deadline its background work goes on when no node takes a copy or
+    /// a hint. Default 60 s; then the copy is abandoned, and counted.
+    pub abandon_after: Duration,
+    /// Encoded bytes that all pages of a query may take together. Default 64 MiB.
+    pub query_bytes: usize,
     /// Time for changes of metadata: new groups and fields included. Default 10 s.
     pub meta_timeout: Duration,
     /// Connections, lanes and windows.
@@ -43,6 +51,9 @@ impl Default for ClientConfig {
             max_clock_skew: Duration::from_nanos(MAX_CLOCK_SKEW_NS),
             connect_timeout: Duration::from_secs(5),
             poll_wait: Duration::from_secs(20),
+            settle: Duration::from_millis(500),
+            abandon_after: Duration::from_secs(60),
+            query_bytes: 64 << 20,
             meta_timeout: Duration::from_secs(10),
             transport: TransportConfig::default(),
         }

@@ -23,8 +23,6 @@ use crate::{
     part::{Goal, Part, hopeless},
 };
 
-/// How long after its deadline a part's background work goes on when no node takes a hint.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 /// Time for one node to write a mark down.
 const MARK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before asking again after an answer that named no time.
@@ -192,7 +190,7 @@ impl CopyTask {
 
     /// Places hints until enough holders have one; goes back to the owner if it is up again.
     async fn hint(&self, mut holders: Vec<NodeId>) {
-        let give_up = self.goal.deadline + GIVE_UP_AFTER;
+        let give_up = self.goal.deadline + self.core.config.abandon_after;
         let mut pause = RETRY_PAUSE;
         loop {
             let candidates = self.candidates(&holders);

@@ -3,7 +3,7 @@
 //! Invariant: nothing here dials or waits for a dial, apart from the very first one of a node
 //! ([`Core::settled`]), so that a node nobody has tried yet does not pass for one that is down.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use quorate_protocol::id::NodeId;
 use tokio::time::{Instant, timeout_at};
@@ -13,9 +13,6 @@ use crate::{
     core::Core,
     pool::{DownReason, PeerHandle, PeerState},
 };
-
-/// How long a call waits for the first dials of a minority of the nodes.
-const SETTLE: Duration = Duration::from_millis(500);
 
 impl Core {
     /// The nodes with a connection, by id.
@@ -42,7 +39,7 @@ impl Core {
     /// Waits until the first dial of every node has come to something; or, with most of them up,
     /// for a moment only, since a node that is dead answers no dial.
     pub(crate) async fn settled(&self, deadline: Instant) {
-        let moment = Instant::now() + SETTLE;
+        let moment = Instant::now() + self.config.settle;
         for peer in self.pool.peers() {
             tried(&peer, moment.min(deadline)).await;
         }

@@ -28,8 +28,7 @@ use crate::{
 /// Series that may wait for their reader.
 const READ_AHEAD: usize = 16;
 
-/// Encoded bytes that all pages of a query may take together, and the bounds of one of them.
-const READ_BYTES: usize = 64 << 20;
+/// Bounds of one page of a query, in encoded bytes.
 const PAGE_BYTES: std::ops::Range<usize> = 256 << 10..8 << 20;
 
 /// What to read.
@@ -156,7 +155,7 @@ fn readers(core: &Arc<Core>, map: &ClusterMap, query: &Query) -> Result<Vec<Shar
         });
     }
     let sources: usize = readers.iter().map(|reader| reader.required).sum();
-    let page = (READ_BYTES / sources.max(1)).clamp(PAGE_BYTES.start, PAGE_BYTES.end);
+    let page = (core.config.query_bytes / sources.max(1)).clamp(PAGE_BYTES.start, PAGE_BYTES.end);
     for reader in &mut readers {
         reader.request.limit = u32::try_from(page).unwrap_or(u32::MAX);
     }

@@ -19,6 +19,8 @@ use crate::{
 
 /// Pause between attempts to tell the cluster this node's address.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(500);
+/// How long a node waits for its own map after it has announced itself.
+const ANNOUNCE_PATIENCE: Duration = Duration::from_secs(5);
 /// Time given to one such attempt, in milliseconds.
 const ANNOUNCE_TIMEOUT_MS: u32 = 5_000;
 
@@ -139,12 +141,17 @@ pub(crate) fn announce(core: &Arc<Core>, addr: String) {
                 zone: core.config.zone.clone(),
             };
             let deadline_ms = ANNOUNCE_TIMEOUT_MS;
-            if let Err(failure) =
-                core.propose(Propose { deadline_ms, forwarded: false, change }).await
-            {
-                tracing::debug!(code = %failure.code, detail = failure.detail, "address not announced yet");
+            match core.propose(Propose { deadline_ms, forwarded: false, change }).await {
+                Ok((proposed, _)) => {
+                    // Until this node has it too, it would only be proposed again.
+                    let _ = core.directory.reach(proposed.index, ANNOUNCE_PATIENCE).await;
+                }
+                Err(failure) => {
+                    let (code, detail) = (failure.code, failure.detail);
+                    tracing::debug!(%code, detail, "address not announced yet");
+                    sleep(ANNOUNCE_PAUSE).await;
+                }
             }
-            sleep(ANNOUNCE_PAUSE).await;
         }
     });
 }

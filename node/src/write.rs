@@ -4,7 +4,7 @@
 //! appended; `ShardGone` is said only by a map at or beyond the index the batch was resolved at.
 //! Called for live writes by clients and for deliveries by other nodes' drains.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use quorate_protocol::{
@@ -72,6 +72,10 @@ impl Core {
         let batch = EncodedBatch::parse(payload.clone()).map_err(|_| Code::Corrupt)?;
         if batch.header().part.shard != request.shard {
             return Err(Code::Corrupt);
+        }
+        let unique: BTreeSet<NodeId> = request.hint_for.iter().copied().collect();
+        if unique.len() != request.hint_for.len() {
+            return Err(Code::Malformed);
         }
         let snapshot = self.snapshot_for(request.meta_index).await?;
         let copy = async {
@@ -211,9 +215,13 @@ impl Core {
         any: bool,
     ) -> Result<Sequence, Refusal> {
         let (shard, resolved) = (batch.header().part.shard, batch.header().part.meta_index);
-        snapshot.shard(shard).ok_or_else(|| absent(snapshot, resolved))?;
+        let place = snapshot.shard(shard).ok_or_else(|| absent(snapshot, resolved))?;
         if target == self.node || snapshot.map.node(target).is_none() {
             return Err(Code::NodeNotFound.into());
+        }
+        // A target that would refuse it for ever must not get a queue that waits for it.
+        if !place.owners.contains(&target) {
+            return Err(Code::NotOwner.into());
         }
         let now = self.env.clock.wall_ns();
         let appended = self.handoff.append(target, shard, batch.bytes().clone(), any, now).await;

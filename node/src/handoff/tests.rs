@@ -175,7 +175,7 @@ async fn a_record_larger_than_the_budget_or_a_segment_still_passes() {
 }
 
 #[tokio::test]
-async fn segments_are_read_in_the_order_of_their_numbers() {
+async fn f03_segments_are_read_in_the_order_of_their_numbers() {
     let disk = MemoryDisk::new();
     let handoff = open(&disk);
     fill(&handoff, 1..=1700).await;

@@ -24,7 +24,6 @@ const DEFAULT_READERS: u32 = 126;
 
 /// Opens or creates the environment in the directory `path`, which must exist. `map_size` is the
 /// largest size in bytes, a multiple of the page size; only address space until it is used.
-#[allow(dead_code, reason = "for the metadata store")]
 pub(crate) fn open_env(
     path: &Path,
     map_size: usize,

@@ -263,17 +263,7 @@ impl ShardStore {
     /// # Errors
     /// A batch could not be made durable in a run; it stays fresh.
     pub async fn flush(&self, shard: ShardId) -> Result<(), ShardError> {
-        let inner = Arc::clone(&self.inner);
-        let Some(slot) = inner.slot(shard) else {
-            return Ok(());
-        };
-        self.inner
-            .executor
-            .run(move || {
-                while inner.fold(&slot)? {}
-                Ok(())
-            })
-            .await?
+        self.repeat(shard, Inner::fold).await
     }
 
     /// Merges runs of the shard as long as a tier has enough of them.
@@ -281,17 +271,22 @@ impl ShardStore {
     /// # Errors
     /// A merge failed; the old runs are still live.
     pub async fn settle(&self, shard: ShardId) -> Result<(), ShardError> {
+        self.repeat(shard, Inner::merge).await
+    }
+
+    /// Repeats a step on a shard until it says that nothing is left to do.
+    async fn repeat(
+        &self,
+        shard: ShardId,
+        step: fn(&Inner, &Slot) -> Result<bool, ShardError>,
+    ) -> Result<(), ShardError> {
         let inner = Arc::clone(&self.inner);
-        let Some(slot) = inner.slot(shard) else {
-            return Ok(());
+        let Some(slot) = inner.slot(shard) else { return Ok(()) };
+        let work = move || {
+            while step(&inner, &slot)? {}
+            Ok(())
         };
-        self.inner
-            .executor
-            .run(move || {
-                while inner.merge(&slot)? {}
-                Ok(())
-            })
-            .await?
+        self.inner.executor.run(work).await?
     }
 
     /// Forgets a shard and deletes its directory. Records and reads that come later are refused.

@@ -158,7 +158,7 @@ fn the_same_database_again_is_no_error_another_is() {
 }
 
 #[test]
-fn groups_are_found_again_and_clipped_to_their_gap() {
+fn f19_groups_are_found_again_and_clipped_to_their_gap() {
     let mut cluster = Cluster::new();
     cluster.policy().group_duration = DAY;
     cluster.apply(groups(&[0, 1]));
@@ -330,7 +330,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn groups_never_overlap_ids_are_unique_and_replays_agree(events in events()) {
+    fn f19_groups_never_overlap_ids_are_unique_and_replays_agree(events in events()) {
         let once = run(&events)?;
         let twice = run(&events)?;
         prop_assert_eq!(&once.map, &twice.map);
