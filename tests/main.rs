@@ -7,6 +7,7 @@ mod garbage;
 mod hints;
 mod levels;
 mod limits;
+mod loopback;
 mod meta;
 mod mute;
 mod reads;
