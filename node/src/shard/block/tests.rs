@@ -14,6 +14,7 @@ use super::*;
 mod damage;
 mod groups;
 mod summaries;
+mod vectors;
 
 use groups::*;
 
