@@ -29,7 +29,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod background;
-#[expect(dead_code, unused_imports, reason = "folds, merges and reads come to it")]
+#[cfg_attr(not(test), expect(dead_code, reason = "folds, merges and reads come to it"))]
+#[expect(unused_imports, reason = "folds, merges and reads come to it")]
 mod block;
 mod config;
 mod counters;
