@@ -30,6 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod assemble;
 mod background;
+#[allow(dead_code, unused_imports, reason = "reads come to it")]
 mod block;
 mod config;
 mod counters;
