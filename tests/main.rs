@@ -2,6 +2,7 @@
 
 mod crash;
 mod determinism;
+mod durability;
 mod full;
 mod garbage;
 mod hints;
