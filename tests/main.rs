@@ -6,6 +6,7 @@ mod durability;
 mod full;
 mod garbage;
 mod hints;
+mod idle;
 mod levels;
 mod limits;
 mod loopback;

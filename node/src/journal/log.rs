@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use quorate_protocol::id::{Sequence, ShardId};
 
 use tokio::sync::Notify;
 
+use super::seed::{Checksum, Seed};
 use super::spare::Spares;
 use super::{
     Appended, Committed, Durability, JournalConfig, JournalError, JournalHome, JournalStats, Sink,
@@ -25,7 +25,7 @@ use crate::poison::Poison;
 use crate::segment::commit::Log;
 use crate::segment::header::{Header, Kind};
 use crate::segment::name;
-use crate::segment::record::{self, RecordMeta};
+use crate::segment::record::RecordMeta;
 use crate::segment::writer::{FlushError, Writer, capacity_for};
 
 /// What callers submit.
@@ -44,35 +44,6 @@ pub(super) enum Item {
     Release(Sequence),
     /// Give back the room that nothing needs, if nothing above this sequence is there.
     Trim(Sequence),
-}
-
-/// The seed of the segment that is written now, for callers to compute checksums with: they run in
-/// parallel, the committer does not.
-#[derive(Debug, Default)]
-pub(super) struct Seed(AtomicU64);
-
-#[derive(Clone, Copy)]
-pub(super) struct Checksum {
-    seed: u32,
-    value: u32,
-}
-
-impl Seed {
-    fn set(&self, seed: u32) {
-        self.0.store(seed.into(), Ordering::Relaxed);
-    }
-
-    pub(super) fn checksum(&self, bytes: &[u8]) -> Checksum {
-        let seed = self.0.load(Ordering::Relaxed) as u32;
-        Checksum { seed, value: record::checksum(seed, bytes) }
-    }
-}
-
-impl Checksum {
-    /// The checksum under the seed that counts.
-    fn under(self, seed: u32, bytes: &[u8]) -> u32 {
-        if self.seed == seed { self.value } else { record::checksum(seed, bytes) }
-    }
 }
 
 /// A segment that is not written any more.
@@ -114,25 +85,33 @@ impl Log for JournalLog {
 
     fn commit(&mut self, group: Vec<Item>) -> Vec<Self::Output> {
         let mut outputs: Vec<Self::Output> = Vec::new();
-        let done = Appended { sequence: Sequence(0), buffered: false };
-        outputs.resize_with(group.len(), || Ok(done));
+        outputs.resize_with(group.len(), || Err(JournalError::Closed));
+        let done = || Ok(Appended { sequence: Sequence(0), buffered: false });
         let mut pending = Pending::new();
         let (mut released, mut trim) = (None, None);
         let mut sync = self.home.durability == Durability::Commit;
         for (index, item) in group.into_iter().enumerate() {
             match item {
-                Item::Release(upto) => released = released.max(Some(upto)),
-                Item::Trim(upto) => trim = trim.max(Some(upto)),
-                Item::Sync => sync = true,
+                Item::Release(upto) => {
+                    released = released.max(Some(upto));
+                    answer(&mut outputs, index, done());
+                }
+                Item::Trim(upto) => {
+                    trim = trim.max(Some(upto));
+                    answer(&mut outputs, index, done());
+                }
+                Item::Sync => {
+                    sync = true;
+                    answer(&mut outputs, index, done());
+                }
                 Item::Append { shard, batch, checksum, durable } => {
                     sync |= durable;
                     if let Err(error) = self.make_room(batch.len(), &mut pending, &mut outputs) {
                         answer(&mut outputs, index, Err(error));
                         continue;
                     }
-                    match self.push(shard, batch, checksum) {
-                        Some(record) => pending.push((index, record)),
-                        None => answer(&mut outputs, index, Err(JournalError::Closed)),
+                    if let Some(record) = self.push(shard, batch, checksum) {
+                        pending.push((index, record));
                     }
                 }
             }

@@ -9,6 +9,7 @@ mod durability;
 mod error;
 mod log;
 mod recovery;
+mod seed;
 mod spare;
 mod trim;
 
@@ -26,7 +27,8 @@ use crate::disk::Disk;
 use crate::executor::Executor;
 use crate::poison::Poison;
 use crate::segment::commit::{Committer, Limits, SubmitError, TrySubmitError};
-use log::{Item, JournalLog, Seed};
+use log::{Item, JournalLog};
+use seed::Seed;
 use spare::Spares;
 
 pub use config::{JournalConfig, JournalHome};

@@ -1,9 +1,11 @@
-//! A disk that stands still: what waits for it is bounded in bytes, the rest is told to come back.
+//! Both bounds in front of the journal, in bytes: what waits for a disk that stands still, and what
+//! waits in memory for being folded. Whatever is beyond them is told to come back, at once.
 
 use std::sync::Condvar;
 
 use super::*;
 use crate::disk::{DiskFile, Entry, Open};
+use crate::shard::{self, AdmitError, ShardStore};
 
 /// A disk whose syncs of files wait until it is let go.
 #[derive(Clone, Debug)]
@@ -118,4 +120,34 @@ async fn of_64_writers_before_a_stalled_disk_those_beyond_the_bound_are_told_to_
     // And there is room again.
     journal.append(ShardId(1), Bytes::from(vec![1; BATCH])).await.unwrap();
     journal.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_64_writers_before_full_memory_those_beyond_the_bound_are_told_to_come_back() {
+    const BATCH: u64 = 64 << 10;
+    const FIT: usize = 16;
+    let directory = tempfile::tempdir().unwrap();
+    let config = shard::Config {
+        fresh_bytes: FIT as u64 * BATCH,
+        busy_retry_ms: 9,
+        ..shard::Config::default()
+    };
+    let shards = ShardStore::open(config, directory.path(), Executor::Thread).unwrap();
+    let tasks: Vec<_> = (0..64)
+        .map(|writer| {
+            let shards = shards.clone();
+            tokio::spawn(async move { shards.admit(ShardId(writer), BATCH) })
+        })
+        .collect();
+    let mut rooms = Vec::new();
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(room) => rooms.push(room),
+            Err(error) => assert!(matches!(error, AdmitError::Busy { retry_after_ms: 9 })),
+        }
+    }
+    assert_eq!(rooms.len(), FIT);
+    rooms.pop();
+    shards.admit(ShardId(1), BATCH).unwrap();
+    shards.close().await;
 }
