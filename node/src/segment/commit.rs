@@ -451,8 +451,10 @@ mod tests {
         assert_eq!(committer.try_submit(2, 1).await, Err(closed));
     }
 
+    type Commits = Vec<(thread::ThreadId, Vec<u64>)>;
+
     /// Which threads have committed, and what.
-    struct Threads(Arc<Mutex<Vec<(thread::ThreadId, Vec<u64>)>>>);
+    struct Threads(Arc<Mutex<Commits>>);
 
     impl Log for Threads {
         type Item = u64;
