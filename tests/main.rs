@@ -2,9 +2,11 @@
 
 mod crash;
 mod determinism;
+mod durability;
 mod full;
 mod garbage;
 mod hints;
+mod idle;
 mod levels;
 mod limits;
 mod loopback;
