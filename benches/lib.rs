@@ -1,2 +1,5 @@
-//! Nothing: a package needs a target beside its benchmarks, which are in files of their own. `README.md` has
-//! the figures and how they were measured.
+//! What the benchmarks share: the load ([`fleet`]).
+//!
+//! The benchmarks themselves are in files of their own; `README.md` has the method and the figures.
+
+pub mod fleet;
