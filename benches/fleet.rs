@@ -310,6 +310,7 @@ pub struct Parts {
     rows: Rows,
     shard: ShardId,
     made: u64,
+    version: u64,
     /// Kept from part to part where every part has all hosts.
     all: Option<Source>,
 }
@@ -318,7 +319,15 @@ impl Parts {
     /// From the first report on.
     #[must_use]
     pub fn new(shape: Shape, shard: ShardId) -> Self {
-        Self { rows: Rows::new(shape), shard, made: 0, all: None }
+        let version = u64::try_from(shape.start).unwrap_or(0);
+        Self { rows: Rows::new(shape), shard, made: 0, version, all: None }
+    }
+
+    /// As if everything were written this many parts later: with higher versions.
+    #[must_use]
+    pub const fn later(mut self, parts: u64) -> Self {
+        self.made = parts;
+        self
     }
 
     /// The next `rows` rows as a part.
@@ -346,9 +355,26 @@ impl Parts {
 
     fn stamp(&mut self) -> (BatchId, Version) {
         self.made += 1;
-        let start = u64::try_from(self.rows.shape.start).unwrap_or(0);
-        (BatchId(u128::from(self.made)), Version(start + self.made * 1_000_003))
+        (BatchId(u128::from(self.made)), Version(self.version + self.made * 1_000_003))
     }
+}
+
+/// Where an encoded part names its shard, and where the bytes begin that its checksum covers
+/// (`SPEC.md`, the header of a part).
+const SHARD_AT: usize = 52;
+const CHECKED_FROM: usize = 8;
+
+/// The same part for another shard: what a load is made of that goes on and on.
+///
+/// # Panics
+/// If it is no part.
+#[must_use]
+pub fn readdressed(part: &[u8], shard: ShardId) -> Bytes {
+    let mut part = part.to_vec();
+    part[SHARD_AT..SHARD_AT + 8].copy_from_slice(&shard.0.to_le_bytes());
+    let checksum = crc32fast::hash(&part[CHECKED_FROM..]);
+    part[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
+    part.into()
 }
 
 /// The fleet as line protocol.
@@ -462,6 +488,19 @@ mod tests {
             assert_eq!(spoken, points(&parts(shape, 5)));
             assert_eq!(spoken.len(), 250 * FIELDS.len());
         }
+    }
+
+    #[test]
+    fn a_part_can_be_sent_to_another_shard_and_written_again() {
+        let part = parts(SHAPES[0], 1).remove(0);
+        let moved = EncodedBatch::parse(readdressed(&part, ShardId(77))).unwrap();
+        assert_eq!(moved.header().part.shard, ShardId(77));
+        assert_eq!(points(&[moved.bytes().clone()]), points(std::slice::from_ref(&part)));
+        let again = Parts::new(SHAPES[0], ShardId(1)).later(1_000).next(50).unwrap();
+        let version =
+            |part: &Bytes| EncodedBatch::parse(part.clone()).unwrap().header().part.version;
+        assert!(version(&again) > version(&part));
+        assert_eq!(points(&[again]), points(&[part]));
     }
 
     #[test]
