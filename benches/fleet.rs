@@ -260,9 +260,11 @@ impl Iterator for Rows {
     }
 }
 
-/// A batch that knows the series of some hosts: the `first` one and those after it, around the end.
-struct Source {
-    batch: Batch,
+/// A batch that knows the series of some hosts, as an application keeps it: the `first` one and those
+/// after it, around the end.
+pub struct Source {
+    /// The rows of the last fill.
+    pub batch: Batch,
     hosts: usize,
     first: usize,
     series: Vec<SeriesRef>,
@@ -270,7 +272,11 @@ struct Source {
 }
 
 impl Source {
-    fn new(shape: &Shape, first: usize, count: usize) -> Result<Self, PointError> {
+    /// Finds the series of `count` hosts.
+    ///
+    /// # Errors
+    /// None: the fleet's names are valid.
+    pub fn new(shape: &Shape, first: usize, count: usize) -> Result<Self, PointError> {
         let hosts = shape.hosts;
         let mut batch = Batch::new();
         let cpu = batch.measurement(MEASUREMENT)?;
@@ -281,10 +287,14 @@ impl Source {
         Ok(Self { batch, hosts, first, series, columns })
     }
 
-    fn fill(&mut self, rows: &mut Rows, count: usize) -> Result<(), PointError> {
+    /// Replaces the rows by these, of hosts that it knows.
+    ///
+    /// # Errors
+    /// None: the fleet's times and values are valid.
+    pub fn fill(&mut self, rows: impl IntoIterator<Item = Row>) -> Result<(), PointError> {
         self.batch.clear_rows();
         let cpu = self.batch.measurement(MEASUREMENT)?;
-        for row in rows.take(count) {
+        for row in rows {
             let series = self.series[(row.host + self.hosts - self.first) % self.hosts];
             let at = cpu.row(series, row.time)?;
             for (column, value) in self.columns.iter().zip(row.values) {
@@ -343,7 +353,7 @@ impl Parts {
             }
             None => Source::new(&shape, self.rows.host, rows).map_err(PartError::Point)?,
         };
-        source.fill(&mut self.rows, rows).map_err(PartError::Point)?;
+        source.fill(self.rows.by_ref().take(rows)).map_err(PartError::Point)?;
         let (batch, version) = self.stamp();
         let header = PartHeader { batch, version, shard: self.shard, ..PartHeader::default() };
         let part = encode_part(&source.batch, &header, Selection::All, &field_id);
