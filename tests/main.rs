@@ -1,5 +1,6 @@
 //! The one test binary: one module per behaviour.
 
+mod bench;
 mod crash;
 mod determinism;
 mod durability;

@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub use dial::{Dialer, Local, peer_chain};
+pub use dial::{Dialer, Local, client_config, peer_chain};
 pub use error::{ConnectError, Lost, NotSent, RequestError, alert, alert_text};
 pub use stream::ReplyStream;
 

@@ -237,13 +237,25 @@ impl Dialer {
 
 impl Tls {
     fn new(credentials: Credentials, config: &TransportConfig) -> Result<Self, rustls::Error> {
-        let tls = credentials.client_config(ALPN)?;
-        let tls = QuicClientConfig::try_from(tls)
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
-        let mut quic = quinn::ClientConfig::new(Arc::new(tls));
-        quic.transport_config(config.quic());
+        let quic = client_config(&credentials, config)?;
         Ok(Self { credentials, quic })
     }
+}
+
+/// What a handshake is begun with.
+///
+/// # Errors
+/// If the TLS library cannot use the credentials.
+pub fn client_config(
+    credentials: &Credentials,
+    config: &TransportConfig,
+) -> Result<quinn::ClientConfig, rustls::Error> {
+    let tls = credentials.client_config(ALPN)?;
+    let tls = QuicClientConfig::try_from(tls)
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let mut quic = quinn::ClientConfig::new(Arc::new(tls));
+    quic.transport_config(config.quic());
+    Ok(quic)
 }
 
 async fn ask(

@@ -4,6 +4,7 @@
 //! code is 0 when all was done, 1 when anything was rejected, dropped or failed, 2 for a command
 //! line that makes no sense. Called by the two binaries that are this command.
 
+mod bench;
 mod certs;
 mod connect;
 mod db;
@@ -85,6 +86,8 @@ enum Command {
     NodeCtl(node_ctl::NodeCtl),
     #[command(subcommand)]
     Shard(shard::Shard),
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 /// Runs the command line of this process.
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Fail> {
     let env = Env::system();
     match command {
+        Command::Bench(command) => bench::run(&command, &env),
         Command::Certs(command) => certs::run(&command, &env),
         Command::Demo(command) => block_on(demo::run(command, env)),
         Command::Node(command) => block_on(node::run(command)),

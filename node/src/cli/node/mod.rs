@@ -190,7 +190,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
 }
 
 /// Waits for SIGTERM or SIGINT, or for the end of standard input.
-fn stop_signal(with_stdin: bool) -> Result<impl Future<Output = ()>, Fail> {
+pub(crate) fn stop_signal(with_stdin: bool) -> Result<impl Future<Output = ()>, Fail> {
     let handler = |kind| {
         signal(kind).map_err(|error| Fail::failed(format!("cannot handle signals: {error}")))
     };
