@@ -284,9 +284,4 @@ impl<'a> Cursor<'a> {
             Content::Decoded(_) => None,
         }
     }
-
-    /// Lets go of everything in memory.
-    pub(super) fn close(self, sources: &mut Sources) {
-        self.blocks.into_iter().for_each(|block| block.discard(sources));
-    }
 }

@@ -18,10 +18,8 @@ use super::{
 
 /// Lookups of series in one read transaction: some milliseconds.
 const LOOKUPS: usize = 8192;
-/// What the hash of a series costs in a transaction, in bytes.
-const HASH_BYTES: usize = 64;
 /// What a series costs in a transaction beyond its key, which is stored twice.
-const KEY_BYTES: usize = 128;
+pub(super) const KEY_BYTES: usize = 128;
 
 /// New series that are not committed yet.
 #[derive(Default)]
@@ -86,12 +84,11 @@ impl Enrolment {
     ) -> Result<(), ShardError> {
         let cost = |new: &NewSeries| 2 * new.key.len() + KEY_BYTES;
         let mut left = self.new.iter().map(cost).sum::<usize>() + with;
-        if left + self.by_hash.len() * HASH_BYTES <= max {
+        if left + self.by_hash.len() * series::HASH_BYTES <= max {
             return Ok(());
         }
-        for some in self.by_hash.chunks((max / HASH_BYTES).max(1)) {
-            let hashes: Vec<&NewSeries> = some.iter().map(|at| &self.new[*at as usize]).collect();
-            commit(&mut |txn, tables| series::insert_hashes(txn, tables, &hashes))?;
+        for some in self.by_hash.chunks((max / series::HASH_BYTES).max(1)) {
+            commit(&mut |txn, tables| series::insert_hashes(txn, tables, self.hashes(some)))?;
         }
         self.by_hash.clear();
         let mut done = 0;
@@ -112,11 +109,13 @@ impl Enrolment {
         Ok(())
     }
 
+    fn hashes<'a>(&'a self, of: &'a [u32]) -> impl Iterator<Item = (u64, SeriesId)> {
+        of.iter().filter_map(|at| self.new.get(*at as usize)).map(|new| (new.hash, new.id))
+    }
+
     /// Writes all that is left.
     pub(super) fn finish(&self, txn: &mut RwTxn<'_>, tables: &Tables) -> heed::Result<()> {
-        let hashes: Vec<&NewSeries> =
-            self.by_hash.iter().map(|at| &self.new[*at as usize]).collect();
-        series::insert_hashes(txn, tables, &hashes)?;
+        series::insert_hashes(txn, tables, self.hashes(&self.by_hash))?;
         insert_keys(txn, tables, &self.new)
     }
 }

@@ -26,7 +26,7 @@ use super::{
     pieces::{Collector, FreshSeries, Pieces},
     quarantine,
     run::{StoredBlock, Window, cuts},
-    series::{InOrder, SeriesId},
+    series::InOrder,
     slot::Slot,
 };
 
@@ -57,8 +57,8 @@ enum At {
     Start,
     /// Behind this one.
     After(Vec<u8>),
-    /// Within a series, from this time on.
-    Within(Vec<u8>, SeriesId, i64),
+    /// Within a series, from this time on. Not by its id, which a dense pass may change.
+    Within(Vec<u8>, i64),
     /// Behind the last.
     End,
 }
@@ -203,9 +203,14 @@ impl Scan {
                     None => Bound::Unbounded,
                 },
                 At::After(key) => Bound::Excluded(key.as_slice()),
-                At::Within(key, id, from) => {
-                    if let Some(next) = windows(key, *id, *from, &mut bytes)? {
-                        return Ok((found, At::Within(key.clone(), *id, next)));
+                At::Within(key, from) => {
+                    let from_key = Bound::Included(key.as_slice());
+                    let first = InOrder::new(txn, keys, from_key).map_err(wrap)?.next();
+                    if let Some((found_key, id)) = first.map_err(wrap)?
+                        && found_key == *key
+                        && let Some(next) = windows(key, id, *from, &mut bytes)?
+                    {
+                        return Ok((found, At::Within(key.clone(), next)));
                     }
                     Bound::Excluded(key.as_slice())
                 }
@@ -220,7 +225,7 @@ impl Scan {
                 if self.filter.key_matches(self.measurement.as_deref(), &key)
                     && let Some(next) = windows(&key, id, first, &mut bytes)?
                 {
-                    return Ok((found, At::Within(key, id, next)));
+                    return Ok((found, At::Within(key, next)));
                 }
                 if bytes >= max || visits >= VISITS {
                     return Ok((found, At::After(key)));
