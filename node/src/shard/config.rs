@@ -40,6 +40,11 @@ pub struct Config {
     pub merge_limit_bytes: u64,
     /// Stored bytes a scan copies out in one read transaction; default 1 MiB.
     pub scan_bytes: usize,
+    /// Windows of fields (about 200 bytes each) an aggregation collects of one series before it gives
+    /// them out; default 16,384.
+    pub aggregate_partials: usize,
+    /// Buckets of a digest at most; default 100,000. About 100 bytes each.
+    pub digest_buckets: usize,
     /// What "busy" tells the sender to wait, in milliseconds; default 50.
     pub busy_retry_ms: u32,
 }
@@ -61,6 +66,8 @@ impl Default for Config {
             merge_runs: 4,
             merge_limit_bytes: 512 << 20,
             scan_bytes: 1 << 20,
+            aggregate_partials: 16_384,
+            digest_buckets: 100_000,
             busy_retry_ms: 50,
         }
     }
