@@ -47,7 +47,10 @@ pub mod fault;
 mod filter;
 mod fold;
 mod fresh;
+mod index;
 mod merge;
+#[cfg(test)]
+mod naive;
 mod open;
 mod pieces;
 mod quarantine;
