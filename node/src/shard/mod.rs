@@ -37,10 +37,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod aggregate;
 mod background;
+#[expect(dead_code, unused_imports, reason = "folds, merges and reads come to it")]
+mod block;
 mod config;
 mod counters;
 mod digest;
 mod directory;
+mod enrol;
 pub(crate) mod env;
 mod error;
 pub mod fault;

@@ -28,11 +28,14 @@ use super::{
 };
 
 /// The tables of a shard, in the order of [`Tables`].
-const NAMES: [&str; 4] = ["runs", "series", "keys", "state"];
+pub(super) const NAMES: [&str; 6] = ["runs", "series", "ids", "keys", "index", "state"];
+
+/// `runs`, `series`, `ids`, `keys`, `index`, `state`.
+pub(super) type Tables = [Table; NAMES.len()];
 
 /// An open shard.
 pub(super) struct OpenShard {
-    pub(super) env: Environment<4>,
+    pub(super) env: Environment<{ NAMES.len() }>,
     pub(super) path: PathBuf,
     pub(super) config: Config,
     /// The id of the next run; grows also over runs that were never finished.
@@ -76,7 +79,7 @@ impl OpenShard {
     pub(super) fn state_in(
         &self,
         txn: &RoTxn<'_>,
-        [.., table]: &[Table; 4],
+        [.., table]: &Tables,
     ) -> Result<State, ShardError> {
         match table.get(txn, state::KEY).map_err(|e| self.env.wrap(e))? {
             None => Ok(State::default()),
