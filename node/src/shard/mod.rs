@@ -29,6 +29,7 @@ use std::{
 
 use dashmap::DashMap;
 use quorate_protocol::{
+    aggregate::Windows,
     batch::EncodedBatch,
     id::{Sequence, ShardId, Version},
 };
@@ -321,10 +322,20 @@ impl ShardStore {
     /// # Errors
     /// The shard was dropped.
     pub fn scan(&self, shard: ShardId, filter: ScanFilter) -> Result<Scan, ShardError> {
+        self.scan_known(shard, filter, None)
+    }
+
+    /// A scan that may say what is known of rows instead of yielding them.
+    fn scan_known(
+        &self,
+        shard: ShardId,
+        filter: ScanFilter,
+        windows: Option<Windows>,
+    ) -> Result<Scan, ShardError> {
         if self.inner.is_dropped(shard) {
             return Err(ShardError::Gone(shard));
         }
-        Scan::begin(Arc::clone(&self.inner), self.inner.slot(shard), filter)
+        Scan::begin(Arc::clone(&self.inner), self.inner.slot(shard), filter, windows)
     }
 
     /// [`Self::scan`] for tasks.
