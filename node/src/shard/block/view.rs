@@ -8,7 +8,7 @@ use bytes::Bytes;
 use quorate_protocol::{
     batch::{
         Column, Presence,
-        codec::{Reader, packed, times},
+        codec::{Reader, packed},
     },
     id::{FieldId, Version},
     point::{MAX_KEY_LEN, MAX_TIME, MIN_TIME},
@@ -16,7 +16,7 @@ use quorate_protocol::{
 };
 
 use super::{
-    BlockError, MAX_CELLS, MAX_ROWS, RowGroup, Span, VersionTable, columns, encode::range,
+    BlockError, MAX_CELLS, MAX_ROWS, RowGroup, Span, VersionTable, clock, columns, encode::range,
     integers, statistics::Statistics, versions,
 };
 
@@ -117,15 +117,9 @@ impl<'a> View<'a> {
 
     /// The time of each row.
     pub(crate) fn times(&self) -> Result<Vec<i64>, BlockError> {
-        let mut reader = Reader::new(self.times);
-        let mut out = integers::decode(&mut reader, self.rows)?;
-        reader.finish()?;
-        times::restore(&mut out, self.spans.iter().map(|span| span.rows.len()));
+        let out = clock::decode(self.times, &self.spans, self.rows)?;
         if range(&out) != self.range {
             return Err(BlockError::Invalid("times are not in the range that the head says"));
-        }
-        if !self.spans.iter().all(|span| out[span.range()].is_sorted()) {
-            return Err(BlockError::Invalid("times do not ascend"));
         }
         Ok(out)
     }
