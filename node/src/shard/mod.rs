@@ -64,6 +64,7 @@ mod run;
 mod series;
 mod slot;
 mod state;
+mod verify;
 
 pub use self::{
     aggregate::{AggregateFilter, AggregateItem, Aggregation},
@@ -75,6 +76,7 @@ pub use self::{
     filter::{ScanFilter, TagFilter, TagTest},
     fresh::Admission,
     read::{Scan, ScanItem, SeriesRows},
+    verify::{MAX_PROBLEMS, Problem, ProblemKind, Verification, VerifyReport, verify_dir},
 };
 use self::{
     counters::Counters,

@@ -8,11 +8,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use quorate_protocol::rows::Values;
 
-use crate::shard::{
-    block::RowGroup,
-    run::BlockKey,
-    series::SeriesId,
-};
+use crate::shard::{block::RowGroup, run::BlockKey, series::SeriesId};
 
 /// What a run has of the series from an entry's key up to `until`.
 #[derive(Clone)]

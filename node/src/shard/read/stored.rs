@@ -208,9 +208,9 @@ impl<'txn, 'a> Reader<'txn, 'a> {
         let versions = self.shard.versions_in(self.txn, self.tables, of.run.id)?;
         let Found { key, bytes, end, until } = found;
         let damaged = || Arc::new(Damaged { key, bytes: bytes.to_vec(), end });
-        let view = View::parse(bytes).ok().filter(|view| {
-            view.spans().first().is_some_and(|span| span.series == key.series)
-        });
+        let view = View::parse(bytes)
+            .ok()
+            .filter(|view| view.spans().first().is_some_and(|span| span.series == key.series));
         of.here = match view {
             Some(view) if view.spans().len() == 1 => {
                 of.solo = Some(key);
@@ -278,11 +278,7 @@ impl<'txn, 'a> Reader<'txn, 'a> {
     }
 
     /// The rows of a run within the window; a block that turns out to be damaged is remembered.
-    fn rows(
-        &mut self,
-        at: usize,
-        within: &Range<i64>,
-    ) -> heed::Result<Result<Rows, Arc<Damaged>>> {
+    fn rows(&mut self, at: usize, within: &Range<i64>) -> heed::Result<Result<Rows, Arc<Damaged>>> {
         let of = &mut self.runs[at];
         let solo = match &mut of.here {
             Here::Packed(group, range) => {
