@@ -28,11 +28,13 @@ use quorate_protocol::{
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+mod assemble;
 mod background;
 #[expect(dead_code, unused_imports, reason = "folds, merges and reads come to it")]
 mod block;
 mod config;
 mod counters;
+mod cursor;
 mod directory;
 mod enrol;
 pub(crate) mod env;
@@ -41,6 +43,7 @@ pub mod fault;
 mod filter;
 mod fold;
 mod fresh;
+mod gather;
 mod index;
 mod merge;
 mod open;
@@ -51,7 +54,11 @@ pub mod retention;
 mod run;
 mod series;
 mod slot;
+mod source;
 mod state;
+mod weave;
+mod work;
+mod writer;
 
 pub use self::{
     config::Config,
