@@ -37,11 +37,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod aggregate;
+mod assemble;
 mod background;
-#[expect(dead_code, unused_imports, reason = "folds, merges and reads come to it")]
 mod block;
 mod config;
 mod counters;
+mod cursor;
 mod digest;
 mod directory;
 mod enrol;
@@ -51,6 +52,7 @@ pub mod fault;
 mod filter;
 mod fold;
 mod fresh;
+mod gather;
 mod index;
 mod merge;
 #[cfg(test)]
@@ -63,8 +65,12 @@ pub mod retention;
 mod run;
 mod series;
 mod slot;
+mod source;
 mod state;
 mod verify;
+mod weave;
+mod work;
+mod writer;
 
 pub use self::{
     aggregate::{AggregateFilter, AggregateItem, Aggregation},

@@ -110,6 +110,11 @@ impl<'a> View<'a> {
         self.range
     }
 
+    /// Whether it needs nothing but itself: it has its versions in a table of its own.
+    pub(crate) const fn is_self_contained(&self) -> bool {
+        !self.shared_versions
+    }
+
     /// The columns, in ascending order of (field, type).
     pub(crate) fn heads(&self) -> &[ColumnHead] {
         &self.heads
