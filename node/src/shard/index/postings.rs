@@ -5,7 +5,6 @@
 //! lists are only appended to. Made by [`super::super::enrol`] and [`super::super::dense`].
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
     hash::{BuildHasherDefault, DefaultHasher},
     ops::Range,

@@ -42,11 +42,11 @@ pub(super) enum Part {
 }
 
 /// What is known of a field.
-pub(super) struct Known {
-    pub(super) field: FieldId,
-    pub(super) kind: FieldType,
-    pub(super) name: Bytes,
-    pub(super) partial: Partial,
+pub(in crate::shard) struct Known {
+    pub(in crate::shard) field: FieldId,
+    pub(in crate::shard) kind: FieldType,
+    pub(in crate::shard) name: Bytes,
+    pub(in crate::shard) partial: Partial,
 }
 
 /// What a scan wants of the stored rows.
