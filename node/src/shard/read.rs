@@ -37,9 +37,9 @@ use super::{
 };
 
 mod cache;
-mod stored;
 #[cfg(test)]
 mod rates;
+mod stored;
 mod walk;
 
 pub(super) use self::stored::Known;

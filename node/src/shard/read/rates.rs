@@ -23,7 +23,10 @@ fn measure<T>(what: &str, values: f64, work: impl FnOnce() -> T) -> T {
     let (wall, before) = (Instant::now(), cpu());
     let done = work();
     let (cpu, wall) = (cpu() - before, wall.elapsed().as_secs_f64());
-    println!("RATE {what}: {:.1} M values/s/core ({cpu:.3} s cpu, {wall:.3} s)", values / cpu / 1e6);
+    println!(
+        "RATE {what}: {:.1} M values/s/core ({cpu:.3} s cpu, {wall:.3} s)",
+        values / cpu / 1e6
+    );
     done
 }
 
@@ -57,6 +60,9 @@ fn rates() {
                     .tag("hostname", format!("host_{host}"))
                     .tag("region", format!("region_{}", host % 7))
                     .tag("os", "linux");
+                for tag in 0..7 {
+                    point = point.tag(format!("tag{tag}"), format!("value_{}", host % (tag + 3)));
+                }
                 for (field, value) in values.iter_mut().enumerate() {
                     *value += next();
                     point = point.field(format!("f{field}"), *value / scale);
@@ -73,8 +79,10 @@ fn rates() {
         sequence += 1;
         store.accept(SHARD, Sequence(sequence), EncodedBatch::parse(bytes).unwrap()).unwrap();
         at += step;
-        if sequence % 8 == 0 {
-            runtime.block_on(store.flush(SHARD)).unwrap();
+        if sequence % 8 == 0 || series > 50_000 {
+            measure("fold", (step * series) as f64, || {
+                runtime.block_on(store.flush(SHARD)).unwrap()
+            });
             runtime.block_on(store.settle(SHARD)).unwrap();
         }
     }
@@ -103,8 +111,7 @@ fn rates() {
         store.scan(SHARD, filter).unwrap().map(|item| item.unwrap().rows.len()).sum::<usize>()
     });
     for every in [0, 3_600_000_000_000, 300_000_000_000] {
-        let filter =
-            AggregateFilter { scan: ScanFilter::default(), windows: Windows::new(every) };
+        let filter = AggregateFilter { scan: ScanFilter::default(), windows: Windows::new(every) };
         measure(&format!("aggregate every {every}"), all, || {
             let windows = store.aggregate(SHARD, filter).unwrap();
             windows.map(|item| item.unwrap().windows.len()).sum::<usize>()
@@ -120,7 +127,16 @@ fn rates() {
     let report = measure("verify", all, || store.verify(SHARD).unwrap());
     println!("RATE {report:?}");
     let tag = TagFilter { key: "hostname".into(), test: TagTest::In(vec!["host_17".into()]) };
-    let filter = ScanFilter { measurement: Some("cpu".into()), tags: vec![tag], ..ScanFilter::default() };
+    let filter =
+        ScanFilter { measurement: Some("cpu".into()), tags: vec![tag], ..ScanFilter::default() };
+    let tag = TagFilter {
+        key: "region".into(),
+        test: TagTest::Matches(regex::bytes::Regex::new("_3$").unwrap()),
+    };
+    let regex = ScanFilter { tags: vec![tag], ..filter.clone() };
+    measure("scan of a region", all / 7.0, || {
+        store.scan(SHARD, regex).unwrap().map(|item| item.unwrap().rows.len()).sum::<usize>()
+    });
     measure("scan of one host", all / series as f64, || {
         store.scan(SHARD, filter).unwrap().map(|item| item.unwrap().rows.len()).sum::<usize>()
     });
