@@ -37,8 +37,6 @@ use super::{
 };
 
 mod cache;
-#[cfg(test)]
-mod rates;
 mod stored;
 mod walk;
 
