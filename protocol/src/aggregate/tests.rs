@@ -5,13 +5,16 @@ use proptest::prelude::*;
 use super::*;
 use crate::{batch::Presence, id::FieldId};
 
+/// Distance to the time before, whether there is a value, and the value by type.
+type Cell = (u64, bool, f64, i64, String);
+
 /// Values of one type, or none, at ascending times.
 fn column() -> impl Strategy<Value = (Vec<i64>, Column)> {
     let float = prop_oneof![-1e9_f64..1e9, Just(-0.0), Just(0.0), -1e300..1e300, -1e-300..1e-300];
     let integer = prop_oneof![any::<i64>(), -3_i64..3];
     let cell = (1_u64..50, any::<bool>(), float, integer, "[ab]{0,3}");
     (0_u8..5, prop::collection::vec(cell, 1..40), -1000_i64..1000).prop_map(
-        |(kind, cells, start): (u8, Vec<(u64, bool, f64, i64, String)>, i64)| {
+        |(kind, cells, start): (u8, Vec<Cell>, i64)| {
             let kind = FieldType::from_u8(kind).unwrap();
             let mut column = Column::new(FieldId(3), "f".into(), kind);
             column.present = Presence::all(0);

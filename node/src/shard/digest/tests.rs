@@ -90,9 +90,9 @@ fn any_difference_shows() {
         store.digest(SHARD, filter).unwrap()
     };
     let cell = Cell { series: 2, time: 5, field: 0, value: 7 };
-    let same = digest(3, &[cell.clone()]);
-    assert_eq!(digest(3, &[cell.clone()]), same);
-    assert_ne!(digest(4, &[cell.clone()]), same);
+    let same = digest(3, std::slice::from_ref(&cell));
+    assert_eq!(digest(3, std::slice::from_ref(&cell)), same);
+    assert_ne!(digest(4, std::slice::from_ref(&cell)), same);
     for other in [
         Cell { series: 4, ..cell.clone() },
         Cell { time: 6, ..cell.clone() },

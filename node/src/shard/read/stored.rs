@@ -66,6 +66,7 @@ impl Wanted<'_> {
 }
 
 /// What a run has of the series.
+#[expect(clippy::large_enum_variant, reason = "one per run of the shard")]
 enum Here<'txn> {
     /// Not looked at.
     Unknown,
