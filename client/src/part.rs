@@ -80,7 +80,7 @@ pub(crate) fn start(
         tracker: Tracker::new(goal.level, part.owners.len(), hint_goal(core, goal)),
         states: vec![CopyState::Outstanding; part.owners.len()],
         holders: BTreeSet::new(),
-        by_clock: Vec::new(),
+        alone: Vec::new(),
         hopeless: BTreeSet::new(),
         failure: None,
         answer: Some(answer),
@@ -107,8 +107,8 @@ struct Collector {
     states: Vec<CopyState>,
     /// Nodes that keep a hint of this part for anybody.
     holders: BTreeSet<NodeId>,
-    /// Owners that refused it by their own clock, so that others may have taken it.
-    by_clock: Vec<usize>,
+    /// Owners that refused it by their own clock or limit, so that others may have taken it.
+    alone: Vec<usize>,
     /// Owners for whom no live node takes a hint at the moment.
     hopeless: BTreeSet<usize>,
     failure: Option<(Code, String)>,
@@ -141,19 +141,20 @@ impl Collector {
             let certainty = self.certainty();
             self.reply(certainty);
         }
-        self.mark_by_clock().await;
+        self.mark_alone().await;
     }
 
-    /// An owner whose clock is behind lacks for ever what the others have taken: that is marked on
-    /// one of those. A hint would take it past the very limit that this owner keeps.
-    async fn mark_by_clock(&self) {
+    /// An owner whose clock is behind, or that has all the series it may have, lacks for ever what
+    /// the others have taken: that is marked on one of those. A hint would take it past the very
+    /// limit that this owner keeps.
+    async fn mark_alone(&self) {
         let owners = &self.part.owners;
         let stored = |at: &usize| matches!(self.states[*at], CopyState::Stored { .. });
         let holders: Vec<NodeId> = (0..owners.len()).filter(stored).map(|at| owners[at]).collect();
         if holders.is_empty() {
             return;
         }
-        for owner in self.by_clock.iter().filter(|at| !stored(at)) {
+        for owner in self.alone.iter().filter(|at| !stored(at)) {
             if crate::copy::mark(&self.core, &self.part, owners[*owner], &holders).await.is_none() {
                 metrics::counter!("quorate_client_copies_abandoned_total").increment(1);
             }
@@ -254,8 +255,8 @@ impl Collector {
                 self.states[owner] = CopyState::Refused;
                 self.tracker.copy(owner, Copy::Refused);
                 self.hopeless.insert(owner);
-                if matches!(code, Code::ClockSkew | Code::FutureTime) {
-                    self.by_clock.push(owner);
+                if matches!(code, Code::ClockSkew | Code::FutureTime | Code::SeriesLimit) {
+                    self.alone.push(owner);
                 }
                 self.failure = Some((code, detail));
             }

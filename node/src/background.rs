@@ -12,6 +12,7 @@ use quorate_protocol::{
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
+    cardinality::SeriesWatch,
     core::Core,
     handoff::drain,
     shard::retention::{self, LiveShards},
@@ -69,6 +70,7 @@ fn install(core: &Core, map: Arc<ClusterMap>) {
 async fn housekeeping(core: Arc<Core>) {
     let mut timer = interval(core.config.housekeeping());
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut series = SeriesWatch::default();
     loop {
         timer.tick().await;
         if let Some(failure) = core.meta.failure() {
@@ -78,6 +80,7 @@ async fn housekeeping(core: Arc<Core>) {
             );
         }
         drop_dead_shards(&core).await;
+        series.note(&core);
         let folded = core.shards.applied_through();
         // The versions of what is given up must outlive it.
         if let Err(error) = core.data.save_highest_version(core.highest_version()) {

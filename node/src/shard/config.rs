@@ -40,6 +40,13 @@ pub struct Config {
     pub merge_limit_bytes: u64,
     /// Stored bytes a scan copies out in one read transaction; default 1 MiB.
     pub scan_bytes: usize,
+    /// Series a database may have in one of its shard groups, in the shards of that group which
+    /// this node owns; default 10,000,000. A live write that would add a series to a group at this
+    /// number is refused with `SeriesLimit`. Counted are series in runs, so that a group exceeds
+    /// it by what is fresh when it gets there (at most what fits into `fresh_bytes`) and by hints,
+    /// which are never refused. Each series costs disk for its key and its place in the index, and
+    /// time in every fold.
+    pub max_series_per_database: u64,
     /// What "busy" tells the sender to wait, in milliseconds; default 50.
     pub busy_retry_ms: u32,
 }
@@ -61,6 +68,7 @@ impl Default for Config {
             merge_runs: 4,
             merge_limit_bytes: 512 << 20,
             scan_bytes: 1 << 20,
+            max_series_per_database: 10_000_000,
             busy_retry_ms: 50,
         }
     }

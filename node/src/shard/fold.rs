@@ -26,7 +26,7 @@ use super::{
 };
 
 /// Lookups of series in one read transaction: some milliseconds.
-const LOOKUPS: usize = 8192;
+pub(super) const LOOKUPS: usize = 8192;
 /// What a series costs in a transaction beyond its key, which is stored twice.
 const SERIES_BYTES: usize = 128;
 
@@ -69,6 +69,7 @@ pub(super) fn fold(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
         state.runs.extend(run);
         let unsaved = std::mem::take(&mut fold.unsaved);
         fold.commit(Step::Flip, &unsaved, &blocks, Some(&state))?;
+        slot.set_series(shard.series()?);
         store.probe.at(Step::Flipped)?;
     }
     slot.fresh().folded(last);

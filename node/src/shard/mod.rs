@@ -29,6 +29,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod background;
+mod cardinality;
 mod config;
 mod counters;
 mod directory;
@@ -50,6 +51,7 @@ mod slot;
 mod state;
 
 pub use self::{
+    cardinality::LookupError,
     config::Config,
     counters::Stats,
     directory::FORMAT,
@@ -141,6 +143,7 @@ impl ShardStore {
             highest = highest.max(state.highest_version);
             found_applied = found_applied.max(state.applied);
             let slot = Slot::new(id, Arc::clone(&budget), state.applied);
+            slot.set_series(shard.series()?);
             slots.insert(id, Known::Live(Arc::new(slot)));
         }
         let inner = Inner {

@@ -63,6 +63,15 @@ impl OpenShard {
         Ok(shard)
     }
 
+    /// How many series the tables have.
+    pub(super) fn series(&self) -> Result<u64, ShardError> {
+        self.env.read(|txn, [.., states]| {
+            let stored = states.get(txn, state::NEXT_SERIES).map_err(|e| self.env.wrap(e))?;
+            let next = stored.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+            Ok(next.unwrap_or(1).saturating_sub(1))
+        })
+    }
+
     pub(super) fn next_run(&self) -> u32 {
         self.next_run.fetch_add(1, Ordering::Relaxed)
     }

@@ -6,12 +6,13 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use quorate_protocol::id::{Sequence, ShardId};
 
 use super::{
+    cardinality::Unfolded,
     env::EnvError,
     error::ShardError,
     fresh::{Budget, Fresh},
@@ -26,6 +27,10 @@ pub(super) struct Slot {
     poison: OnceLock<Arc<str>>,
     /// A run has come since the last look for something to merge.
     unmerged: AtomicBool,
+    /// Series in the shard's tables.
+    series: AtomicU64,
+    /// Looked at only while a limit on series is reached.
+    pub(super) unfolded: Mutex<Unfolded>,
 }
 
 impl Slot {
@@ -36,6 +41,8 @@ impl Slot {
             folding: Mutex::default(),
             poison: OnceLock::new(),
             unmerged: AtomicBool::new(true),
+            series: AtomicU64::new(0),
+            unfolded: Mutex::default(),
         }
     }
 
@@ -83,6 +90,16 @@ impl Slot {
     /// Whether a look for something to merge is due; it is taken as done.
     pub(super) fn take_unmerged(&self) -> bool {
         self.unmerged.swap(false, Ordering::Relaxed)
+    }
+
+    /// How many series the shard's tables have.
+    pub(super) fn series(&self) -> u64 {
+        self.series.load(Ordering::Relaxed)
+    }
+
+    /// The tables have this many series now.
+    pub(super) fn set_series(&self, series: u64) {
+        self.series.store(series, Ordering::Relaxed);
     }
 
     /// What a failed write means for the shard.
