@@ -10,8 +10,8 @@ use quorate_protocol::{
     code::Code,
     frame::{Frame, FrameError, Message},
     message::{
-        Deliver, Join, Mark, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan,
-        Status, Write,
+        Aggregate, Deliver, Digest, Join, Mark, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot,
+        RaftVote, Scan, Status, Verify, Write,
     },
 };
 
@@ -53,7 +53,8 @@ pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
     match request.op {
         Ping::OP => Ok(()),
         Write::OP | Mark::OP => role(identity, Role::Write),
-        Scan::OP => role(identity, Role::Read),
+        Scan::OP | Aggregate::OP | Digest::OP => role(identity, Role::Read),
+        Verify::OP => role(identity, Role::Admin),
         MetaGet::OP | Status::OP => {
             role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
         }
@@ -109,8 +110,8 @@ mod tests {
         let known = (0..=u16::MAX)
             .filter(|op| !matches!(allowed(&empty(*op), &node), Err(Denied::Unknown(_))));
         let listed = [
-            0x0002, 0x0010, 0x0011, 0x0012, 0x0020, 0x0021, 0x0022, 0x0030, 0x0040, 0x0041, 0x0042,
-            0x0050,
+            0x0002, 0x0010, 0x0011, 0x0012, 0x0020, 0x0021, 0x0022, 0x0030, 0x0031, 0x0032, 0x0033,
+            0x0040, 0x0041, 0x0042, 0x0050,
         ];
         assert!(known.eq(listed));
     }

@@ -47,6 +47,11 @@ pub struct Config {
     /// which are never refused. Each series costs disk for its key and its place in the index, and
     /// time in every fold.
     pub max_series_per_database: u64,
+    /// Windows of fields (about 200 bytes each) an aggregation collects of one series before it gives
+    /// them out; default 16,384.
+    pub aggregate_partials: usize,
+    /// Buckets of a digest at most; default 100,000. About 100 bytes each.
+    pub digest_buckets: usize,
     /// What "busy" tells the sender to wait, in milliseconds; default 50.
     pub busy_retry_ms: u32,
 }
@@ -69,6 +74,8 @@ impl Default for Config {
             merge_limit_bytes: 512 << 20,
             scan_bytes: 1 << 20,
             max_series_per_database: 10_000_000,
+            aggregate_partials: 16_384,
+            digest_buckets: 100_000,
             busy_retry_ms: 50,
         }
     }

@@ -2,8 +2,15 @@
 //!
 //! Reading order: `fresh`, `pieces` and `slot` are a shard in memory; `directory`, `env`, `open`,
 //! `state`, `series` and `run` are a shard on disk; `fold` and `merge` turn one into the
-//! other, `background` says when; `read` and `filter` answer scans; `retention` drops.
+//! other, `background` says when; `read` and `filter` answer scans,
+//! `aggregate` and `digest` sum them up, `verify` checks what is stored; `retention` drops.
 //! Formats: `SPEC.md`, section 13.
+//!
+//! Reading back, each in a blocking form and one for tasks (`_begin` and `_page`):
+//! - `scan(shard, ScanFilter) -> Scan`, an iterator of [`ScanItem`];
+//! - `aggregate(shard, AggregateFilter) -> Aggregation`, an iterator of [`AggregateItem`];
+//! - `digest(shard, DigestFilter) -> Vec<BucketDigest>`;
+//! - `verify(shard) -> VerifyReport`, and `verify_dir(path)` for a directory that nobody has open.
 //!
 //! Invariants: a batch that was accepted is visible to every scan that begins later, until its
 //! shard is dropped; [`ShardStore::applied_through`] never passes a record that is not in a
@@ -28,10 +35,12 @@ use quorate_protocol::{
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+mod aggregate;
 mod background;
 mod cardinality;
 mod config;
 mod counters;
+mod digest;
 mod directory;
 pub(crate) mod env;
 mod error;
@@ -49,16 +58,20 @@ mod run;
 mod series;
 mod slot;
 mod state;
+mod verify;
 
 pub use self::{
     cardinality::LookupError,
+    aggregate::{AggregateFilter, AggregateItem, Aggregation},
     config::Config,
     counters::Stats,
+    digest::{BucketDigest, DigestFilter, Digesting},
     directory::FORMAT,
     error::{AdmitError, EnvError, ScanError, ShardError, ShardGone},
     filter::{ScanFilter, TagFilter, TagTest},
     fresh::Admission,
     read::{Scan, ScanItem, SeriesRows},
+    verify::{MAX_PROBLEMS, Problem, ProblemKind, VerifyReport},
 };
 use self::{
     counters::Counters,

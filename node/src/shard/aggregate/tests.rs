@@ -1,0 +1,1 @@
+//! Aggregates equal those of the rows that a scan yields.

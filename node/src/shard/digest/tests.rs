@@ -1,0 +1,1 @@
+//! Digests equal those of a naive model.
