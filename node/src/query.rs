@@ -9,6 +9,7 @@ mod digest;
 mod scan;
 mod verify;
 
+pub(crate) use self::verify::verified;
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_protocol::{
     code::Code,

@@ -18,7 +18,8 @@ impl Core {
     }
 }
 
-fn verified(report: VerifyReport) -> Verified {
+/// A report as it travels.
+pub(crate) fn verified(report: VerifyReport) -> Verified {
     let problem = |problem: crate::shard::Problem| {
         let mut detail = problem.detail;
         detail.truncate(detail.floor_char_boundary(MAX_DETAIL));

@@ -71,7 +71,7 @@ pub use self::{
     filter::{ScanFilter, TagFilter, TagTest},
     fresh::Admission,
     read::{Scan, ScanItem, SeriesRows},
-    verify::{MAX_PROBLEMS, Problem, ProblemKind, VerifyReport},
+    verify::{MAX_PROBLEMS, Problem, ProblemKind, VerifyReport, verify_dir},
 };
 use self::{
     counters::Counters,

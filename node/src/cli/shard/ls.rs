@@ -1,20 +1,11 @@
 //! `quorate shard ls`: where every time range of every database is kept.
 
-use clap::Subcommand;
 use quorate_client::Env;
 use serde_json::json;
 
-use super::{connect::Connect, fail::Fail, output::Output, table::Table, time::format_time};
+use crate::cli::{connect::Connect, fail::Fail, output::Output, table::Table, time::format_time};
 
-/// Shards and their owners
-#[derive(Debug, Subcommand)]
-pub(crate) enum Shard {
-    /// List shards
-    Ls(Connect),
-}
-
-pub(crate) async fn run(command: Shard, env: Env) -> Result<(), Fail> {
-    let Shard::Ls(connect) = command;
+pub(super) async fn run(connect: Connect, env: Env) -> Result<(), Fail> {
     let client = connect.open(&env).await?;
     let map = client.map();
     client.close().await;
