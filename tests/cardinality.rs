@@ -7,7 +7,7 @@ use quorate_tests::harness::{
     history::{Ledger, first_difference},
     limit::{real, simulated},
     load::{EPOCH, write},
-    observe::{PATIENCE, create_database, exports, wait_drained, wait_healthy},
+    observe::{PATIENCE, create_database, exports, wait_drained, wait_for, wait_healthy},
     process::Processes,
 };
 
@@ -156,5 +156,34 @@ fn a_hint_is_taken_whatever_the_limit_is() {
         assert_eq!(error.failed[0].certainty, Certainty::Indefinite);
         write(&client, "db", &[point(12, 3)], &options, &ledger).await.unwrap();
         cluster.finish().await;
+    });
+}
+
+#[test]
+fn the_command_says_what_to_do() {
+    real(async {
+        let settings = "[shard]\nmax_series_per_database = 2\nfold_age_ms = 50\n";
+        let binary = env!("CARGO_BIN_EXE_quorate-under-test");
+        let cluster = Processes::start_with(binary, 1, settings).await;
+        let client = cluster.client().await;
+        create_database(&client, "db", 1).await;
+        let options = WriteOptions::default();
+        let two = [point(0, 0), point(1, 0)];
+        write(&client, "db", &two, &options, &Ledger::new()).await.unwrap();
+        let file = cluster.root().join("lines");
+        let mut tries = 0;
+        // Every try brings another series, until the fold has counted those before.
+        let ended = wait_for("the limit", PATIENCE, async || {
+            tries += 1;
+            let text = format!("cpu,host=new{tries} n=1i {EPOCH}\n");
+            std::fs::write(&file, text).unwrap();
+            let ended = cluster.quorate(&["write", "db", &file.to_string_lossy()]).await;
+            if ended.code == Some(0) { Err("written".to_owned()) } else { Ok(ended) }
+        })
+        .await;
+        assert_eq!(ended.code, Some(1));
+        assert!(ended.stderr.contains("max_series_per_database"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("series limit"), "{}", ended.stderr);
+        client.close().await;
     });
 }

@@ -1,7 +1,11 @@
 //! The one test binary: one module per behaviour.
 
+mod aggregates;
+mod cardinality;
 mod crash;
 mod determinism;
+mod digests;
+mod drops;
 mod full;
 mod garbage;
 mod hints;

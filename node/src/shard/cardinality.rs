@@ -16,7 +16,13 @@ use quorate_protocol::{
     id::{Sequence, ShardId},
 };
 
-use super::{Inner, ShardStore, error::ShardError, fold::LOOKUPS, series, slot::Slot};
+use super::{
+    Inner, ShardStore,
+    enrol::LOOKUPS,
+    error::ShardError,
+    series::{self, Lookup},
+    slot::Slot,
+};
 
 /// Why it cannot be said whether a batch brings new series.
 #[derive(Debug, thiserror::Error)]
@@ -61,30 +67,26 @@ impl Inner {
     pub(super) fn brings_series(&self, batch: &EncodedBatch) -> Result<bool, LookupError> {
         let decoded = batch.decode()?;
         let series = decoded.measurements.iter().flat_map(|measurement| &measurement.series);
-        let mut series: Vec<(u64, &[u8])> =
-            series.map(|series| (series.hash, &series.key[..])).collect();
+        let mut series: Vec<Lookup<'_>> = series
+            .map(|series| Lookup { hash: series.hash, key: &series.key, id: 0 })
+            .collect();
         let Some(slot) = self.slot(batch.header().part.shard) else {
             return Ok(!series.is_empty());
         };
         // First what is fresh, then what is stored: a fold in between must not hide a series.
         {
             let fresh = unfolded(&slot);
-            series.retain(|(hash, _)| !fresh.hashes.contains(hash));
+            series.retain(|series| !fresh.hashes.contains(&series.hash));
         }
         let Some(shard) = self.open.pin(slot.id)? else {
             return Ok(!series.is_empty());
         };
-        for some in series.chunks(LOOKUPS) {
-            let unknown = shard.env.read(|txn, [_, table, ..]| -> Result<bool, ShardError> {
-                for (hash, key) in some {
-                    let found = series::find(txn, table, key, *hash);
-                    if found.map_err(|error| shard.env.wrap(error))?.is_err() {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
+        series.sort_unstable_by_key(|series| series.hash);
+        for some in series.chunks_mut(LOOKUPS) {
+            shard.env.read(|txn, tables| -> Result<(), ShardError> {
+                series::find(txn, tables, some).map_err(|e| shard.env.wrap(e).into())
             })?;
-            if unknown {
+            if some.iter().any(|series| series.id == 0) {
                 return Ok(true);
             }
         }

@@ -8,34 +8,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use quorate_protocol::id::Version;
 
 use super::{
-    Inner,
+    Inner, enrol,
     error::ShardError,
     fault::{Fault, Step},
     fresh::Entry,
-    open::OpenShard,
-    pieces::{Collector, FreshSeries},
+    open::{OpenShard, Tables},
+    pieces::Collector,
     quarantine, run,
-    run::NewBlock,
-    series::{self, SeriesId},
     slot::Slot,
     state::{self, State},
 };
-
-/// Lookups of series in one read transaction: some milliseconds.
-pub(super) const LOOKUPS: usize = 8192;
-/// What a series costs in a transaction beyond its key, which is stored twice.
-const SERIES_BYTES: usize = 128;
-
-/// A series that has no id on disk yet.
-struct NewSeries {
-    hash: u64,
-    key: Bytes,
-    id: SeriesId,
-}
 
 /// Folds a prefix of the shard's fresh batches; whether there was anything to fold.
 pub(super) fn fold(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
@@ -51,24 +36,36 @@ pub(super) fn fold(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
         clean(store, slot, &shard)?;
         let (taken, highest) = take(store, slot, &shard, &entries, &state)?;
         let (series, pieces) = taken.finish();
-        let mut fold = Fold { store, slot, shard: &shard, unsaved: Vec::new() };
-        let by_id = fold.resolve(series)?;
+        let names = series.iter().map(|one| (one.hash, &one.key));
+        let (ids, mut enrolment) = enrol::resolve(&shard, names)?;
+        let mut by_id: Vec<_> = ids.into_iter().zip(series).collect();
+        by_id.sort_unstable_by_key(|(id, _)| *id);
         let mut writer = run::Writer::new(&shard);
         for (id, series) in by_id {
             writer.push(id, &pieces.rows(&series));
             while let Some(blocks) = writer.full_txn() {
-                fold.commit(Step::Commit, &[], &blocks, None)?;
+                commit(store, slot, &shard, Step::Commit, |txn, [runs, ..]| {
+                    run::append(txn, runs, &blocks)
+                })?;
                 store.probe.at(Step::Committed)?;
             }
         }
         let (blocks, run) = writer.finish();
         let bytes: usize = blocks.iter().map(|(_, block)| block.len()).sum();
-        fold.save_series(bytes)?;
+        enrolment.shrink(bytes, shard.config.txn_bytes, |body| {
+            commit(store, slot, &shard, Step::Commit, body)?;
+            Ok(store.probe.at(Step::Committed)?)
+        })?;
         state.applied = last;
         state.highest_version = state.highest_version.max(highest);
         state.runs.extend(run);
-        let unsaved = std::mem::take(&mut fold.unsaved);
-        fold.commit(Step::Flip, &unsaved, &blocks, Some(&state))?;
+        let record = state.encode();
+        commit(store, slot, &shard, Step::Flip, |txn, tables| {
+            let [runs, .., states] = tables;
+            enrolment.finish(txn, tables)?;
+            run::append(txn, runs, &blocks)?;
+            states.put(txn, state::KEY, &record)
+        })?;
         slot.set_series(shard.series()?);
         store.probe.at(Step::Flipped)?;
     }
@@ -142,102 +139,13 @@ fn set_aside(
     Ok(())
 }
 
-struct Fold<'a> {
-    store: &'a Inner,
-    slot: &'a Slot,
-    shard: &'a OpenShard,
-    /// New series, ascending by id, not committed yet.
-    unsaved: Vec<NewSeries>,
-}
-
-impl Fold<'_> {
-    /// The series by id; new ones get the next ids in the order of their keys.
-    fn resolve(
-        &mut self,
-        series: Vec<FreshSeries>,
-    ) -> Result<Vec<(SeriesId, FreshSeries)>, ShardError> {
-        let env = &self.shard.env;
-        let (mut by_id, mut unknown) = (Vec::with_capacity(series.len()), Vec::new());
-        let mut series = series.into_iter().peekable();
-        let mut next: SeriesId = 1;
-        while series.peek().is_some() {
-            env.read(|txn, [_, table, _, states]| -> Result<(), ShardError> {
-                for one in series.by_ref().take(LOOKUPS) {
-                    match series::find(txn, table, &one.key, one.hash).map_err(|e| env.wrap(e))? {
-                        Ok(id) => by_id.push((id, one)),
-                        Err(_) => unknown.push(one),
-                    }
-                }
-                let stored = states.get(txn, state::NEXT_SERIES).map_err(|e| env.wrap(e))?;
-                if let Some(stored) = stored.and_then(|bytes| bytes.try_into().ok()) {
-                    next = SeriesId::from_le_bytes(stored);
-                }
-                Ok(())
-            })?;
-        }
-        unknown.sort_by(|a, b| a.key.cmp(&b.key));
-        for (id, one) in (next..).zip(unknown) {
-            self.unsaved.push(NewSeries { hash: one.hash, key: one.key.clone(), id });
-            by_id.push((id, one));
-        }
-        by_id.sort_by_key(|(id, _)| *id);
-        Ok(by_id)
-    }
-
-    /// Commits new series until what is left fits into one transaction with `with` more bytes.
-    fn save_series(&mut self, with: usize) -> Result<(), ShardError> {
-        let cost = |new: &NewSeries| 2 * new.key.len() + SERIES_BYTES;
-        let mut left: usize = with + self.unsaved.iter().map(cost).sum::<usize>();
-        let max = self.shard.config.txn_bytes;
-        // Blocks may name series that are not committed yet: their run is not live either.
-        while left > max && !self.unsaved.is_empty() {
-            let (mut count, mut bytes) = (0, 0);
-            for new in &self.unsaved {
-                if count > 0 && bytes + cost(new) > max {
-                    break;
-                }
-                count += 1;
-                bytes += cost(new);
-            }
-            let some: Vec<_> = self.unsaved.drain(..count).collect();
-            left -= bytes;
-            self.commit(Step::Commit, &some, &[], None)?;
-            self.store.probe.at(Step::Committed)?;
-        }
-        Ok(())
-    }
-
-    fn commit(
-        &self,
-        step: Step,
-        new: &[NewSeries],
-        blocks: &[NewBlock],
-        state: Option<&State>,
-    ) -> Result<(), ShardError> {
-        let record = state.map(State::encode);
-        commit(self.store, self.slot, self.shard, step, |txn, [runs, series, keys, states]| {
-            for new in new {
-                series::insert(txn, [series, keys], &new.key, new.hash, new.id)?;
-            }
-            if let Some(last) = new.last() {
-                states.put(txn, state::NEXT_SERIES, &(last.id + 1).to_le_bytes())?;
-            }
-            run::append(txn, runs, blocks)?;
-            match &record {
-                Some(record) => states.put(txn, state::KEY, record),
-                None => Ok(()),
-            }
-        })
-    }
-}
-
 /// Commits one transaction of a fold or a merge; a failed sync poisons the shard.
 pub(super) fn commit(
     store: &Inner,
     slot: &Slot,
     shard: &OpenShard,
     step: Step,
-    body: impl FnMut(&mut heed::RwTxn<'_>, &[super::env::Table; 4]) -> heed::Result<()>,
+    body: impl FnMut(&mut heed::RwTxn<'_>, &Tables) -> heed::Result<()>,
 ) -> Result<(), ShardError> {
     match store.probe.at(step) {
         Ok(()) => {}

@@ -37,18 +37,24 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod aggregate;
 mod background;
+#[expect(dead_code, unused_imports, reason = "folds, merges and reads come to it")]
+mod block;
 mod cardinality;
 mod config;
 mod counters;
 mod digest;
 mod directory;
+mod enrol;
 pub(crate) mod env;
 mod error;
 pub mod fault;
 mod filter;
 mod fold;
 mod fresh;
+mod index;
 mod merge;
+#[cfg(test)]
+mod naive;
 mod open;
 mod pieces;
 mod quarantine;

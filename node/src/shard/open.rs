@@ -28,11 +28,14 @@ use super::{
 };
 
 /// The tables of a shard, in the order of [`Tables`].
-const NAMES: [&str; 4] = ["runs", "series", "keys", "state"];
+pub(super) const NAMES: [&str; 6] = ["runs", "series", "ids", "keys", "index", "state"];
+
+/// `runs`, `series`, `ids`, `keys`, `index`, `state`.
+pub(super) type Tables = [Table; NAMES.len()];
 
 /// An open shard.
 pub(super) struct OpenShard {
-    pub(super) env: Environment<4>,
+    pub(super) env: Environment<{ NAMES.len() }>,
     pub(super) path: PathBuf,
     pub(super) config: Config,
     /// The id of the next run; grows also over runs that were never finished.
@@ -65,11 +68,7 @@ impl OpenShard {
 
     /// How many series the tables have.
     pub(super) fn series(&self) -> Result<u64, ShardError> {
-        self.env.read(|txn, [.., states]| {
-            let stored = states.get(txn, state::NEXT_SERIES).map_err(|e| self.env.wrap(e))?;
-            let next = stored.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-            Ok(next.unwrap_or(1).saturating_sub(1))
-        })
+        self.env.read(|txn, [_, _, ids, ..]| ids.len(txn).map_err(|e| self.env.wrap(e).into()))
     }
 
     pub(super) fn next_run(&self) -> u32 {
@@ -85,7 +84,7 @@ impl OpenShard {
     pub(super) fn state_in(
         &self,
         txn: &RoTxn<'_>,
-        [.., table]: &[Table; 4],
+        [.., table]: &Tables,
     ) -> Result<State, ShardError> {
         match table.get(txn, state::KEY).map_err(|e| self.env.wrap(e))? {
             None => Ok(State::default()),

@@ -176,7 +176,7 @@ impl Scan {
         let wrap = |error| ScanError::from(shard.env.wrap(error));
         let max = shard.config.scan_bytes;
         shard.env.read(|txn, tables| {
-            let [table, _, keys, _] = tables;
+            let [table, _, _, keys, ..] = tables;
             let mut runs = shard.state_in(txn, tables)?.runs;
             let (first, to) = (self.filter.from, self.filter.to);
             runs.retain(|run| run.min_time < to && run.max_time >= first);

@@ -10,7 +10,7 @@ use super::{Partial, Sum, value_cmp};
 use crate::{
     batch::{
         DecodeError,
-        codec::{put_bytes, put_varint, reader::Reader, zigzag},
+        codec::{Reader, put_bytes, put_varint, zigzag},
     },
     id::FieldId,
     point::{MAX_KEY_LEN, MAX_STRING_LEN, MAX_TIME, MIN_TIME, Value},

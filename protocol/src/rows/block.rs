@@ -10,10 +10,9 @@ use crate::{
     batch::{
         Column, DecodeError, MAX_CELLS, MAX_ROWS,
         codec::{
+            Reader,
             column::{self, Head, Scratch},
-            packed, put_varint,
-            reader::Reader,
-            times,
+            packed, put_varint, times,
         },
     },
     id::Version,

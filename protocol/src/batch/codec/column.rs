@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::{floats, packed, put_bytes, reader::Reader};
+use super::{Reader, floats, packed, put_bytes};
 use crate::{
     batch::{Column, DecodeError, Presence, Values},
     id::FieldId,

@@ -5,7 +5,7 @@
 //! input has an encoding and every encoding that is long enough has a meaning. The number of
 //! numbers is known from elsewhere.
 
-use super::{put_varint, reader::Reader, zigzag};
+use super::{Reader, put_varint, zigzag};
 use crate::batch::DecodeError;
 
 /// Numbers per chunk.
@@ -14,7 +14,7 @@ const CHUNK: usize = 64;
 const DELTA: u8 = 0x80;
 
 /// Appends the numbers.
-pub(crate) fn encode(out: &mut Vec<u8>, numbers: &[i64]) {
+pub fn encode(out: &mut Vec<u8>, numbers: &[i64]) {
     let mut last = 0;
     for chunk in numbers.chunks(CHUNK) {
         last = encode_chunk(out, chunk, last);
@@ -86,12 +86,16 @@ const fn packed_len(count: usize, width: u8) -> usize {
 }
 
 /// The fewest bytes that `count` numbers can take.
-pub(crate) const fn least_len(count: usize) -> usize {
+#[must_use]
+pub const fn least_len(count: usize) -> usize {
     count.div_ceil(CHUNK) * 2
 }
 
 /// Reads `count` numbers.
-pub(crate) fn decode(reader: &mut Reader<'_>, count: usize) -> Result<Vec<i64>, DecodeError> {
+///
+/// # Errors
+/// The bytes end too early or break a rule of the encoding.
+pub fn decode(reader: &mut Reader<'_>, count: usize) -> Result<Vec<i64>, DecodeError> {
     if least_len(count) > reader.remaining() {
         return Err(DecodeError::Truncated);
     }
