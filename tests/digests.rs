@@ -171,7 +171,7 @@ fn the_commands_compare_and_verify() {
 
         let ended = cluster.quorate(&["shard", "digest", "db", "--bucket", "100ms"]).await;
         assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
-        assert_eq!(ended.stdout.lines().count(), 1 + 4, "{}", ended.stdout);
+        assert_eq!(ended.stdout.lines().count(), 1 + 3, "{}", ended.stdout);
         let raw = Raw::new(Env::system(), cluster.client_credentials());
         let connection = raw.connect(&client.map(), THREE).await;
         let later = Version(receipt.version.0 + 1);

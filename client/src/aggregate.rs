@@ -202,4 +202,3 @@ fn of_rows(key: &Bytes, rows: &Rows, windows: Windows) -> Vec<FieldWindows> {
     });
     fields.filter(|field| !field.windows.is_empty()).collect()
 }
-

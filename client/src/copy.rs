@@ -162,13 +162,7 @@ impl CopyTask {
                         answer.error,
                         Some(Code::Io | Code::Internal | Code::Unknown(_))
                     ),
-                    detail: match answer.error {
-                        Some(Code::SeriesLimit) => format!(
-                            "node {}: use fewer tag values, or raise max_series_per_database there",
-                            self.owner
-                        ),
-                        _ => format!("node {}", self.owner),
-                    },
+                    detail: format!("node {}{}", self.owner, advice(answer.error)),
                 },
                 Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),
                 Err(refusal) => refusal,
@@ -262,7 +256,7 @@ impl CopyTask {
     /// No node will take a hint for this owner: its shard was dropped, or its co-owner has refused
     /// the series in the part, which must not appear through a hint then.
     async fn refused(&self, code: Code) {
-        let detail = format!("shard {}", self.part.shard);
+        let detail = format!("shard {}{}", self.part.shard, advice(Some(code)));
         self.send(Event::Refused { owner: self.index, code, detail }).await;
     }
 
@@ -306,6 +300,16 @@ impl CopyTask {
     async fn send(&self, event: Event) {
         // The collector listens until the last sender is gone.
         let _ = self.events.send(event).await;
+    }
+}
+
+/// What to do about a refusal, for people.
+const fn advice(code: Option<Code>) -> &'static str {
+    match code {
+        Some(Code::SeriesLimit) => {
+            ": use fewer tag values, or raise max_series_per_database on its nodes"
+        }
+        _ => "",
     }
 }
 

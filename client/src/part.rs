@@ -81,6 +81,8 @@ pub(crate) fn start(
         states: vec![CopyState::Outstanding; part.owners.len()],
         holders: BTreeSet::new(),
         alone: Vec::new(),
+        refusal: None,
+        unanimous: None,
         hopeless: BTreeSet::new(),
         failure: None,
         answer: Some(answer),
@@ -112,6 +114,10 @@ struct Collector {
     /// Owners for whom no live node takes a hint at the moment.
     hopeless: BTreeSet<usize>,
     failure: Option<(Code, String)>,
+    /// Why an owner refused by its own clock or limit: the reason, if all have failed.
+    refusal: Option<(Code, String)>,
+    /// Until when the caller waits to hear whether all owners refuse, as some do by their own limits.
+    unanimous: Option<Instant>,
     answer: Option<oneshot::Sender<PartResult>>,
 }
 
@@ -221,7 +227,8 @@ impl Collector {
     /// The next event. At the deadline the caller hears what there is, and the work goes on.
     async fn next(&mut self, events: &mut mpsc::Receiver<Event>) -> Option<Event> {
         if self.answer.is_some() {
-            match timeout_at(self.goal.deadline, events.recv()).await {
+            let until = self.unanimous.unwrap_or(self.goal.deadline).min(self.goal.deadline);
+            match timeout_at(until, events.recv()).await {
                 Ok(event) => return event,
                 Err(_) => {
                     if self.failure.is_none() {
@@ -257,6 +264,7 @@ impl Collector {
                 self.hopeless.insert(owner);
                 if matches!(code, Code::ClockSkew | Code::FutureTime | Code::SeriesLimit) {
                     self.alone.push(owner);
+                    self.refusal = Some((code, detail.clone()));
                 }
                 self.failure = Some((code, detail));
             }
@@ -287,6 +295,15 @@ impl Collector {
             }
             Verdict::Impossible => {
                 let certainty = self.certainty();
+                // The owners were asked at the same time, and most of the time are of one mind.
+                if certainty == Certainty::Indefinite
+                    && !self.alone.is_empty()
+                    && self.tracker.may_be_definite()
+                {
+                    let patience = self.core.config.transport.mute_after;
+                    self.unanimous.get_or_insert_with(|| Instant::now() + patience);
+                    return;
+                }
                 self.reply(certainty);
             }
         }
@@ -302,7 +319,9 @@ impl Collector {
         let Some(answer) = self.answer.take() else { return };
         let reached = self.tracker.verdict() == Verdict::Reached;
         let failure = (!reached).then(|| {
-            let (code, detail) = self.failure.clone().unwrap_or((Code::Unavailable, String::new()));
+            let of_all = self.refusal.take().filter(|_| certainty == Certainty::Definite);
+            let failure = of_all.or_else(|| self.failure.clone());
+            let (code, detail) = failure.unwrap_or((Code::Unavailable, String::new()));
             PartFailure { code, certainty, detail }
         });
         let copies = self.part.owners.iter().zip(&self.states);

@@ -20,9 +20,7 @@ pub(crate) trait Reader: Send + 'static {
     type Item: Default + Send + 'static;
 
     /// The next series, or the next part of the same one; none at the end of the shard.
-    fn next(
-        &mut self,
-    ) -> impl Future<Output = Result<Option<(Bytes, Self::Item)>, Error>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Option<(Bytes, Self::Item)>, Error>> + Send;
 
     /// Whether there is nothing in it.
     fn is_empty(item: &Self::Item) -> bool;

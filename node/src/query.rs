@@ -39,13 +39,7 @@ impl Page {
     /// A page of about `limit` payload bytes; 0 for no end.
     fn new(limit: u32) -> Self {
         let left = if limit == 0 { usize::MAX } else { limit as usize };
-        Self {
-            entries: 0,
-            payload: BytesMut::new(),
-            scratch: Vec::new(),
-            left,
-            last: Bytes::new(),
-        }
+        Self { entries: 0, payload: BytesMut::new(), scratch: Vec::new(), left, last: Bytes::new() }
     }
 
     /// Whether an entry of this series belongs to the page: a page ends between two series.

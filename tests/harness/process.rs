@@ -288,8 +288,8 @@ impl Processes {
                 &self.pki(),
                 "operator",
                 roles,
-                Existing::Refuse,
                 UnixTime::now(),
+                Existing::Refuse,
             );
             issued.unwrap();
         }

@@ -13,8 +13,15 @@ impl Core {
     /// Verifies a shard that this node owns.
     pub(crate) async fn verify(&self, request: Verify) -> Result<Verified, Failure> {
         self.owned(request.shard, request.meta_index).await?;
-        let report = self.shards.verify_shard(request.shard).await;
-        report.map(verified).map_err(|error| self.shard_failure(&error))
+        let mut verification = self.shards.verify_begin(request.shard);
+        loop {
+            let page = self.shards.verify_page(verification).await;
+            let (rest, done) = page.map_err(|error| self.shard_failure(&error))?;
+            match done {
+                Some(report) => return Ok(verified(report)),
+                None => verification = rest,
+            }
+        }
     }
 }
 

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const AGAIN: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(700);
 /// Digits of a digest in tables.
-const DIGITS: usize = 12;
+const DIGITS: usize = 8;
 
 const ABOUT: &str = "\
 A digest is a number made of all values that a node holds for a stretch of time, whatever the order
@@ -136,7 +136,8 @@ fn wanted(map: &ClusterMap, args: &DigestArgs, range: DigestRange) -> Result<Vec
         Some(policy) => place.policy.id == policy.id,
         None => Some(place.shard.id) == number,
     });
-    let within = places.filter(|place| place.group.start < range.to && range.from < place.group.end);
+    let within =
+        places.filter(|place| place.group.start < range.to && range.from < place.group.end);
     let mut shards: Vec<Wanted> = within
         .map(|place| Wanted {
             id: place.shard.id,
@@ -153,9 +154,7 @@ async fn ask(client: &Client, shard: &Wanted, range: DigestRange) -> Answers {
     let mut asked = JoinSet::new();
     for owner in shard.owners.iter().copied() {
         let (client, id) = (client.clone(), shard.id);
-        asked.spawn(async move {
-            (owner, client.shard_digest(id, owner, range, PATIENCE).await)
-        });
+        asked.spawn(async move { (owner, client.shard_digest(id, owner, range, PATIENCE).await) });
     }
     asked.join_all().await.into_iter().collect()
 }

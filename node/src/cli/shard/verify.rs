@@ -89,9 +89,7 @@ async fn online(client: &Client, args: &VerifyArgs) -> Result<(), Fail> {
         let mut asked = JoinSet::new();
         for owner in owners {
             let client = client.clone();
-            asked.spawn(
-                async move { (owner, client.shard_verify(shard, owner, PATIENCE).await) },
-            );
+            asked.spawn(async move { (owner, client.shard_verify(shard, owner, PATIENCE).await) });
         }
         let mut answers = asked.join_all().await;
         answers.sort_by_key(|(owner, _)| *owner);
@@ -153,7 +151,14 @@ impl Report {
             bar.set_style(style);
         }
         let header = [
-            ">shard", "node", ">series", ">runs", ">blocks", ">size", ">rows", ">values",
+            ">shard",
+            "node",
+            ">series",
+            ">runs",
+            ">blocks",
+            ">size",
+            ">rows",
+            ">values",
             ">problems",
         ];
         let (table, problems) = (Table::new(&header), Vec::new());
@@ -234,7 +239,8 @@ impl Report {
         match self.found {
             0 => Ok(()),
             found => {
-                let found = count(usize::try_from(found).unwrap_or(usize::MAX), "problem", "problems");
+                let found =
+                    count(usize::try_from(found).unwrap_or(usize::MAX), "problem", "problems");
                 Err(Fail::failed(format!("{found}; keep the other owners up until it is mended")))
             }
         }
