@@ -204,6 +204,16 @@ fn the_commands_compare_and_verify() {
             if values == 3 * 900 + 3 { Ok(()) } else { Err(format!("{values} values")) }
         })
         .await;
+        let ended = cluster.quorate(&["shard", "ls", "--json"]).await;
+        let line: Value = serde_json::from_str(ended.stdout.trim()).unwrap();
+        let replicas = line["replicas"].as_array().unwrap();
+        assert_eq!(replicas.len(), 3);
+        for replica in replicas {
+            assert_eq!(replica["state"], "ok", "{line}");
+            assert!(replica["series"].as_u64() >= Some(8) && replica["bytes"].as_u64() > Some(0));
+        }
+        let ended = cluster.quorate(&["shard", "ls"]).await;
+        assert!(ended.stdout.lines().all(|line| line.chars().count() <= 80), "{}", ended.stdout);
         client.close().await;
         // A directory in use is left alone.
         let data = cluster.data(TWO).to_string_lossy().into_owned();

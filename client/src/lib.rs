@@ -42,7 +42,7 @@ use quorate_protocol::{
     hlc::HybridClock,
     id::{NodeId, ShardId},
     map::ClusterMap,
-    message::{NodeStatus, Status, Verified},
+    message::{NodeStatus, ShardState, Status, Verified},
 };
 use tokio::{
     sync::{Semaphore, watch},
@@ -218,6 +218,18 @@ impl Client {
         timeout: Duration,
     ) -> Result<Vec<BucketDigest>, Error> {
         shard::digest(&self.core, shard, node, range, timeout).await
+    }
+
+    /// How much one node has of each of its shards.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if it is down.
+    pub async fn shard_states(
+        &self,
+        node: NodeId,
+        timeout: Duration,
+    ) -> Result<Vec<ShardState>, Error> {
+        shard::states(&self.core, node, timeout).await
     }
 
     /// Has one node read and check everything it stores of a shard, which may take long.

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use quorate_protocol::{
     code::Code,
     id::{NodeId, ShardId, Version},
-    message::{Digest, Digested, Request, Verified, Verify},
+    message::{Digest, Digested, Request, ShardList, ShardState, Shards, Verified, Verify},
 };
 use tokio::time::Instant;
 
@@ -95,6 +95,20 @@ pub(crate) async fn verify(
 ) -> Result<Verified, Error> {
     let request = Verify { shard, meta_index: core.topology.map().index };
     ask(core, node, &request, timeout).await.map(|(verified, _)| verified)
+}
+
+pub(crate) async fn states(
+    core: &Core,
+    node: NodeId,
+    timeout: Duration,
+) -> Result<Vec<ShardState>, Error> {
+    let (ShardList {}, payload) = ask(core, node, &Shards {}, timeout).await?;
+    postcard::from_bytes(&payload).map_err(|error| {
+        Error::refused(
+            Code::Malformed,
+            format!("node {node} sent a list that cannot be read: {error}"),
+        )
+    })
 }
 
 /// Asks exactly this node, on a stream of its own.

@@ -13,8 +13,8 @@ use quorate_protocol::{
     id::NodeId,
     message::{
         Aggregate, Deliver, Digest, Failure, Join, Mark, MetaGet, Ping, Pong, Propose, RaftAppend,
-        RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan, Status,
-        Verify, Write,
+        RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan, ShardList,
+        Shards, Status, Verify, Write,
     },
 };
 
@@ -122,6 +122,11 @@ async fn dispatch(
         Verify::OP => {
             answer!(Verify, |body| async move { Ok((work.verify(body).await?, Bytes::new())) })
         }
+        Shards::OP => answer!(Shards, |_body| async move {
+            let list = work.shard_states();
+            let list = list.map_err(|why| work.failure(Code::Internal, why.to_string()))?;
+            Ok((ShardList {}, list))
+        }),
         Status::OP => answer!(Status, |_body| async move { Ok((work.status(), Bytes::new())) }),
         RaftAppend::OP => answer!(RaftAppend, |_body| async move {
             Ok((RaftAppended {}, raft(&work, RaftOp::Append, &payload).await?))

@@ -17,7 +17,8 @@ use crate::{
 mod read;
 
 pub use self::read::{
-    Aggregate, Aggregated, Digest, Digested, Rows, Scan, ShardProblem, TagMatch, Verified, Verify,
+    Aggregate, Aggregated, Digest, Digested, Rows, Scan, ShardList, ShardProblem, ShardState, Shards,
+    TagMatch, Verified, Verify,
 };
 
 /// A message that expects an answer.
@@ -57,6 +58,7 @@ ops! {
     0x0031 Aggregate => Aggregated;
     0x0032 Digest => Digested;
     0x0033 Verify => Verified;
+    0x0034 Shards => ShardList;
     0x0040 RaftAppend => RaftAppended;
     0x0041 RaftVote => RaftVoted;
     0x0042 RaftSnapshot => RaftInstalled;

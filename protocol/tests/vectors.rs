@@ -320,6 +320,8 @@ fn cases() -> Vec<Case> {
             },
             b"",
         ),
+        case("shards", 20, Shards {}, b""),
+        case("shard-list", 20, ShardList {}, b"\x01\x07\x0a\x02\x80\x20\x64\0\x01"),
         case("raft-append", 12, RaftAppend {}, b"<raft>"),
         case("raft-appended", 12, RaftAppended {}, b"<raft>"),
         case("raft-vote", 13, RaftVote {}, b"<raft>"),

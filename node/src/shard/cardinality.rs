@@ -49,7 +49,7 @@ impl ShardStore {
     /// How many series the shard has in its runs.
     #[must_use]
     pub fn series(&self, shard: ShardId) -> u64 {
-        self.inner.slot(shard).map_or(0, |slot| slot.series())
+        self.inner.slot(shard).map_or(0, |slot| slot.stored().series)
     }
 
     /// Whether the batch has a series that its shard does not have yet, fresh batches included.

@@ -66,7 +66,6 @@ pub(super) fn fold(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
             run::append(txn, runs, &blocks)?;
             states.put(txn, state::KEY, &record)
         })?;
-        slot.set_series(shard.series()?);
         store.probe.at(Step::Flipped)?;
     }
     slot.fresh().folded(last);

@@ -24,6 +24,7 @@ use super::{
     env::{EnvLimits, Environment, Table},
     error::ShardError,
     run,
+    slot::Stored,
     state::{self, State},
 };
 
@@ -66,9 +67,18 @@ impl OpenShard {
         Ok(shard)
     }
 
-    /// How many series the tables have.
-    pub(super) fn series(&self) -> Result<u64, ShardError> {
-        self.env.read(|txn, [_, _, ids, ..]| ids.len(txn).map_err(|e| self.env.wrap(e).into()))
+    /// How much is stored.
+    pub(super) fn stored(&self) -> Result<Stored, ShardError> {
+        self.env.read(|txn, tables| {
+            let [_, _, ids, ..] = tables;
+            let state = self.state_in(txn, tables)?;
+            Ok(Stored {
+                series: ids.len(txn).map_err(|e| self.env.wrap(e))?,
+                runs: state.runs.len() as u64,
+                bytes: state.runs.iter().map(|run| run.bytes).sum(),
+                damaged: state.runs.iter().any(|run| run.damaged),
+            })
+        })
     }
 
     pub(super) fn next_run(&self) -> u32 {

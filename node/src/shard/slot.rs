@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, Ordering},
 };
 
 use quorate_protocol::id::{Sequence, ShardId};
@@ -18,6 +18,19 @@ use super::{
     fresh::{Budget, Fresh},
 };
 
+/// How much is stored of a shard, without a look at the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Series in its tables.
+    pub(super) series: u64,
+    /// Live runs.
+    pub(super) runs: u64,
+    /// Bytes of their blocks.
+    pub(super) bytes: u64,
+    /// A block was found damaged.
+    pub(super) damaged: bool,
+}
+
 /// A shard's state in memory.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -27,8 +40,8 @@ pub(super) struct Slot {
     poison: OnceLock<Arc<str>>,
     /// A run has come since the last look for something to merge.
     unmerged: AtomicBool,
-    /// Series in the shard's tables.
-    series: AtomicU64,
+    /// What was stored when the environment was last written to.
+    stored: Mutex<Stored>,
     /// Looked at only while a limit on series is reached.
     pub(super) unfolded: Mutex<Unfolded>,
 }
@@ -41,7 +54,7 @@ impl Slot {
             folding: Mutex::default(),
             poison: OnceLock::new(),
             unmerged: AtomicBool::new(true),
-            series: AtomicU64::new(0),
+            stored: Mutex::default(),
             unfolded: Mutex::default(),
         }
     }
@@ -92,14 +105,14 @@ impl Slot {
         self.unmerged.swap(false, Ordering::Relaxed)
     }
 
-    /// How many series the shard's tables have.
-    pub(super) fn series(&self) -> u64 {
-        self.series.load(Ordering::Relaxed)
+    /// What is stored of the shard.
+    pub(super) fn stored(&self) -> Stored {
+        *self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tables have this many series now.
-    pub(super) fn set_series(&self, series: u64) {
-        self.series.store(series, Ordering::Relaxed);
+    /// Takes note of what is stored now.
+    pub(super) fn set_stored(&self, stored: Stored) {
+        *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
     }
 
     /// What a failed write means for the shard.

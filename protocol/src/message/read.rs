@@ -158,3 +158,30 @@ pub struct Verified {
     /// The first of them, at most 100.
     pub problems: Vec<ShardProblem>,
 }
+
+/// Asks a node how much it has of its shards. Op `0x0034`, on its own stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shards {}
+
+/// The payload is the postcard of a list of [`ShardState`], ascending by shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardList {}
+
+/// How much a node has of one shard, as it knows without reading anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardState {
+    /// The shard.
+    pub shard: ShardId,
+    /// Series in its runs.
+    pub series: u64,
+    /// Live runs.
+    pub runs: u64,
+    /// Bytes of their blocks.
+    pub bytes: u64,
+    /// Bytes of batches that are not folded yet.
+    pub fresh_bytes: u64,
+    /// Whether a stored block was found damaged.
+    pub damaged: bool,
+    /// Whether a failed sync has stopped its folding.
+    pub poisoned: bool,
+}

@@ -14,7 +14,7 @@ use super::{connect::Connect, fail::Fail};
 /// Shards: where they are, whether replicas agree, whether they are sound
 #[derive(Debug, Subcommand)]
 pub(crate) enum Shard {
-    /// List shards and their owners
+    /// List shards, their owners and how much there is of them
     Ls(Connect),
     Digest(digest::DigestArgs),
     Verify(verify::VerifyArgs),
