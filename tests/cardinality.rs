@@ -29,7 +29,10 @@ async fn folded(cluster: &Cluster, nodes: &[NodeId]) {
 
 /// Nodes that take four series per database, and a database that has them.
 async fn at_the_limit(seed: u64) -> (Cluster, Client, Ledger) {
-    let plan = Plan::of(3).configured(|_, config| config.shard.max_series_per_database = LIMIT);
+    let plan = Plan::of(3).configured(|_, config| {
+        config.shard.max_series_per_database = LIMIT;
+        config.shard.fold_age_ms = 24 * 3_600_000;
+    });
     let mut cluster = Cluster::simulated_with(plan, seed).await;
     let client = cluster.client().await;
     let ledger = Ledger::new();
@@ -67,6 +70,7 @@ fn new_series_are_refused_at_the_limit_and_known_ones_are_not() {
         write(&client, "db", &[later], &options, &ledger).await.unwrap();
 
         // A node counts what it has before it answers anybody.
+        folded(&cluster, &cluster.ids()).await;
         for node in cluster.ids() {
             cluster.stop(node).await;
             cluster.restart(node).await;
@@ -126,6 +130,7 @@ fn a_hint_is_taken_whatever_the_limit_is() {
     simulated(async {
         // Only the third node has so small a limit.
         let plan = Plan::of(3).configured(|node, config| {
+            config.shard.fold_age_ms = 24 * 3_600_000;
             if node == THREE {
                 config.shard.max_series_per_database = LIMIT;
             }
@@ -150,11 +155,13 @@ fn a_hint_is_taken_whatever_the_limit_is() {
         assert_eq!(first_difference(&all_nodes), None);
         ledger.check(&all_nodes).assert_whole();
 
+        // What came as a hint is known, though it is not folded.
+        write(&client, "db", &[point(9, 2)], &all, &ledger).await.unwrap();
         // A live write is held against it, and what the others have taken is marked for it.
-        let error = write(&client, "db", &[point(11, 2)], &all, &ledger).await.unwrap_err();
+        let error = write(&client, "db", &[point(11, 3)], &all, &ledger).await.unwrap_err();
         assert_eq!(error.code(), Code::SeriesLimit);
         assert_eq!(error.failed[0].certainty, Certainty::Indefinite);
-        write(&client, "db", &[point(12, 3)], &options, &ledger).await.unwrap();
+        write(&client, "db", &[point(12, 4)], &options, &ledger).await.unwrap();
         cluster.finish().await;
     });
 }

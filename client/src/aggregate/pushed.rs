@@ -1,8 +1,8 @@
 //! Windows of one shard from one owner, page by page.
 //!
-//! Invariants: no stream is held open between two pages; an owner that fails on the way is replaced
-//! by another one, which goes on behind the last window that was given: every window is of one
-//! owner, and comes once.
+//! Invariants: no stream is held open between two pages; nothing of a page is given before all of it
+//! is there, and a page ends between two series, so that an owner that fails is replaced by another
+//! one behind the last series: all windows of a series in a shard are of one owner, and come once.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -47,8 +47,7 @@ pub(super) fn start(
             limit,
         },
         owner: None,
-        given: None,
-        finished: None,
+        last_key: None,
     });
     Ok(merged(core, readers.collect()))
 }
@@ -61,10 +60,8 @@ struct ShardWindows {
     unused: Vec<NodeId>,
     request: Aggregate,
     owner: Option<Pages>,
-    /// The series that was given last, and the start of its last window so far.
-    given: Option<(Bytes, i64)>,
-    /// The series before it.
-    finished: Option<Bytes>,
+    /// The series that was given last.
+    last_key: Option<Bytes>,
 }
 
 impl Reader for ShardWindows {
@@ -81,16 +78,16 @@ impl Reader for ShardWindows {
                     return Err(Error::ReadLevel { shard, answered: 0, required: 1, reason });
                 }
                 let node = self.unused.remove(0);
-                let request = Aggregate { after: self.finished.clone(), ..self.request.clone() };
+                let request = Aggregate { after: self.last_key.clone(), ..self.request.clone() };
                 self.owner = Some(Pages::new(Arc::clone(&self.core), node, request));
                 continue;
             };
             match owner.round().await {
-                Ok(None) => return Ok(None),
-                Ok(Some(round)) => {
-                    if let Some(round) = self.unseen(round) {
-                        return Ok(Some(round));
+                Ok(round) => {
+                    if let Some((key, _)) = &round {
+                        self.last_key = Some(key.clone());
                     }
+                    return Ok(round);
                 }
                 Err(why) => (self.owner, reason) = (None, why),
             }
@@ -99,25 +96,6 @@ impl Reader for ShardWindows {
 
     fn is_empty(fields: &Vec<FieldWindows>) -> bool {
         fields.is_empty()
-    }
-}
-
-impl ShardWindows {
-    /// What was not given yet, and a note of it.
-    fn unseen(&mut self, (key, mut fields): Round) -> Option<Round> {
-        if let Some((given, last)) = &self.given {
-            if *given == key {
-                for field in &mut fields {
-                    field.windows.retain(|(start, _)| start > last);
-                }
-            } else {
-                self.finished = Some(given.clone());
-            }
-        }
-        fields.retain(|field| !field.windows.is_empty());
-        let last = fields.iter().filter_map(|field| Some(field.windows.last()?.0)).max()?;
-        self.given = Some((key.clone(), last));
-        Some((key, fields))
     }
 }
 
