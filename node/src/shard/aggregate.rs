@@ -23,7 +23,7 @@ use super::{
     ShardStore,
     error::{ScanError, ShardError},
     filter::ScanFilter,
-    read::{Scan, SeriesRows},
+    read::{Content, Known, Scan},
 };
 
 /// What to aggregate, and over which windows.
@@ -112,9 +112,17 @@ impl Aggregation {
         Self { scan, windows, limit: limit.max(1), page_bytes, open, ready }
     }
 
-    fn push(&mut self, SeriesRows { key, rows }: &SeriesRows) {
+    fn push(&mut self, key: &Bytes, content: Content) {
         self.enter(key);
-        self.add_rows(rows);
+        match content {
+            Content::Rows(rows) => self.add_rows(&rows),
+            Content::Known(start, known) => {
+                for Known { field, kind, name, partial } in known {
+                    self.open.add((field, kind), &name, start, partial);
+                }
+                self.bound(start);
+            }
+        }
     }
 
     /// Gives out the series before, if this is another one.
@@ -133,10 +141,15 @@ impl Aggregation {
                     self.open.add(field, &column.name, start, partial);
                 }
             }
-            if self.open.partials >= self.limit {
-                // This window may go on in the next rows.
-                self.open.take(Some(start), &mut self.ready);
-            }
+            self.bound(start);
+        }
+    }
+
+    /// Gives out what is complete if there is much of it; the window that starts at `start` may go
+    /// on in the next rows.
+    fn bound(&mut self, start: i64) {
+        if self.open.partials >= self.limit {
+            self.open.take(Some(start), &mut self.ready);
         }
     }
 
@@ -164,8 +177,8 @@ impl Iterator for Aggregation {
             if let Some(item) = self.ready.pop_front() {
                 return Some(item);
             }
-            match self.scan.next() {
-                Some(Ok(piece)) => self.push(&piece),
+            match self.scan.next_content() {
+                Some(Ok((key, content))) => self.push(&key, content),
                 Some(Err(error)) => {
                     if matches!(error, ScanError::Shard(_)) {
                         // The scan is over; half a series is no answer.
@@ -193,7 +206,7 @@ impl ShardStore {
         shard: ShardId,
         filter: AggregateFilter,
     ) -> Result<Aggregation, ShardError> {
-        let scan = self.scan(shard, filter.scan)?;
+        let scan = self.scan_known(shard, filter.scan, Some(filter.windows))?;
         let config = &self.inner.config;
         Ok(Aggregation::begin(scan, filter.windows, config.aggregate_partials, config.scan_bytes))
     }

@@ -447,5 +447,3 @@ fn push_all<T: Clone>(to: &mut Vec<T>, from: &[T], range: Range<usize>) {
     }
 }
 
-#[cfg(test)]
-mod tests;

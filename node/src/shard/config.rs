@@ -23,11 +23,16 @@ pub struct Config {
     /// Fresh bytes of one shard that make it worth folding; default 16 MiB. More makes larger runs
     /// and less merging, and a longer replay after a crash.
     pub fold_bytes: u64,
-    /// Fresh bytes taken by one fold; default 32 MiB. Decoded, they take several times that.
+    /// Fresh bytes taken by one fold at most; default 32 MiB.
     pub fold_limit_bytes: u64,
+    /// Cells (rows times fields) that a fold decodes at once, at most, but for the batch that goes
+    /// over it; default 8 Mi. A fold takes up to 16 bytes of memory for each, keys and strings
+    /// included, and twice `txn_bytes`; more makes larger runs and less merging.
+    pub fold_cells: u64,
     /// How long a batch may wait for being folded, in milliseconds; default 10,000.
     pub fold_age_ms: u64,
-    /// Rows of a block; default 8,192. More compresses better; a read decodes whole blocks.
+    /// Rows of a block of one series; default 8,192. More compresses better; a read decodes whole
+    /// columns of blocks. Series with less than 1,024 rows share blocks of up to 4,096 rows.
     pub block_rows: usize,
     /// Bytes of a block before encoding, roughly; default 512 KiB.
     pub block_bytes: usize,
@@ -38,7 +43,8 @@ pub struct Config {
     /// Runs larger than this, in bytes, are not merged any more; default 512 MiB. While a shard's
     /// runs are merged, its fresh data waits.
     pub merge_limit_bytes: u64,
-    /// Stored bytes a scan copies out in one read transaction; default 1 MiB.
+    /// Stored bytes a scan reads in one read transaction, and bytes of a page of its items; default
+    /// 1 MiB. What is read takes up to eight times that in memory.
     pub scan_bytes: usize,
     /// Series a database may have in one of its shard groups, in the shards of that group which
     /// this node owns; default 10,000,000. A live write that would add a series to a group at this
@@ -47,6 +53,13 @@ pub struct Config {
     /// which are never refused. Each series costs disk for its key and its place in the index, and
     /// time in every fold.
     pub max_series_per_database: u64,
+    /// Decoded blocks shared by several series that a scan keeps in memory, in bytes; default 32 MiB.
+    /// With less, a scan may decode blocks again and again if the order of keys is not that of
+    /// arrival.
+    pub scan_cache_bytes: usize,
+    /// Series selected by the index whose keys a scan reads one by one; default 16,384, some hundred
+    /// bytes each. With more, it walks over all keys of the measurement.
+    pub scan_series: usize,
     /// Windows of fields (about 200 bytes each) an aggregation collects of one series before it gives
     /// them out; default 16,384.
     pub aggregate_partials: usize,
@@ -66,6 +79,7 @@ impl Default for Config {
             fresh_bytes: 192 << 20,
             fold_bytes: 16 << 20,
             fold_limit_bytes: 32 << 20,
+            fold_cells: 8 << 20,
             fold_age_ms: 10_000,
             block_rows: 8192,
             block_bytes: 512 << 10,
@@ -74,6 +88,8 @@ impl Default for Config {
             merge_limit_bytes: 512 << 20,
             scan_bytes: 1 << 20,
             max_series_per_database: 10_000_000,
+            scan_cache_bytes: 32 << 20,
+            scan_series: 16_384,
             aggregate_partials: 16_384,
             digest_buckets: 100_000,
             busy_retry_ms: 50,

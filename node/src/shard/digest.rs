@@ -76,6 +76,14 @@ impl Cells {
     /// The hash of one of them.
     fn hash(&mut self, field: u32, value: ValueRef<'_>) -> u128 {
         let row = self.buffer.len();
+        self.put(field, value);
+        let hash = xxh3_128(&self.buffer);
+        self.buffer.truncate(row);
+        hash
+    }
+
+    /// Appends what a value does not have in common with others.
+    fn put(&mut self, field: u32, value: ValueRef<'_>) {
         self.buffer.extend_from_slice(&field.to_le_bytes());
         self.buffer.push(value.field_type() as u8);
         match value {
@@ -85,9 +93,6 @@ impl Cells {
             ValueRef::Boolean(value) => self.buffer.push(u8::from(value)),
             ValueRef::String(value) => self.buffer.extend_from_slice(value),
         }
-        let hash = xxh3_128(&self.buffer);
-        self.buffer.truncate(row);
-        hash
     }
 }
 

@@ -6,6 +6,10 @@
 //! for a key are cut and hashed, so what the index selects is a superset: the series' key decides.
 //! Written by [`super::enrol`] and [`super::dense`], read by [`select`].
 
+use std::borrow::Cow;
+
+use quorate_protocol::point::key::{measurement_of, tags_of, unescape_tag};
+
 mod chunk;
 mod postings;
 pub(super) mod select;
@@ -93,6 +97,31 @@ fn value_prefix(tag: &[u8], value: &[u8]) -> Vec<u8> {
 /// The key of a chunk.
 fn chunk_key(prefix: &[u8], first: SeriesId) -> Vec<u8> {
     [prefix, &first.to_be_bytes()].concat()
+}
+
+/// The lists that a series is in, as the beginnings of their chunks' keys.
+pub(super) fn lists_of(key: &[u8], mut each: impl FnMut(&[u8])) {
+    let measurement = measurement_of(key);
+    let all = value_prefix(&tag_prefix(measurement, b""), b"");
+    each(&all);
+    for (tag, value) in tags_of(key) {
+        let tag = tag_prefix(measurement, &unescaped(tag));
+        each(&value_prefix(&tag, &unescaped(value)));
+    }
+}
+
+/// The list that a chunk belongs to and its ids; `None` if it is damaged.
+pub(super) fn read_chunk<'a>(key: &'a [u8], value: &[u8]) -> Option<(&'a [u8], Vec<SeriesId>)> {
+    let (list, first) = key.split_last_chunk()?;
+    let (_, tag) = take_name(list)?;
+    let (_, of_value) = take_name(tag)?;
+    let (_, rest) = take_name(of_value)?;
+    let ids = chunk::decode(SeriesId::from_be_bytes(*first), value)?;
+    rest.is_empty().then_some((list, ids))
+}
+
+fn unescaped(name: &[u8]) -> Cow<'_, [u8]> {
+    if name.contains(&b'\\') { unescape_tag(name).into() } else { name.into() }
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use std::{
 
 use dashmap::DashMap;
 use quorate_protocol::{
+    aggregate::Windows,
     batch::EncodedBatch,
     id::{Sequence, ShardId, Version},
 };
@@ -36,12 +37,13 @@ use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod aggregate;
+mod assemble;
 mod background;
-#[expect(dead_code, unused_imports, reason = "folds, merges and reads come to it")]
 mod block;
 mod cardinality;
 mod config;
 mod counters;
+mod cursor;
 mod digest;
 mod directory;
 mod enrol;
@@ -51,6 +53,7 @@ pub mod fault;
 mod filter;
 mod fold;
 mod fresh;
+mod gather;
 mod index;
 mod merge;
 #[cfg(test)]
@@ -63,12 +66,16 @@ pub mod retention;
 mod run;
 mod series;
 mod slot;
+mod source;
 mod state;
 mod verify;
+mod weave;
+mod work;
+mod writer;
 
 pub use self::{
-    cardinality::LookupError,
     aggregate::{AggregateFilter, AggregateItem, Aggregation},
+    cardinality::LookupError,
     config::Config,
     counters::{ShardSize, Stats},
     digest::{BucketDigest, DigestFilter, Digesting},
@@ -77,7 +84,7 @@ pub use self::{
     filter::{ScanFilter, TagFilter, TagTest},
     fresh::Admission,
     read::{Scan, ScanItem, SeriesRows},
-    verify::{MAX_PROBLEMS, Problem, ProblemKind, VerifyReport, verify_dir},
+    verify::{MAX_PROBLEMS, Problem, ProblemKind, Verification, VerifyReport, verify_dir},
 };
 use self::{
     counters::Counters,
@@ -326,10 +333,20 @@ impl ShardStore {
     /// # Errors
     /// The shard was dropped.
     pub fn scan(&self, shard: ShardId, filter: ScanFilter) -> Result<Scan, ShardError> {
+        self.scan_known(shard, filter, None)
+    }
+
+    /// A scan that may say what is known of rows instead of yielding them.
+    fn scan_known(
+        &self,
+        shard: ShardId,
+        filter: ScanFilter,
+        windows: Option<Windows>,
+    ) -> Result<Scan, ShardError> {
         if self.inner.is_dropped(shard) {
             return Err(ShardError::Gone(shard));
         }
-        Scan::begin(Arc::clone(&self.inner), self.inner.slot(shard), filter)
+        Scan::begin(Arc::clone(&self.inner), self.inner.slot(shard), filter, windows)
     }
 
     /// [`Self::scan`] for tasks.

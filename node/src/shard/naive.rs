@@ -34,6 +34,11 @@ pub(super) fn tiny() -> Config {
     }
 }
 
+/// As [`tiny`], and hardly any series shares a block.
+pub(super) fn small_blocks() -> Config {
+    Config { block_bytes: 60, ..tiny() }
+}
+
 /// One value of one field of one row.
 #[derive(Clone, Debug)]
 pub(super) struct Cell {

@@ -190,6 +190,14 @@ impl Pieces {
         Rows::merge(pieces.into_iter().map(|piece| self.joined(&[piece])).collect())
     }
 
+    /// The first and the last time of a series.
+    pub(super) fn time_range(&self, series: &FreshSeries) -> Option<(i64, i64)> {
+        let pieces = self.pieces.get(series.pieces.clone()).unwrap_or_default();
+        let first = pieces.iter().filter_map(|piece| self.times(piece).first()).min()?;
+        let last = pieces.iter().filter_map(|piece| self.times(piece).last()).max()?;
+        Some((*first, *last))
+    }
+
     fn table(&self, piece: &Piece) -> Option<&Table> {
         self.tables.get(piece.table as usize)
     }

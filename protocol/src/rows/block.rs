@@ -1,4 +1,4 @@
-//! Rows as a checksummed block: what runs on disk keep and scans send.
+//! Rows as a checksummed block: what scans send.
 //!
 //! Invariant: a block that decodes obeys the rules of [`Rows`], apart from which values win, which
 //! only a merge can tell. Versions stand in a small table, each row names one by its index.

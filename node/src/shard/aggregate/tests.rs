@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::shard::naive::{self, SHARD, Winners, cells, event, once, tiny};
+use crate::shard::naive::{self, SHARD, Winners, cells, event, once, small_blocks, tiny};
 
 /// One value after the other.
 fn expected(winners: &Winners, filter: &AggregateFilter) -> Vec<FieldWindows> {
@@ -64,16 +64,17 @@ fn joined(items: impl Iterator<Item = AggregateItem>) -> Vec<FieldWindows> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn aggregates_equal_a_naive_model(
         writes in prop::collection::vec((1_u64..6, cells()), 1..12),
         events in prop::collection::vec(event(), 1..12),
         every in 0_u64..12, from in -10_i64..10, len in 0_i64..20, field in 0_u8..7, all: bool,
+        small: bool,
     ) {
         let dir = tempfile::tempdir().unwrap();
         let writes: Vec<_> = writes.into_iter().map(|(v, cells)| (v, once(cells))).collect();
-        let store = naive::store(tiny(), dir.path(), &writes, &events);
+        let store = naive::store(if small { small_blocks() } else { tiny() }, dir.path(), &writes, &events);
         let winners = naive::winners(&writes);
         let scan = ScanFilter {
             measurement: (!all).then(|| "cpu load".into()),

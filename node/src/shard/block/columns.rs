@@ -3,6 +3,7 @@
 //! Invariant: only present values are written; a decoded column has one slot per row, finite floats
 //! with the bits they were written with, and at least one value.
 
+use pco::ModeSpec;
 use quorate_protocol::{
     batch::{
         Column, Presence, Values,
@@ -11,10 +12,14 @@ use quorate_protocol::{
     schema::FieldType,
 };
 
-use super::{BlockError, Density, bits, encode::Scratch, integers, strings, view::ColumnHead};
+use super::{
+    BlockError, Density, bits, dense, encode::Scratch, integers, strings, view::ColumnHead,
+};
 
 /// Floats, eight bytes each.
 const RAW: u8 = 0;
+/// Floats as a pco chunk.
+const DENSE: u8 = 1;
 /// Floats that are integers divided by a power of ten.
 const SCALED: u8 = 2;
 
@@ -67,6 +72,13 @@ fn encode_floats(out: &mut Vec<u8>, values: &[f64], density: Density, integers: 
         }
         out.truncate(start);
     }
+    if density == Density::Dense {
+        out.push(DENSE);
+        if dense::encode(out, values, &ModeSpec::Auto, 8 * values.len()) {
+            return;
+        }
+        out.truncate(start);
+    }
     out.push(RAW);
     out.reserve(8 * values.len());
     values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
@@ -102,12 +114,13 @@ pub(super) fn decode(section: &[u8], head: &ColumnHead, rows: usize) -> Result<C
 fn decode_floats(reader: &mut Reader<'_>, count: usize) -> Result<Vec<f64>, BlockError> {
     match reader.u8()? {
         RAW => finite(integers::words(reader, count)?.map(f64::from_le_bytes).collect()),
+        DENSE => finite(dense::decode(reader, count)?),
         SCALED => {
             let scale = reader.u8()?;
             if scale > floats::MAX_SCALE {
                 return Err(BlockError::Invalid("a scale is too large"));
             }
-            Ok(floats::unscale(&integers::decode(reader, count)?, scale))
+            Ok(floats::unscale(integers::decode(reader, count)?, scale))
         }
         _ => Err(BlockError::Invalid("an encoding of floats is unknown")),
     }

@@ -3,10 +3,10 @@
 //! Invariant: the block of a valid group is valid, whatever the group holds; a group is valid if it
 //! keeps the rules of [`RowGroup`], has a row, a value in every row, and stays within the limits.
 
-use quorate_protocol::batch::codec::{packed, put_bytes, put_varint, times};
+use quorate_protocol::batch::codec::{packed, put_bytes, put_varint};
 
 use super::{
-    Density, FORMAT, RowGroup, VersionTable, columns, integers, statistics::Statistics, versions,
+    Density, FORMAT, RowGroup, VersionTable, clock, columns, statistics::Statistics, versions,
 };
 
 /// Buffers that are reused from block to block.
@@ -37,10 +37,7 @@ pub(crate) fn encode(
 
     let mut sections = std::mem::take(&mut scratch.sections);
     sections.clear();
-    scratch.integers.clear();
-    let counts = group.spans.iter().map(|span| span.rows.len());
-    times::distances(&group.times, counts, &mut scratch.integers);
-    integers::encode(&mut sections, &scratch.integers, density);
+    clock::encode(&mut sections, &group.times, &group.spans, density, &mut scratch.integers);
     let times_len = sections.len();
     let shared = versions::encode_rows(&mut sections, &group.versions, table, density, scratch);
     out.push(u8::from(shared));

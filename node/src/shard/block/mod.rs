@@ -7,7 +7,9 @@
 //! pass; read by merges, scans, aggregates and digests.
 
 mod bits;
+mod clock;
 mod columns;
+mod dense;
 mod encode;
 mod group;
 mod integers;
@@ -29,8 +31,9 @@ pub(super) use self::{
 /// The version of the format.
 const FORMAT: u8 = 1;
 /// The most rows of a block.
-pub(super) const MAX_ROWS: usize = 1 << 20;
-/// The most cells (rows times columns) of a block.
+pub(super) const MAX_ROWS: usize = 1 << 17;
+/// The most cells (rows times columns) of a block: what bounds the memory that decoding all of it
+/// takes, 8 bytes each, 32 for strings. Whoever fills a group keeps it below.
 pub(super) const MAX_CELLS: usize = quorate_protocol::batch::MAX_CELLS;
 
 /// How much work a block is worth.

@@ -55,13 +55,13 @@ pub(crate) struct Statistics {
 
 impl Statistics {
     /// Of a column with at least one value; `times` ascend strictly.
-    pub(super) fn of(column: &Column, times: &[i64]) -> Option<Self> {
+    pub(crate) fn of(column: &Column, times: &[i64]) -> Option<Self> {
         let present = &column.present;
         let (sum, min, max) = match &column.values {
             Values::Float(values) => {
                 let sum = sum_floats(values, present)?;
-                let (min, max) = extremes(values, present, f64::total_cmp)?;
-                (sum, Value::Float(*min), Value::Float(*max))
+                let (min, max) = float_extremes(values, present);
+                (sum, Value::Float(min), Value::Float(max))
             }
             Values::Integer(values) => {
                 let sum = sum_integers(values, present);
@@ -166,6 +166,32 @@ fn extremes<'a, T>(
         }
     }
     Some((min, max))
+}
+
+/// As [`extremes`], in the order of `total_cmp`, but in words that processors have instructions for.
+fn float_extremes(values: &[f64], present: &Presence) -> (f64, f64) {
+    let (mut min, mut max) = ([f64::INFINITY; LANES], [f64::NEG_INFINITY; LANES]);
+    for run in present.runs() {
+        let (chunks, rest) = values[run].as_chunks::<LANES>();
+        let mut more = |chunk: &[f64]| {
+            for ((min, max), value) in min.iter_mut().zip(&mut max).zip(chunk) {
+                *min = if value < min { *value } else { *min };
+                *max = if value > max { *value } else { *max };
+            }
+        };
+        chunks.iter().for_each(|chunk| more(chunk));
+        more(rest);
+    }
+    let min = min.into_iter().fold(f64::INFINITY, f64::min);
+    let max = max.into_iter().fold(f64::NEG_INFINITY, f64::max);
+    // The comparisons take both zeros for the same.
+    let has = |zero: f64| {
+        let mut values = present.runs().flat_map(|run| &values[run]);
+        values.any(|value| value.to_bits() == zero.to_bits())
+    };
+    let min = if min == 0.0 { if has(-0.0) { -0.0 } else { 0.0 } } else { min };
+    let max = if max == 0.0 { if has(0.0) { 0.0 } else { -0.0 } } else { max };
+    (min, max)
 }
 
 fn sum_integers<T: Copy + Into<i128>>(values: &[T], present: &Presence) -> Sum {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use quorate_protocol::{
     batch::{
         Column, Presence,
-        codec::{Reader, packed, times},
+        codec::{Reader, packed},
     },
     id::{FieldId, Version},
     point::{MAX_KEY_LEN, MAX_TIME, MIN_TIME},
@@ -16,8 +16,8 @@ use quorate_protocol::{
 };
 
 use super::{
-    BlockError, MAX_CELLS, MAX_ROWS, RowGroup, Span, VersionTable, columns, encode::range,
-    integers, statistics::Statistics, versions,
+    BlockError, MAX_CELLS, MAX_ROWS, RowGroup, Span, VersionTable, clock, columns, encode::range,
+    statistics::Statistics, versions,
 };
 
 /// What the head of a block says of a column.
@@ -110,6 +110,11 @@ impl<'a> View<'a> {
         self.range
     }
 
+    /// Whether it needs nothing but itself: it has its versions in a table of its own.
+    pub(crate) const fn is_self_contained(&self) -> bool {
+        !self.shared_versions
+    }
+
     /// The columns, in ascending order of (field, type).
     pub(crate) fn heads(&self) -> &[ColumnHead] {
         &self.heads
@@ -117,15 +122,9 @@ impl<'a> View<'a> {
 
     /// The time of each row.
     pub(crate) fn times(&self) -> Result<Vec<i64>, BlockError> {
-        let mut reader = Reader::new(self.times);
-        let mut out = integers::decode(&mut reader, self.rows)?;
-        reader.finish()?;
-        times::restore(&mut out, self.spans.iter().map(|span| span.rows.len()));
+        let out = clock::decode(self.times, &self.spans, self.rows)?;
         if range(&out) != self.range {
             return Err(BlockError::Invalid("times are not in the range that the head says"));
-        }
-        if !self.spans.iter().all(|span| out[span.range()].is_sorted()) {
-            return Err(BlockError::Invalid("times do not ascend"));
         }
         Ok(out)
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use quorate_protocol::point::Value;
 
 use super::*;
-use crate::shard::naive::{self, SHARD, Winners, cells, event, once, tiny};
+use crate::shard::naive::{self, SHARD, Winners, cells, event, once, small_blocks, tiny};
 
 /// As the specification says it, without any reuse.
 fn expected(winners: &Winners, filter: &DigestFilter) -> Vec<BucketDigest> {
@@ -60,7 +60,7 @@ proptest! {
         pieces.extend(pieces.first().cloned());
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let a = naive::store(tiny(), one.path(), &writes, &events);
-        let b = naive::store(tiny(), two.path(), &pieces, &others);
+        let b = naive::store(small_blocks(), two.path(), &pieces, &others);
         let part = DigestFilter {
             from, to: from + len, buckets: Windows::new(every), up_to: Version(up_to),
         };
@@ -118,4 +118,25 @@ fn too_many_buckets_are_refused() {
     let error = store.digest(SHARD, filter(1)).unwrap_err();
     assert!(matches!(error, ScanError::Shard(ShardError::TooManyBuckets { limit: 10 })), "{error}");
     assert_eq!(store.digest(SHARD, filter(2)).unwrap().len(), 10);
+}
+
+#[test]
+fn the_specification_s_cells() {
+    for vector in crate::spec::vectors("digest-cell") {
+        let (kind, text) = vector.one("value").split_once(' ').unwrap();
+        let value: Value = match kind {
+            "float" => text.parse::<f64>().unwrap().into(),
+            "unsigned" => text.parse::<u64>().unwrap().into(),
+            "boolean" => text.parse::<bool>().unwrap().into(),
+            _ => text.to_owned().into(),
+        };
+        let mut cells = Cells::default();
+        let key = xxh3_128(vector.one("key").as_bytes());
+        cells.row(key, vector.number("time"), Version(vector.number("version")));
+        cells.put(vector.number("field"), value.as_ref());
+        let hex: String = cells.buffer.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = format!("{:032x}", xxh3_128(&cells.buffer));
+        assert_eq!(cells.buffer, vector.bytes, "{}: {hex} {digest}", vector.name);
+        assert_eq!(digest, vector.one("digest"), "{}", vector.name);
+    }
 }

@@ -5,16 +5,15 @@
 //! lists are only appended to. Made by [`super::super::enrol`] and [`super::super::dense`].
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
     hash::{BuildHasherDefault, DefaultHasher},
     ops::Range,
 };
 
 use heed::RwTxn;
-use quorate_protocol::point::key::{measurement_of, tags_of, unescape_tag};
+use quorate_protocol::point::key::{measurement_of, tags_of};
 
-use super::{chunk, chunk_key, tag_prefix, value_prefix};
+use super::{chunk, chunk_key, tag_prefix, unescaped, value_prefix};
 use crate::shard::{env::Table, series::SeriesId};
 
 /// What a posting costs in a transaction beyond its prefix, roughly.
@@ -35,10 +34,6 @@ struct List {
 pub(in crate::shard) struct Postings {
     /// Ascending by prefix.
     lists: Vec<List>,
-}
-
-fn unescaped(name: &[u8]) -> Cow<'_, [u8]> {
-    if name.contains(&b'\\') { unescape_tag(name).into() } else { name.into() }
 }
 
 /// Lists while they are collected.

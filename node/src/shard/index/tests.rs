@@ -192,3 +192,25 @@ fn many_series_of_one_value_and_many_values_of_one_tag() {
     // Ids in a row take next to nothing.
     assert!(bytes < 20_000, "{bytes}");
 }
+
+#[test]
+fn the_specification_s_keys_and_chunks() {
+    use crate::spec::{unhex, vectors};
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for vector in vectors("shard-index-key") {
+        let name = |key: &str| unhex(vector.one(key));
+        let prefix = value_prefix(&tag_prefix(&name("measurement"), &name("tag")), &name("value"));
+        let key = chunk_key(&prefix, vector.number("first"));
+        assert_eq!(key, vector.bytes, "{}: {}", vector.name, hex(&key));
+    }
+    for vector in vectors("shard-index-chunk") {
+        let ids: Vec<SeriesId> =
+            vector.one("ids").split(' ').map(|id| id.parse().unwrap()).collect();
+        let (value, count) = chunk::encode(&ids);
+        assert_eq!((&value, count), (&vector.bytes, ids.len()), "{}: {}", vector.name, hex(&value));
+        assert_eq!(chunk::decode(ids[0], &vector.bytes), Some(ids));
+    }
+    for vector in vectors("shard-index-chunk-bad") {
+        assert_eq!(chunk::decode(1, &vector.bytes), None, "{}", vector.name);
+    }
+}

@@ -95,6 +95,13 @@ impl VerifyReport {
         self.found == 0
     }
 
+    /// Takes over the problems of a part.
+    pub(super) fn absorb(&mut self, part: Self) {
+        self.found += part.found;
+        let room = MAX_PROBLEMS.saturating_sub(self.problems.len());
+        self.problems.extend(part.problems.into_iter().take(room));
+    }
+
     /// Counts a problem, and describes it if it is one of the first.
     pub(super) fn problem(&mut self, kind: ProblemKind, detail: impl FnOnce() -> String) {
         self.found += 1;

@@ -82,12 +82,13 @@ fn integer(value: f64, scale: u8) -> Option<i64> {
 
 /// The values for integers and a scale of at most [`MAX_SCALE`].
 #[must_use]
-pub fn unscale(integers: &[i64], scale: u8) -> Vec<f64> {
+pub fn unscale(integers: Vec<i64>, scale: u8) -> Vec<f64> {
     let power = POWERS[usize::from(scale.min(MAX_SCALE))];
+    // Collecting into the same allocation.
     if scale == 0 {
-        integers.iter().map(|integer| *integer as f64).collect()
+        integers.into_iter().map(|integer| integer as f64).collect()
     } else {
-        integers.iter().map(|integer| *integer as f64 / power).collect()
+        integers.into_iter().map(|integer| integer as f64 / power).collect()
     }
 }
 
@@ -100,7 +101,7 @@ mod tests {
     fn check(values: &[f64]) -> Option<u8> {
         let mut integers = Vec::new();
         let scale = scale(values, &mut integers)?;
-        let back = unscale(&integers, scale);
+        let back = unscale(integers, scale);
         assert!(back.iter().zip(values).all(|(a, b)| a.to_bits() == b.to_bits()));
         assert_eq!(back.len(), values.len());
         Some(scale)

@@ -66,18 +66,21 @@ fn pack(out: &mut Vec<u8>, numbers: &[i64], base: i64, width: u8) {
         return;
     }
     let mut buffer = [0_u8; CHUNK * 8 + 8];
-    let (mut pending, mut bits, mut at) = (0_u128, 0_u32, 0);
+    let (mut pending, mut bits, mut at) = (0_u64, 0_u32, 0);
+    let width_bits = u32::from(width);
     for &number in numbers {
-        pending |= u128::from(number.wrapping_sub(base).cast_unsigned()) << bits;
-        bits += u32::from(width);
+        let number = number.wrapping_sub(base).cast_unsigned();
+        pending |= number << bits;
+        bits += width_bits;
         if bits >= 64 {
-            buffer[at..at + 8].copy_from_slice(&(pending as u64).to_le_bytes());
+            buffer[at..at + 8].copy_from_slice(&pending.to_le_bytes());
             at += 8;
-            pending >>= 64;
             bits -= 64;
+            // What did not fit; nothing if `bits` is 0, when the shift may be of the whole width.
+            pending = number.checked_shr(width_bits - bits).unwrap_or(0);
         }
     }
-    buffer[at..at + 8].copy_from_slice(&(pending as u64).to_le_bytes());
+    buffer[at..at + 8].copy_from_slice(&pending.to_le_bytes());
     out.extend_from_slice(&buffer[..packed_len(numbers.len(), width)]);
 }
 

@@ -18,6 +18,12 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
+    /// The bytes that are left.
+    #[must_use]
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// How many bytes are left.
     #[must_use]
     pub const fn remaining(&self) -> usize {

@@ -118,3 +118,20 @@ pub(super) fn group() -> impl Strategy<Value = RowGroup> {
             group
         })
 }
+
+/// Rows of series 1 with one column of floats, a second apart.
+pub(super) fn solo(values: Vec<f64>) -> RowGroup {
+    let len = values.len();
+    let column = Column {
+        field: FieldId(1),
+        name: Bytes::from_static(b"v"),
+        present: Presence::all(len),
+        values: Values::Float(values),
+    };
+    RowGroup {
+        spans: vec![Span { series: 1, rows: 0..len as u32 }],
+        times: (0..len as i64).map(|at| at * 1_000_000_000).collect(),
+        versions: vec![Version(1); len],
+        columns: vec![column],
+    }
+}
