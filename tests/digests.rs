@@ -126,14 +126,10 @@ fn who_is_asked_answers_for_itself_or_says_why_not() {
         let mut cluster = Cluster::simulated(3, 502).await;
         let client = cluster.client().await;
         create_database(&client, "db", 1).await;
-        write(&client, "db", &[sample(1, 1)], &WriteOptions::default(), &Ledger::new())
-            .await
-            .unwrap();
-        let map = client.map();
-        let (shard, owner) = {
-            let place = map.shards().next().unwrap();
-            (place.shard.id, place.shard.owners[0])
-        };
+        let (options, ledger) = (WriteOptions::default(), Ledger::new());
+        let receipt = write(&client, "db", &[sample(1, 1)], &options, &ledger).await.unwrap();
+        // There are three shards, and one has the point.
+        let (shard, owner) = (receipt.parts[0].shard, receipt.parts[0].copies[0].owner);
         let other = cluster.ids().into_iter().find(|node| *node != owner).unwrap();
         let range = DigestRange::default();
         let ask = async |shard, node| client.shard_digest(shard, node, range, TIMEOUT).await;
