@@ -122,7 +122,7 @@ mod tests {
         assert!(stream.next().await.is_none());
 
         let (sender, receiver) = mpsc::channel(4);
-        let mut stream = Items { receiver, ended: false };
+        let mut stream: Items<Rows> = Items { receiver, ended: false };
         sender.send(Ok(None)).await.unwrap();
         assert!(stream.next().await.is_none(), "this one is whole");
         assert!(stream.next().await.is_none());

@@ -126,11 +126,12 @@ impl Pages {
         let (key, mut last) = (first.key.clone(), (first.field, first.kind));
         let mut fields = vec![first];
         // A page ends between two series, so that a round never goes on in the next one.
-        while let Some(next) =
-            self.entries.pop_front_if(|next| next.key == key && (next.field, next.kind) > last)
+        while let Some(next) = self.entries.front()
+            && next.key == key
+            && (next.field, next.kind) > last
         {
             last = (next.field, next.kind);
-            fields.push(next);
+            fields.extend(self.entries.pop_front());
         }
         Ok(Some((key, fields)))
     }

@@ -29,7 +29,8 @@ impl Core {
 pub(crate) fn verified(report: VerifyReport) -> Verified {
     let problem = |problem: crate::shard::Problem| {
         let mut detail = problem.detail;
-        detail.truncate(detail.floor_char_boundary(MAX_DETAIL));
+        let end = (0..=MAX_DETAIL.min(detail.len())).rev().find(|at| detail.is_char_boundary(*at));
+        detail.truncate(end.unwrap_or(0));
         ShardProblem { kind: problem.kind.name().to_owned(), detail }
     };
     Verified {
