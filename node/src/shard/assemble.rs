@@ -15,7 +15,7 @@ use quorate_protocol::{
 };
 
 use super::{
-    block::{RowGroup, Span},
+    block::{MAX_CELLS, MAX_ROWS, RowGroup, Span},
     config::Config,
     error::ShardError,
     series::SeriesId,
@@ -59,7 +59,10 @@ pub(super) struct Limits {
 
 impl Limits {
     pub(super) fn of(config: &Config) -> Self {
-        Self { rows: config.block_rows.max(1), bytes: config.block_bytes.max(1) }
+        Self {
+            rows: config.block_rows.clamp(1, MAX_ROWS / 2),
+            bytes: config.block_bytes.clamp(1, 4 * MAX_CELLS),
+        }
     }
 }
 
@@ -203,15 +206,24 @@ impl<S: Sink> Assembler<S> {
     /// Puts out a group of the first `rows` rows of the series under way, or a few more where
     /// rows of one time go on.
     fn put_solo(&mut self, sources: &mut Sources, rows: usize) -> Result<(), ShardError> {
-        let (mut left, mut whole) = (rows, 0);
-        let mut cut = None;
+        let (mut left, mut whole, mut cut) = (rows, 0, None);
+        let (mut heads, mut last) = (Vec::new(), None);
         for piece in &self.current {
+            let source = sources.get(piece.source);
+            if last.replace(piece.source) != Some(piece.source) {
+                let columns = heads.len() + missing(&heads, source);
+                let cells = columns * (rows - left + piece.rows.len().min(left));
+                // Sources with different columns: the group would be mostly empty.
+                if whole > 0 && 8 * cells > self.limits.bytes {
+                    break;
+                }
+                count(&mut heads, source);
+            }
             if piece.rows.len() > left {
-                let times = &sources.get(piece.source).times;
                 let mut end = piece.rows.start as usize + left;
                 while end > 0
                     && end < piece.rows.end as usize
-                    && times.get(end) == times.get(end - 1)
+                    && source.times.get(end) == source.times.get(end - 1)
                 {
                     end += 1;
                 }
@@ -222,6 +234,9 @@ impl<S: Sink> Assembler<S> {
             }
             left -= piece.rows.len();
             whole += 1;
+            if left == 0 {
+                break;
+            }
         }
         let mut pieces: Vec<Piece> = self.current.drain(..whole).collect();
         if let (Some(end), Some(rest)) = (cut, self.current.first_mut()) {
@@ -232,13 +247,6 @@ impl<S: Sink> Assembler<S> {
         let bytes = |piece: &Piece| piece.rows.len() * sources.get(piece.source).row_bytes;
         self.current_bytes -= pieces.iter().map(bytes).sum::<usize>();
         self.current_rows -= pieces.iter().map(|piece| piece.rows.len()).sum::<usize>();
-        let mut heads = Vec::new();
-        let mut last = None;
-        for piece in &pieces {
-            if last.replace(piece.source) != Some(piece.source) {
-                count(&mut heads, sources.get(piece.source));
-            }
-        }
         self.put(sources, &pieces, &heads)
     }
 
@@ -253,7 +261,7 @@ impl<S: Sink> Assembler<S> {
         for piece in &self.current {
             let source = sources.get(piece.source);
             if source.counted_for != self.number {
-                new += source.columns.iter().filter(|c| find(&self.heads, c).is_err()).count();
+                new += missing(&self.heads, source);
             }
         }
         let columns = self.heads.len() + new;
@@ -306,6 +314,11 @@ impl<S: Sink> Assembler<S> {
 
 fn find(heads: &[Head], column: &Column) -> Result<usize, usize> {
     heads.binary_search_by_key(&(column.field, column.kind()), Head::key)
+}
+
+/// How many columns of a source are not there yet.
+fn missing(heads: &[Head], source: &Source) -> usize {
+    source.columns.iter().filter(|column| find(heads, column).is_err()).count()
 }
 
 /// Adds the columns of a source.
@@ -447,3 +460,5 @@ fn push_all<T: Clone>(to: &mut Vec<T>, from: &[T], range: Range<usize>) {
     }
 }
 
+#[cfg(test)]
+mod tests;

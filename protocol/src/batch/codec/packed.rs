@@ -10,6 +10,8 @@ use crate::batch::DecodeError;
 
 /// Numbers per chunk.
 const CHUNK: usize = 64;
+/// Eight numbers of this width fit a word.
+const NARROW: u8 = 8;
 /// The flag of a delta chunk, beside the width in the chunk's first byte.
 const DELTA: u8 = 0x80;
 
@@ -66,6 +68,20 @@ fn pack(out: &mut Vec<u8>, numbers: &[i64], base: i64, width: u8) {
         return;
     }
     let mut buffer = [0_u8; CHUNK * 8 + 8];
+    if width <= NARROW {
+        // Eight numbers are as many whole bytes as each is bits.
+        for (at, eight) in numbers.chunks(8).enumerate() {
+            let mut word = 0;
+            for (index, number) in eight.iter().enumerate() {
+                let number = number.wrapping_sub(base).cast_unsigned();
+                word |= number << (index * usize::from(width));
+            }
+            let at = at * usize::from(width);
+            buffer[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        out.extend_from_slice(&buffer[..packed_len(numbers.len(), width)]);
+        return;
+    }
     let (mut pending, mut bits, mut at) = (0_u64, 0_u32, 0);
     let width_bits = u32::from(width);
     for &number in numbers {
@@ -153,7 +169,17 @@ fn unpack(
         word.copy_from_slice(&buffer[at..at + 8]);
         u64::from_le_bytes(word)
     };
-    if width <= 56 {
+    if width <= usize::from(NARROW) {
+        let mask = (1_u64 << width) - 1;
+        let mut numbers = [0_i64; CHUNK];
+        for (at, eight) in numbers.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let word = word(at * width);
+            for (index, number) in eight.iter_mut().enumerate() {
+                *number = base.wrapping_add((word >> (index * width) & mask).cast_signed());
+            }
+        }
+        out.extend_from_slice(&numbers[..count]);
+    } else if width <= 56 {
         let mask = (1_u64 << width) - 1;
         out.extend((0..count).map(|index| {
             let bit = index * width;
