@@ -95,12 +95,13 @@ impl Enrolment {
         if left + self.by_hash.len() * HASH_BYTES + self.tags.bytes() <= max {
             return Ok(());
         }
-        if let Some(last) = self.new.last() {
-            commit(&mut |txn, tables| series::take_ids(txn, tables, last.id))?;
-        }
+        let last = self.new.last().map_or(0, |new| new.id);
         for some in self.by_hash.chunks((max / HASH_BYTES).max(1)) {
             let hashes: Vec<&NewSeries> = some.iter().map(|at| &self.new[*at as usize]).collect();
-            commit(&mut |txn, tables| series::insert_hashes(txn, tables, &hashes))?;
+            commit(&mut |txn, tables| {
+                series::take_ids(txn, tables, last)?;
+                series::insert_hashes(txn, tables, &hashes)
+            })?;
         }
         self.by_hash.clear();
         let mut from = 0;
@@ -139,4 +140,16 @@ impl Enrolment {
         self.tags.put(txn, &tables[4], 0..self.tags.len())?;
         series::insert_keys(txn, tables, &self.new)
     }
+}
+
+/// Gives new series their ids, and enters them in the index of tags.
+#[allow(dead_code, reason = "the dense pass comes to it")]
+pub(super) fn insert_keys(
+    txn: &mut RwTxn<'_>,
+    tables: &Tables,
+    new: &[NewSeries],
+) -> heed::Result<()> {
+    let tags = Postings::of(new.iter().map(|new| (new.id, &new.key[..])));
+    tags.put(txn, &tables[4], 0..tags.len())?;
+    series::insert_keys(txn, tables, new)
 }

@@ -19,6 +19,12 @@ use crate::executor::Executor;
 
 pub(super) const SHARD: ShardId = ShardId(7);
 
+/// Cases of a property test: `count`, or 10,000 with `QUORATE_SOAK` set.
+pub(super) fn cases(count: u32) -> ProptestConfig {
+    let soak = std::env::var_os("QUORATE_SOAK").is_some();
+    ProptestConfig::with_cases(if soak { 10_000 } else { count })
+}
+
 /// Every limit so small that a handful of rows crosses it.
 pub(super) fn tiny() -> Config {
     Config {

@@ -56,11 +56,6 @@ pub(super) struct Pieces {
 }
 
 impl Collector {
-    /// Adds all rows of a batch.
-    pub(super) fn add(&mut self, batch: DecodedBatch) {
-        self.add_wanted(batch, None, None);
-    }
-
     /// Adds the wanted rows of a batch; `escaped` is the filter's measurement.
     pub(super) fn add_wanted(
         &mut self,

@@ -38,8 +38,6 @@ use super::{
 
 mod cache;
 mod stored;
-#[cfg(test)]
-mod rates;
 mod walk;
 
 pub(super) use self::stored::Known;

@@ -64,7 +64,7 @@ fn joined(items: impl Iterator<Item = AggregateItem>) -> Vec<FieldWindows> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(naive::cases(64))]
     #[test]
     fn aggregates_equal_a_naive_model(
         writes in prop::collection::vec((1_u64..6, cells()), 1..12),

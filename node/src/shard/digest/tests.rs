@@ -38,7 +38,7 @@ fn expected(winners: &Winners, filter: &DigestFilter) -> Vec<BucketDigest> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(naive::cases(32))]
     #[test]
     fn digests_equal_a_naive_model_and_those_of_another_replica(
         writes in prop::collection::vec((1_u64..6, cells()), 1..10),

@@ -31,6 +31,9 @@ use crate::shard::{
 /// Rows that take no more memory decoded than this many times what is stored count as stored.
 const EXPANSION: usize = 8;
 
+/// A lookup of a block takes as long as reading so many bytes.
+const SEEK_BYTES: usize = 128;
+
 /// A part of a window, later in time than the part before, or the same rows' other versions.
 pub(super) enum Part {
     /// Rows that may have to be merged with each other.
@@ -197,6 +200,7 @@ impl<'txn, 'a> Reader<'txn, 'a> {
             return Ok(None);
         }
         let found = seek(self.txn, self.tables, of.run.id, series, from)?;
+        self.bytes += SEEK_BYTES;
         let Some(found) = found.filter(|found| {
             // A block of another series is of interest only if it may have several.
             found.key.series == series || of.solo != Some(found.key) && found.end.is_none()

@@ -23,7 +23,7 @@ fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(naive::cases(32))]
     #[test]
     fn what_is_whole_passes_open_and_closed_and_is_not_touched(
         writes in prop::collection::vec((1_u64..6, cells()), 1..12),
