@@ -1,8 +1,12 @@
 //! The one test binary: one module per behaviour.
 
+mod aggregates;
 mod bench;
+mod cardinality;
 mod crash;
 mod determinism;
+mod digests;
+mod drops;
 mod durability;
 mod full;
 mod garbage;

@@ -65,12 +65,15 @@ pub(crate) enum Event {
     },
 }
 
-/// A hint for `target` that travels in a message to somebody else; `done` hears of success and is
-/// dropped otherwise.
+/// Who keeps a hint and where, or why nobody ever will.
+pub(crate) type Placed = Result<(NodeId, Sequence), Code>;
+
+/// A hint for `target` that travels in a message to somebody else; `done` is dropped if this node
+/// did not take it but another one may.
 #[derive(Debug)]
 pub(crate) struct Carry {
     pub(crate) target: NodeId,
-    pub(crate) done: oneshot::Sender<(NodeId, Sequence)>,
+    pub(crate) done: oneshot::Sender<Placed>,
     pub(crate) under_way: UnderWay,
 }
 
@@ -100,7 +103,7 @@ impl CopyTask {
         self,
         up: bool,
         carry: Vec<Carry>,
-        waits: Vec<oneshot::Receiver<(NodeId, Sequence)>>,
+        waits: Vec<oneshot::Receiver<Placed>>,
     ) {
         if up {
             match self.store(carry, self.goal).await {
@@ -118,12 +121,19 @@ impl CopyTask {
             })
             .await;
         }
-        let mut holders = Vec::new();
+        let (mut holders, mut refused) = (Vec::new(), None);
         for wait in waits {
-            if let Ok((holder, sequence)) = wait.await {
-                holders.push(holder);
-                self.send(Event::Hinted { owner: self.index, holder, sequence }).await;
+            match wait.await {
+                Ok(Ok((holder, sequence))) => {
+                    holders.push(holder);
+                    self.send(Event::Hinted { owner: self.index, holder, sequence }).await;
+                }
+                Ok(Err(code)) => refused = Some(code),
+                Err(_) => {}
             }
+        }
+        if let (Some(code), true) = (refused, holders.is_empty()) {
+            return self.refused(code).await;
         }
         self.hint(holders).await;
     }
@@ -157,7 +167,7 @@ impl CopyTask {
                         answer.error,
                         Some(Code::Io | Code::Internal | Code::Unknown(_))
                     ),
-                    detail: format!("node {}", self.owner),
+                    detail: format!("node {}{}", self.owner, advice(answer.error)),
                 },
                 Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),
                 Err(refusal) => refusal,
@@ -212,21 +222,17 @@ impl CopyTask {
                 let Some(under_way) = self.part.gate.enter() else { return };
                 let (done, wait) = oneshot::channel();
                 let mut carry = vec![Carry { target: self.owner, done, under_way }];
-                let reply =
-                    write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
+                let _ = write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
                 drop(carry);
-                if let Some(code) =
-                    reply.ok().and_then(|written| written.hints.first()?.answer.error)
-                    && code == Code::ShardGone
-                {
-                    // The shard was dropped meanwhile: no node will take a hint of it.
-                    let detail = format!("shard {}", self.part.shard);
-                    return self.send(Event::Refused { owner: self.index, code, detail }).await;
-                }
-                if let Ok((holder, sequence)) = wait.await {
-                    holders.push(holder);
-                    placed = true;
-                    self.send(Event::Hinted { owner: self.index, holder, sequence }).await;
+                match wait.await {
+                    Ok(Ok((holder, sequence))) => {
+                        holders.push(holder);
+                        placed = true;
+                        self.send(Event::Hinted { owner: self.index, holder, sequence }).await;
+                    }
+                    Ok(Err(code)) if holders.is_empty() => return self.refused(code).await,
+                    Ok(Err(_)) => return,
+                    Err(_) => {}
                 }
             }
             if placed {
@@ -250,6 +256,13 @@ impl CopyTask {
                 return;
             }
         }
+    }
+
+    /// No node will take a hint for this owner: its shard was dropped, or its co-owner has refused
+    /// the series in the part, which must not appear through a hint then.
+    async fn refused(&self, code: Code) {
+        let detail = format!("shard {}{}", self.part.shard, advice(Some(code)));
+        self.send(Event::Refused { owner: self.index, code, detail }).await;
     }
 
     /// Asks a co-owner to remember that this owner lacks the part; a hint if there is none.
@@ -292,6 +305,16 @@ impl CopyTask {
     async fn send(&self, event: Event) {
         // The collector listens until the last sender is gone.
         let _ = self.events.send(event).await;
+    }
+}
+
+/// What to do about a refusal, for people.
+const fn advice(code: Option<Code>) -> &'static str {
+    match code {
+        Some(Code::SeriesLimit) => {
+            ": use fewer tag values, or raise max_series_per_database on its nodes"
+        }
+        _ => "",
     }
 }
 
@@ -392,7 +415,10 @@ async fn write(
         let Some(at) = carry.iter().position(|carry| carry.target == *target) else { continue };
         match answer.error {
             None => {
-                let _ = carry.swap_remove(at).done.send((node, answer.sequence));
+                let _ = carry.swap_remove(at).done.send(Ok((node, answer.sequence)));
+            }
+            Some(code @ (Code::ShardGone | Code::SeriesLimit)) => {
+                let _ = carry.swap_remove(at).done.send(Err(code));
             }
             // After a failed sync the hint may be on the disk all the same.
             Some(Code::Io | Code::Internal | Code::Unknown(_)) => carry[at].under_way.uncertain(),

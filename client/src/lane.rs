@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_protocol::{
     frame::{Frame, Message},
-    message::{Cancel, Deliver, MetaGet, Ping, RaftSnapshot, Scan, Write},
+    message::{
+        Aggregate, Cancel, Deliver, Digest, MetaGet, Ping, RaftSnapshot, Scan, Verify, Write,
+    },
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
@@ -30,7 +32,7 @@ pub enum Class {
     Control,
     /// Live writes.
     Write,
-    /// Scans.
+    /// Scans and what else reads shards.
     Read,
     /// Hints on their way home.
     Drain,
@@ -44,7 +46,8 @@ impl Class {
     pub const fn of(op: u16) -> Self {
         match op {
             Write::OP => Self::Write,
-            Scan::OP => Self::Read,
+            Scan::OP | Aggregate::OP => Self::Read,
+            Digest::OP | Verify::OP => Self::Repair,
             Deliver::OP => Self::Drain,
             RaftSnapshot::OP => Self::Repair,
             _ => Self::Control,

@@ -3,9 +3,10 @@
 //!
 //! Reading order: [`Client`] here; [`config`]; `topology` follows the map; `route` splits a batch;
 //! `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say what came of
-//! it; `query` and `scan` read back. Under them [`pool`], [`connection`] and `lane` are the one
+//! it; `query` and `scan` read back, `aggregate` sums up, `shard` compares replicas. Under them [`pool`], [`connection`] and `lane` are the one
 //! way in which anybody in this project calls a node; [`mod@env`] is the way to the world.
 
+pub mod aggregate;
 pub mod backoff;
 pub mod config;
 pub mod connection;
@@ -22,6 +23,8 @@ pub mod query;
 pub mod receipt;
 mod route;
 mod scan;
+mod series;
+pub mod shard;
 mod topology;
 mod write;
 
@@ -33,12 +36,13 @@ use std::{
 use bytes::Bytes;
 use quorate_certs::Credentials;
 use quorate_protocol::{
+    aggregate::Windows,
     batch::Batch,
     change::{Change, Outcome},
     hlc::HybridClock,
-    id::NodeId,
+    id::{NodeId, ShardId},
     map::ClusterMap,
-    message::{NodeStatus, Status},
+    message::{NodeStatus, ShardState, Status, Verified},
 };
 use tokio::{
     sync::{Semaphore, watch},
@@ -47,11 +51,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::{
+    aggregate::{SeriesWindows, WindowStream},
     config::{ClientConfig, WriteOptions},
     env::Env,
     error::{Error, WriteError},
     query::{Query, RowStream},
     receipt::Receipt,
+    shard::{BucketDigest, DigestRange},
 };
 use crate::{connection::Dialer, core::Core, pool::Pool, topology::Topology, write::Full};
 
@@ -182,7 +188,61 @@ impl Client {
         let deadline = Instant::now() + self.core.config.connect_timeout;
         topology::refresh(&self.core, deadline).await;
         self.core.settled(deadline).await;
-        query::start(&self.core, query)
+        query::start(&self.core, &query)
+    }
+
+    /// Aggregates what a query would give over windows of `every` ns, aligned as shard groups are;
+    /// 0 for one window over all times. At level one, or of one node, nodes compute the windows and
+    /// send partials; at quorum and all the rows of the replicas are merged here first. Each window
+    /// has the time it starts at, also where `from` lies within it.
+    ///
+    /// # Errors
+    /// If the database or policy is not there. Failures to read come through the stream.
+    pub async fn aggregate(&self, query: Query, every: u64) -> Result<WindowStream, Error> {
+        let deadline = Instant::now() + self.core.config.connect_timeout;
+        topology::refresh(&self.core, deadline).await;
+        self.core.settled(deadline).await;
+        aggregate::start(&self.core, &query, Windows::new(every))
+    }
+
+    /// The digests of what one node has of a shard: of each bucket of time that has values.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the node's code, such as `NotOwner`, or `Io` if something stored is
+    /// damaged; [`Error::Unreachable`] if it is down or does not answer in time.
+    pub async fn shard_digest(
+        &self,
+        shard: ShardId,
+        node: NodeId,
+        range: DigestRange,
+        timeout: Duration,
+    ) -> Result<Vec<BucketDigest>, Error> {
+        shard::digest(&self.core, shard, node, range, timeout).await
+    }
+
+    /// How much one node has of each of its shards.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if it is down.
+    pub async fn shard_states(
+        &self,
+        node: NodeId,
+        timeout: Duration,
+    ) -> Result<Vec<ShardState>, Error> {
+        shard::states(&self.core, node, timeout).await
+    }
+
+    /// Has one node read and check everything it stores of a shard, which may take long.
+    ///
+    /// # Errors
+    /// As [`Client::shard_digest`]; damage is no error but in the report.
+    pub async fn shard_verify(
+        &self,
+        shard: ShardId,
+        node: NodeId,
+        timeout: Duration,
+    ) -> Result<Verified, Error> {
+        shard::verify(&self.core, shard, node, timeout).await
     }
 
     /// Asks one node how it is.

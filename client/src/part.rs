@@ -80,7 +80,9 @@ pub(crate) fn start(
         tracker: Tracker::new(goal.level, part.owners.len(), hint_goal(core, goal)),
         states: vec![CopyState::Outstanding; part.owners.len()],
         holders: BTreeSet::new(),
-        by_clock: Vec::new(),
+        alone: Vec::new(),
+        refusal: None,
+        unanimous: None,
         hopeless: BTreeSet::new(),
         failure: None,
         answer: Some(answer),
@@ -107,11 +109,15 @@ struct Collector {
     states: Vec<CopyState>,
     /// Nodes that keep a hint of this part for anybody.
     holders: BTreeSet<NodeId>,
-    /// Owners that refused it by their own clock, so that others may have taken it.
-    by_clock: Vec<usize>,
+    /// Owners that refused it by their own clock or limit, so that others may have taken it.
+    alone: Vec<usize>,
     /// Owners for whom no live node takes a hint at the moment.
     hopeless: BTreeSet<usize>,
     failure: Option<(Code, String)>,
+    /// Why an owner refused by its own clock or limit: the reason, if all have failed.
+    refusal: Option<(Code, String)>,
+    /// Until when the caller waits to hear whether all owners refuse, as some do by their own limits.
+    unanimous: Option<Instant>,
     answer: Option<oneshot::Sender<PartResult>>,
 }
 
@@ -141,19 +147,20 @@ impl Collector {
             let certainty = self.certainty();
             self.reply(certainty);
         }
-        self.mark_by_clock().await;
+        self.mark_alone().await;
     }
 
-    /// An owner whose clock is behind lacks for ever what the others have taken: that is marked on
-    /// one of those. A hint would take it past the very limit that this owner keeps.
-    async fn mark_by_clock(&self) {
+    /// An owner whose clock is behind, or that has all the series it may have, lacks for ever what
+    /// the others have taken: that is marked on one of those. A hint would take it past the very
+    /// limit that this owner keeps.
+    async fn mark_alone(&self) {
         let owners = &self.part.owners;
         let stored = |at: &usize| self.states[*at].held();
         let holders: Vec<NodeId> = (0..owners.len()).filter(stored).map(|at| owners[at]).collect();
         if holders.is_empty() {
             return;
         }
-        for owner in self.by_clock.iter().filter(|at| !stored(at)) {
+        for owner in self.alone.iter().filter(|at| !stored(at)) {
             if crate::copy::mark(&self.core, &self.part, owners[*owner], &holders).await.is_none() {
                 metrics::counter!("quorate_client_copies_abandoned_total").increment(1);
             }
@@ -220,7 +227,8 @@ impl Collector {
     /// The next event. At the deadline the caller hears what there is, and the work goes on.
     async fn next(&mut self, events: &mut mpsc::Receiver<Event>) -> Option<Event> {
         if self.answer.is_some() {
-            match timeout_at(self.goal.deadline, events.recv()).await {
+            let until = self.unanimous.unwrap_or(self.goal.deadline).min(self.goal.deadline);
+            match timeout_at(until, events.recv()).await {
                 Ok(event) => return event,
                 Err(_) => {
                     if self.failure.is_none() {
@@ -258,8 +266,9 @@ impl Collector {
                 self.states[owner] = CopyState::Refused;
                 self.tracker.copy(owner, Copy::Refused);
                 self.hopeless.insert(owner);
-                if matches!(code, Code::ClockSkew | Code::FutureTime) {
-                    self.by_clock.push(owner);
+                if matches!(code, Code::ClockSkew | Code::FutureTime | Code::SeriesLimit) {
+                    self.alone.push(owner);
+                    self.refusal = Some((code, detail.clone()));
                 }
                 self.failure = Some((code, detail));
             }
@@ -290,6 +299,15 @@ impl Collector {
             }
             Verdict::Impossible => {
                 let certainty = self.certainty();
+                // The owners were asked at the same time, and most of the time are of one mind.
+                if certainty == Certainty::Indefinite
+                    && !self.alone.is_empty()
+                    && self.tracker.may_be_definite()
+                {
+                    let patience = self.core.config.transport.mute_after;
+                    self.unanimous.get_or_insert_with(|| Instant::now() + patience);
+                    return;
+                }
                 self.reply(certainty);
             }
         }
@@ -305,7 +323,9 @@ impl Collector {
         let Some(answer) = self.answer.take() else { return };
         let reached = self.tracker.verdict() == Verdict::Reached;
         let failure = (!reached).then(|| {
-            let (code, detail) = self.failure.clone().unwrap_or((Code::Unavailable, String::new()));
+            let of_all = self.refusal.take().filter(|_| certainty == Certainty::Definite);
+            let failure = of_all.or_else(|| self.failure.clone());
+            let (code, detail) = failure.unwrap_or((Code::Unavailable, String::new()));
             PartFailure { code, certainty, detail }
         });
         let copies = self.part.owners.iter().zip(&self.states);

@@ -6,7 +6,7 @@
 //! a page, and by the largest series of a shard, times the owners read; no stream is held open while
 //! another is read, so that a query may span any number of shards.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_protocol::{
@@ -17,16 +17,13 @@ use quorate_protocol::{
     message::{Scan, TagMatch},
     rows::Rows,
 };
-use tokio::sync::mpsc;
 
 use crate::{
     core::Core,
     error::Error,
     scan::{Source, scan_request},
+    series::{Items, Reader, merged},
 };
-
-/// Series that may wait for their reader.
-const READ_AHEAD: usize = 16;
 
 /// Bounds of one page of a query, in encoded bytes.
 const PAGE_BYTES: std::ops::Range<usize> = 256 << 10..8 << 20;
@@ -75,59 +72,50 @@ impl Query {
 /// Series as they come: each with its rows of one shard group, one row per time.
 #[derive(Debug)]
 pub struct RowStream {
-    receiver: mpsc::Receiver<Item>,
-    /// The end, or an error, was seen.
-    ended: bool,
+    items: Items<Rows>,
 }
-
-/// A series, or nothing to say that there are no more: a reader must be able to tell the end from a
-/// client that was closed on the way.
-type Item = Result<Option<(Bytes, Rows)>, Error>;
 
 impl RowStream {
     /// The next series key with rows; none at the end. A series that spans several groups comes
     /// once per group, in order of time. After an error nothing follows.
     pub async fn next(&mut self) -> Option<Result<(Bytes, Rows), Error>> {
-        if self.ended {
-            return None;
-        }
-        match self.receiver.recv().await {
-            Some(Ok(Some(series))) => Some(Ok(series)),
-            other => {
-                self.ended = true;
-                match other {
-                    Some(Ok(_)) => None,
-                    Some(Err(error)) => Some(Err(error)),
-                    None => Some(Err(Error::Closed)),
-                }
-            }
-        }
+        self.items.next().await
     }
 }
 
 /// Starts a query.
-pub(crate) fn start(core: &Arc<Core>, query: Query) -> Result<RowStream, Error> {
+pub(crate) fn start(core: &Arc<Core>, query: &Query) -> Result<RowStream, Error> {
     let map = core.topology.map();
-    let readers = readers(core, &map, &query)?;
-    let (sender, receiver) = mpsc::channel(READ_AHEAD);
-    let cancel = core.cancel.clone();
-    core.tasks.spawn(async move {
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => {}
-            // The reader has gone: nobody is left to be told of anything.
-            () = sender.closed() => {}
-            () = async {
-                let result = merge_shards(readers, &sender).await;
-                let _ = sender.send(result.map(|()| None)).await;
-            } => {}
-        }
-    });
-    Ok(RowStream { receiver, ended: false })
+    let readers: Vec<ShardReader> = plan(&map, query)?
+        .into_iter()
+        .map(|plan| ShardReader {
+            core: Arc::clone(core),
+            shard: plan.shard,
+            request: scan_request(query, plan.shard, map.index),
+            unused: plan.owners,
+            required: plan.required,
+            sources: Vec::new(),
+            last_key: None,
+        })
+        .collect();
+    let page = page_bytes(core, readers.iter().map(|reader| reader.required).sum());
+    let with_limit = |mut reader: ShardReader| {
+        reader.request.limit = page;
+        reader
+    };
+    Ok(RowStream { items: merged(core, readers.into_iter().map(with_limit).collect()) })
 }
 
-/// One reader per shard that can hold rows of the query, in order of time.
-fn readers(core: &Arc<Core>, map: &ClusterMap, query: &Query) -> Result<Vec<ShardReader>, Error> {
+/// A shard that can hold something of a query, and who can be asked for it.
+pub(crate) struct Plan {
+    pub(crate) shard: ShardId,
+    pub(crate) owners: Vec<NodeId>,
+    /// How many of them must answer.
+    pub(crate) required: usize,
+}
+
+/// The shards of a query, in order of time.
+pub(crate) fn plan(map: &ClusterMap, query: &Query) -> Result<Vec<Plan>, Error> {
     let database = map.database_named(&query.database).ok_or_else(|| {
         let detail = format!("{:?}; 'quorate db ls' lists what there is", query.database);
         Error::refused(Code::DatabaseNotFound, detail)
@@ -137,57 +125,22 @@ fn readers(core: &Arc<Core>, map: &ClusterMap, query: &Query) -> Result<Vec<Shar
         Error::refused(Code::PolicyNotFound, detail)
     })?;
     let groups = policy.groups.iter().filter(|g| g.start < query.to && query.from < g.end);
-    let mut readers = Vec::new();
-    for shard in groups.flat_map(|group| &group.shards) {
+    let shards = groups.flat_map(|group| &group.shards);
+    let plans = shards.filter_map(|shard| {
         let (owners, required) = match query.node {
-            Some(node) if !shard.owners.contains(&node) => continue,
+            Some(node) if !shard.owners.contains(&node) => return None,
             Some(node) => (vec![node], 1),
             None => (shard.owners.clone(), query.level.required(shard.owners.len())),
         };
-        readers.push(ShardReader {
-            core: Arc::clone(core),
-            shard: shard.id,
-            request: scan_request(query, shard.id, map.index),
-            unused: owners,
-            required,
-            sources: Vec::new(),
-            last_key: None,
-        });
-    }
-    let sources: usize = readers.iter().map(|reader| reader.required).sum();
-    let page = (core.config.query_bytes / sources.max(1)).clamp(PAGE_BYTES.start, PAGE_BYTES.end);
-    for reader in &mut readers {
-        reader.request.limit = u32::try_from(page).unwrap_or(u32::MAX);
-    }
-    Ok(readers)
+        Some(Plan { shard: shard.id, owners, required })
+    });
+    Ok(plans.collect())
 }
 
-/// Merges shards by series key; groups of one series follow each other in order of time, because
-/// the readers do.
-async fn merge_shards(
-    mut readers: Vec<ShardReader>,
-    sender: &mpsc::Sender<Item>,
-) -> Result<(), Error> {
-    let mut heap = BinaryHeap::with_capacity(readers.len());
-    let mut heads: Vec<Rows> = Vec::with_capacity(readers.len());
-    for (index, reader) in readers.iter_mut().enumerate() {
-        let head = reader.next().await?;
-        if let Some((key, _)) = &head {
-            heap.push(Reverse((key.clone(), index)));
-        }
-        heads.push(head.map(|(_, rows)| rows).unwrap_or_default());
-    }
-    while let Some(Reverse((key, index))) = heap.pop() {
-        let rows = std::mem::take(&mut heads[index]);
-        if !rows.is_empty() && sender.send(Ok(Some((key, rows)))).await.is_err() {
-            return Ok(());
-        }
-        if let Some((key, rows)) = readers[index].next().await? {
-            heap.push(Reverse((key, index)));
-            heads[index] = rows;
-        }
-    }
-    Ok(())
+/// Bytes of one page, if so many are kept at once.
+pub(crate) fn page_bytes(core: &Core, pages: usize) -> u32 {
+    let page = (core.config.query_bytes / pages.max(1)).clamp(PAGE_BYTES.start, PAGE_BYTES.end);
+    u32::try_from(page).unwrap_or(u32::MAX)
 }
 
 /// One shard, from as many owners as the level needs.
@@ -202,7 +155,9 @@ struct ShardReader {
     last_key: Option<Bytes>,
 }
 
-impl ShardReader {
+impl Reader for ShardReader {
+    type Item = Rows;
+
     /// The next series, merged over the owners that are read.
     async fn next(&mut self) -> Result<Option<(Bytes, Rows)>, Error> {
         let mut reason = String::from("no owner is up");
@@ -230,6 +185,12 @@ impl ShardReader {
         }
     }
 
+    fn is_empty(rows: &Rows) -> bool {
+        rows.is_empty()
+    }
+}
+
+impl ShardReader {
     /// The lowest series key of all sources, with all their rows of it.
     async fn advance(&mut self) -> Result<Option<(Bytes, Rows)>, String> {
         for index in 0..self.sources.len() {
@@ -245,28 +206,5 @@ impl ShardReader {
         let rows = Rows::merge(taken.collect()).collapse();
         self.last_key = Some(key.clone());
         Ok(Some((key, rows)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_stream_that_breaks_off_does_not_pass_as_whole() {
-        let (sender, receiver) = mpsc::channel(4);
-        let mut stream = RowStream { receiver, ended: false };
-        let series = (Bytes::from_static(b"m"), Rows::default());
-        sender.send(Ok(Some(series))).await.unwrap();
-        drop(sender);
-        assert!(matches!(stream.next().await, Some(Ok(_))));
-        assert!(matches!(stream.next().await, Some(Err(Error::Closed))));
-        assert!(stream.next().await.is_none());
-
-        let (sender, receiver) = mpsc::channel(4);
-        let mut stream = RowStream { receiver, ended: false };
-        sender.send(Ok(None)).await.unwrap();
-        assert!(stream.next().await.is_none(), "this one is whole");
-        assert!(stream.next().await.is_none());
     }
 }

@@ -12,6 +12,7 @@ use quorate_protocol::{
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::{
+    cardinality::SeriesWatch,
     core::Core,
     handoff::drain,
     shard::retention::{self, LiveShards},
@@ -87,6 +88,7 @@ async fn housekeeping(core: Arc<Core>) {
     let mut timer = interval(core.config.housekeeping());
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut idle = (core.journal.stats().last_sequence, Instant::now());
+    let mut series = SeriesWatch::default();
     loop {
         timer.tick().await;
         tell_over(&core);
@@ -97,6 +99,7 @@ async fn housekeeping(core: Arc<Core>) {
             );
         }
         drop_dead_shards(&core).await;
+        series.note(&core);
         let folded = core.shards.applied_through();
         // The versions of what is given up must outlive it.
         if let Err(error) = core.data.save_highest_version(core.highest_version()) {

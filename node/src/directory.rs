@@ -2,11 +2,15 @@
 //!
 //! Rebuilt from each new map and swapped in whole, so that a request sees one index throughout.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use quorate_protocol::{
-    id::{DatabaseId, Epoch, MetaIndex, NodeId, PolicyId, ShardId},
+    id::{DatabaseId, Epoch, GroupId, MetaIndex, NodeId, PolicyId, ShardId},
     map::ClusterMap,
 };
 use tokio::{
@@ -23,6 +27,8 @@ pub(crate) struct Place {
     pub(crate) end: i64,
     pub(crate) epoch: Epoch,
     pub(crate) owners: Vec<NodeId>,
+    /// The shards of its group that this node owns.
+    pub(crate) beside: Arc<[ShardId]>,
 }
 
 /// One map and its shards by id.
@@ -33,7 +39,8 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    fn new(map: Arc<ClusterMap>) -> Self {
+    fn new(map: Arc<ClusterMap>, node: NodeId) -> Self {
+        let mut groups: BTreeMap<GroupId, Arc<[ShardId]>> = BTreeMap::new();
         let shards = map.shards().map(|place| {
             let entry = Place {
                 database: place.database.id,
@@ -42,6 +49,10 @@ impl Snapshot {
                 end: place.group.end,
                 epoch: place.shard.epoch,
                 owners: place.shard.owners.clone(),
+                beside: Arc::clone(groups.entry(place.group.id).or_insert_with(|| {
+                    let own = place.group.shards.iter().filter(|s| s.owners.contains(&node));
+                    own.map(|shard| shard.id).collect()
+                })),
             };
             (place.shard.id, entry)
         });
@@ -56,18 +67,20 @@ impl Snapshot {
 /// The newest snapshot.
 #[derive(Debug)]
 pub(crate) struct Directory {
+    node: NodeId,
     current: ArcSwap<Snapshot>,
     index: watch::Sender<MetaIndex>,
 }
 
 impl Directory {
-    pub(crate) fn new() -> Self {
-        Self { current: ArcSwap::default(), index: watch::Sender::new(MetaIndex(0)) }
+    /// The directory of this node.
+    pub(crate) fn new(node: NodeId) -> Self {
+        Self { node, current: ArcSwap::default(), index: watch::Sender::new(MetaIndex(0)) }
     }
 
     pub(crate) fn install(&self, map: Arc<ClusterMap>) {
         let index = map.index;
-        self.current.store(Arc::new(Snapshot::new(map)));
+        self.current.store(Arc::new(Snapshot::new(map, self.node)));
         self.index.send_replace(index);
     }
 

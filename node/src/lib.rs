@@ -8,6 +8,7 @@ mod background;
 mod change;
 pub mod cli;
 pub mod config;
+mod cardinality;
 mod core;
 mod data;
 mod directory;

@@ -12,8 +12,9 @@ use quorate_protocol::{
     frame::{Frame, FrameError, Message},
     id::NodeId,
     message::{
-        Deliver, Failure, Join, Mark, MetaGet, Ping, Pong, Propose, RaftAppend, RaftAppended,
-        RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan, Status, Write,
+        Aggregate, Deliver, Digest, Failure, Join, Mark, MetaGet, Ping, Pong, Propose, RaftAppend,
+        RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan, ShardList,
+        Shards, Status, Verify, Write,
     },
 };
 
@@ -48,11 +49,20 @@ impl Service for NodeService {
     fn call(&self, peer: Arc<Peer>, request: Frame, reply: ReplySink) -> BoxFuture<'static, ()> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            if request.op == Scan::OP {
-                return match request.message::<Scan>() {
-                    Ok(scan) => core.scan(scan, reply).await,
-                    Err(error) => reply.fail(malformed(&core, &error)).await,
+            // Answers of many frames.
+            macro_rules! stream {
+                ($request:ty, $answer:ident) => {
+                    match request.message::<$request>() {
+                        Ok(body) => core.$answer(body, reply).await,
+                        Err(error) => reply.fail(malformed(&core, &error)).await,
+                    }
                 };
+            }
+            match request.op {
+                Scan::OP => return stream!(Scan, scan),
+                Aggregate::OP => return stream!(Aggregate, aggregate),
+                Digest::OP => return stream!(Digest, digest),
+                _ => {}
             }
             if let Err(unsent) = dispatch(core, &peer, request, reply).await {
                 let (reply, failure) = *unsent;
@@ -109,6 +119,14 @@ async fn dispatch(
                 Ok((work.join(name, body).await?, Bytes::new()))
             })
         }
+        Verify::OP => {
+            answer!(Verify, |body| async move { Ok((work.verify(body).await?, Bytes::new())) })
+        }
+        Shards::OP => answer!(Shards, |_body| async move {
+            let list = work.shard_states();
+            let list = list.map_err(|why| work.failure(Code::Internal, why.to_string()))?;
+            Ok((ShardList {}, list))
+        }),
         Status::OP => answer!(Status, |_body| async move { Ok((work.status(), Bytes::new())) }),
         RaftAppend::OP => answer!(RaftAppend, |_body| async move {
             Ok((RaftAppended {}, raft(&work, RaftOp::Append, &payload).await?))

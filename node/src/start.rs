@@ -316,7 +316,7 @@ async fn open(
         node: identity.node,
         cluster: identity.cluster(),
         data,
-        directory: Directory::new(),
+        directory: Directory::new(identity.node),
         shards,
         journal,
         handoff,

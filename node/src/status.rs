@@ -1,6 +1,7 @@
 //! How this node is: for `quorate status`, and for whoever decides by it.
 
-use quorate_protocol::message::{NodeStatus, QueueStatus};
+use bytes::Bytes;
+use quorate_protocol::message::{NodeStatus, QueueStatus, ShardState};
 
 use crate::core::Core;
 
@@ -18,6 +19,21 @@ impl Core {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             sync_interval_ms: self.config.durability.interval_ms(),
         }
+    }
+
+    /// How much there is of every shard, as it travels.
+    pub(crate) fn shard_states(&self) -> Result<Bytes, postcard::Error> {
+        let state = |size: crate::shard::ShardSize| ShardState {
+            shard: size.shard,
+            series: size.series,
+            runs: size.runs,
+            bytes: size.bytes,
+            fresh_bytes: size.fresh_bytes,
+            damaged: size.damaged,
+            poisoned: size.poisoned,
+        };
+        let states: Vec<ShardState> = self.shards.sizes().into_iter().map(state).collect();
+        postcard::to_stdvec(&states).map(Bytes::from)
     }
 
     fn queues(&self) -> Vec<QueueStatus> {

@@ -63,7 +63,10 @@ fn answer(metric: &'static str, result: Result<Sequence, Refusal>) -> Answer {
 /// Who sends a batch: live writes are held against the clock, deliveries are not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
-    Live,
+    /// Perhaps refused already for the series in it.
+    Live {
+        refused: Option<Code>,
+    },
     Hint,
 }
 
@@ -79,18 +82,23 @@ impl Core {
             return Err(Code::Malformed);
         }
         let snapshot = self.snapshot_for(request.meta_index).await?;
+        let refused = self.refuses_series(&snapshot, &batch).await;
         let copy = async {
             if !request.store {
                 return (None, false);
             }
-            let stored = self.store(&snapshot, batch.clone(), Origin::Live).await;
+            let stored = self.store(&snapshot, batch.clone(), Origin::Live { refused }).await;
             let buffered = stored.as_ref().is_ok_and(|appended| appended.buffered);
             (Some(answer(COPIES, stored.map(|appended| appended.sequence))), buffered)
         };
         let hints = async {
             let mut answers = Vec::with_capacity(request.hint_for.len());
             for target in &request.hint_for {
-                let result = self.hint(&snapshot, *target, &batch, request.any).await;
+                let result = match refused {
+                    // What this owner refuses must not appear through another one's hint.
+                    Some(code) => Err(code.into()),
+                    None => self.hint(&snapshot, *target, &batch, request.any).await,
+                };
                 answers.push(HintAnswer { target: *target, answer: answer(HINTS, result) });
             }
             answers
@@ -185,7 +193,7 @@ impl Core {
         if header.min_time < place.start || header.max_time >= place.end {
             return Err(Code::OutOfGroup.into());
         }
-        if origin == Origin::Live {
+        if let Origin::Live { refused } = origin {
             if place.epoch != part.epoch {
                 return Err(Code::StaleEpoch.into());
             }
@@ -196,6 +204,9 @@ impl Core {
             let horizon = i64::try_from(now.saturating_add(self.config.future_limit_ns()));
             if header.max_time > horizon.unwrap_or(i64::MAX) {
                 return Err(Code::FutureTime.into());
+            }
+            if let Some(code) = refused {
+                return Err(code.into());
             }
         }
         let bytes = batch.bytes().clone();
@@ -282,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_shard_is_gone_only_for_a_map_that_must_have_known_it() {
-        let directory = Directory::new();
+        let directory = Directory::new(NodeId(1));
         directory.install(Arc::new(ClusterMap { index: MetaIndex(5), ..ClusterMap::default() }));
         let snapshot = directory.current();
         assert_eq!(absent(&snapshot, MetaIndex(5)), Code::ShardGone);

@@ -125,6 +125,8 @@ codes! {
     LimitExceeded = 34, Never, "limit exceeded";
     /// A batch's time range is not inside its shard's group.
     OutOfGroup = 35, Never, "time outside the shard's group";
+    /// The part would add a series to a database that has all the series it may have.
+    SeriesLimit = 36, Never, "series limit of the database reached";
     /// No such database.
     DatabaseNotFound = 40, Never, "database not found";
     /// No such retention policy.

@@ -165,6 +165,13 @@ impl Tracker {
         self.hints_durable == 0 && self.count(|copy| copy == Copy::Refused) == self.copies.len()
     }
 
+    /// Whether the answers that are outstanding may still make it [definite](Self::definite).
+    #[must_use]
+    pub fn may_be_definite(&self) -> bool {
+        let refused = |copy| matches!(copy, Copy::Refused | Copy::Outstanding);
+        self.hints_durable == 0 && self.count(refused) == self.copies.len()
+    }
+
     fn count(&self, is: impl Fn(Copy) -> bool) -> usize {
         self.copies.iter().filter(|copy| is(**copy)).count()
     }

@@ -4,7 +4,6 @@
 //! bodies are append-only structs without maps, floats or machine-sized integers. Bulk bytes
 //! travel as the frame's payload, never inside a body.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,6 +12,13 @@ use crate::{
     frame::Message,
     hello::{Hello, Welcome},
     id::{ClusterId, Epoch, MetaIndex, NodeId, Sequence, ShardId, Version},
+};
+
+mod read;
+
+pub use self::read::{
+    Aggregate, Aggregated, Digest, Digested, Rows, Scan, ShardList, ShardProblem, ShardState, Shards,
+    TagMatch, Verified, Verify,
 };
 
 /// A message that expects an answer.
@@ -49,6 +55,10 @@ ops! {
     0x0021 Propose => Proposed;
     0x0022 Join => Joined;
     0x0030 Scan => Rows;
+    0x0031 Aggregate => Aggregated;
+    0x0032 Digest => Digested;
+    0x0033 Verify => Verified;
+    0x0034 Shards => ShardList;
     0x0040 RaftAppend => RaftAppended;
     0x0041 RaftVote => RaftVoted;
     0x0042 RaftSnapshot => RaftInstalled;
@@ -255,51 +265,6 @@ pub struct Joined {
     pub node: NodeId,
     /// The index at which it was added.
     pub index: MetaIndex,
-}
-
-/// A condition on one tag; all conditions of a scan must hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TagMatch {
-    /// Unescaped tag key.
-    pub key: Bytes,
-    /// The tag has one of these unescaped values; empty if `pattern` is given.
-    pub values: Vec<Bytes>,
-    /// A regular expression its value matches.
-    pub pattern: Option<String>,
-}
-
-/// Reads rows of one shard, merged, in order of (series key, time). Op `0x0030`, on its own stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scan {
-    /// The shard.
-    pub shard: ShardId,
-    /// The metadata index of the reader's map.
-    pub meta_index: MetaIndex,
-    /// Unescaped name of one measurement, or all.
-    pub measurement: Option<Bytes>,
-    /// Conditions on tags.
-    pub tags: Vec<TagMatch>,
-    /// Unescaped names of fields; empty for all.
-    pub fields: Vec<Bytes>,
-    /// First time, in ns.
-    pub from: i64,
-    /// The time behind the last, in ns; `i64::MAX` for no end.
-    pub to: i64,
-    /// Only series whose key is behind this one: where the page before ended.
-    pub after: Option<Bytes>,
-    /// Payload bytes after which the answer ends with the series it is in; 0 for no limit. Pages
-    /// let a reader of many shards hold no stream open while it reads another.
-    pub limit: u32,
-}
-
-/// Some series of a [`Scan`] as the payload: `u32 key length | key | u32 block length | row block`
-/// each. The last frame has no MORE flag. A series may go on in the next frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rows {
-    /// Entries in the payload.
-    pub entries: u32,
-    /// In the last frame: whether the scan has ended, rather than the page.
-    pub complete: bool,
 }
 
 /// Raft's AppendEntries; the payload is the library's request in postcard. Op `0x0040`.

@@ -38,6 +38,8 @@ pub struct Processes {
     authority: Authority,
     binary: PathBuf,
     root: TempDir,
+    /// A file with settings for every node.
+    config: Option<PathBuf>,
 }
 
 struct Member {
@@ -75,6 +77,8 @@ impl Drop for Process {
 pub struct Ended {
     /// Its exit code; none if a signal ended it.
     pub code: Option<i32>,
+    /// What it said on standard output.
+    pub stdout: String,
     /// What it said on standard error.
     pub stderr: String,
 }
@@ -82,6 +86,11 @@ pub struct Ended {
 impl Processes {
     /// So many nodes, all voting. `binary` is the command under test.
     pub async fn start(binary: &str, nodes: u64) -> Self {
+        Self::start_with(binary, nodes, "").await
+    }
+
+    /// As [`Self::start`], with these settings of a configuration file for every node.
+    pub async fn start_with(binary: &str, nodes: u64, settings: &str) -> Self {
         let root = TempDir::with_prefix("quorate-test-").unwrap();
         let pki = root.path().join("pki");
         let authority = Authority::create(
@@ -92,8 +101,11 @@ impl Processes {
             Existing::Refuse,
         )
         .unwrap();
-        let mut cluster =
-            Self { members: Vec::new(), authority, binary: PathBuf::from(binary), root };
+        let config = root.path().join("settings.toml");
+        std::fs::write(&config, settings).unwrap();
+        let config = (!settings.is_empty()).then_some(config);
+        let (members, binary) = (Vec::new(), PathBuf::from(binary));
+        let mut cluster = Self { members, authority, binary, root, config };
         for id in 1..=nodes {
             let name = format!("n{id}");
             cluster.issue_node(&name);
@@ -173,7 +185,10 @@ impl Processes {
         let mode = if id == NodeId(1) { vec!["--bootstrap"] } else { vec!["--join", &first] };
         let member = self.member(id);
         assert!(member.process.is_none(), "node {id} runs already");
-        let args = self.node_args(&member.name, &member.addr, &self.data(id), &mode);
+        let mut args = self.node_args(&member.name, &member.addr, &self.data(id), &mode);
+        if let Some(config) = &self.config {
+            args.extend(["--config".into(), config.into()]);
+        }
         let mut words = wrapper.iter().cloned();
         let mut command = match words.next() {
             Some(program) => {
@@ -264,15 +279,37 @@ impl Processes {
         self.signal(id, Signal::CONT);
     }
 
+    /// Runs a client command as somebody with every role.
+    pub async fn quorate(&self, args: &[&str]) -> Ended {
+        let certs = self.pki().join("operator");
+        if !certs.exists() {
+            let roles = [Role::Admin, Role::Write, Role::Read].into_iter().collect();
+            let issued = self.authority.issue_client(
+                &self.pki(),
+                "operator",
+                roles,
+                UnixTime::now(),
+                Existing::Refuse,
+            );
+            issued.unwrap();
+        }
+        let seeds: Vec<&str> = self.members.iter().map(|member| &member.addr[..]).collect();
+        let mut words: Vec<OsString> = args.iter().map(Into::into).collect();
+        words.extend(["--connect".into(), seeds.join(",").into()]);
+        words.extend(["--certs".into(), certs.into()]);
+        self.run(&words).await
+    }
+
     /// Runs the command once, with these arguments, to its end.
     pub async fn run(&self, args: &[OsString]) -> Ended {
         let mut command = Command::new(&self.binary);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.kill_on_drop(true).spawn().unwrap();
         let output = timeout(PATIENCE, child.wait_with_output()).await;
         let output = output.unwrap_or_else(|_| panic!("{args:?} did not end")).unwrap();
         Ended {
             code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }

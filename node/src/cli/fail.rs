@@ -81,6 +81,9 @@ pub(crate) fn advice(code: Code) -> Option<&'static str> {
             "see 'quorate status' and try again"
         }
         Code::TypeConflict => "'quorate schema DB' shows the types",
+        Code::SeriesLimit => {
+            "use fewer tag values, or raise max_series_per_database in [shard] on the nodes"
+        }
         Code::ClockSkew => "set this machine's clock",
         Code::Poisoned | Code::Io | Code::DiskFull => "look at that node's log and disk",
         _ => return None,

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use quorate_client::RowStream;
-use quorate_protocol::{batch::Column, point::text, rows::Rows};
+use quorate_protocol::{batch::Column, point::text};
 
 use super::{
     fail::{Fail, with_advice},
@@ -24,9 +24,13 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    /// Gives rows as they come from a query their fields' names.
-    fn new(key: Bytes, rows: Rows, names: &mut FieldNames) -> Result<Self, Fail> {
-        let mut columns = rows.columns;
+    /// Gives rows, as they come from a query or of windows, their fields' names.
+    pub(crate) fn new(
+        key: Bytes,
+        times: Vec<i64>,
+        mut columns: Vec<Column>,
+        names: &mut FieldNames,
+    ) -> Result<Self, Fail> {
         for column in &mut columns {
             if column.name.is_empty() {
                 column.name = names.get(column.field).ok_or_else(|| {
@@ -37,7 +41,7 @@ impl Series {
             }
         }
         columns.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { key, times: rows.times, columns })
+        Ok(Self { key, times, columns })
     }
 
     /// Forgets all rows behind the first `count`.
@@ -71,6 +75,6 @@ pub(crate) async fn next(
     match stream.next().await {
         None => Ok(None),
         Some(Err(error)) => Err(error.into()),
-        Some(Ok((key, rows))) => Series::new(key, rows, names).map(Some),
+        Some(Ok((key, rows))) => Series::new(key, rows.times, rows.columns, names).map(Some),
     }
 }

@@ -10,8 +10,8 @@ use quorate_protocol::{
     code::Code,
     frame::{Frame, FrameError, Message},
     message::{
-        Deliver, Join, Mark, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan,
-        Status, Write,
+        Aggregate, Deliver, Digest, Join, Mark, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot,
+        RaftVote, Scan, Shards, Status, Verify, Write,
     },
 };
 
@@ -53,8 +53,9 @@ pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
     match request.op {
         Ping::OP => Ok(()),
         Write::OP | Mark::OP => role(identity, Role::Write),
-        Scan::OP => role(identity, Role::Read),
-        MetaGet::OP | Status::OP => {
+        Scan::OP | Aggregate::OP | Digest::OP => role(identity, Role::Read),
+        Verify::OP => role(identity, Role::Admin),
+        MetaGet::OP | Status::OP | Shards::OP => {
             role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
         }
         Propose::OP => change(&request.message::<Propose>()?.change, identity),
@@ -89,7 +90,7 @@ fn role(identity: &Identity, role: Role) -> Result<(), Denied> {
 mod tests {
     use bytes::Bytes;
     use quorate_certs::Roles;
-    use quorate_protocol::id::{MetaIndex, PolicyId};
+    use quorate_protocol::id::{MetaIndex, PolicyId, ShardId, Version};
 
     use super::*;
 
@@ -109,8 +110,8 @@ mod tests {
         let known = (0..=u16::MAX)
             .filter(|op| !matches!(allowed(&empty(*op), &node), Err(Denied::Unknown(_))));
         let listed = [
-            0x0002, 0x0010, 0x0011, 0x0012, 0x0020, 0x0021, 0x0022, 0x0030, 0x0040, 0x0041, 0x0042,
-            0x0050,
+            0x0002, 0x0010, 0x0011, 0x0012, 0x0020, 0x0021, 0x0022, 0x0030, 0x0031, 0x0032, 0x0033,
+            0x0034, 0x0040, 0x0041, 0x0042, 0x0050,
         ];
         assert!(known.eq(listed));
     }
@@ -126,6 +127,16 @@ mod tests {
         ];
         let (poll, status) =
             (frame(&MetaGet { after: MetaIndex(0), wait_ms: 0 }), frame(&Status {}));
+        let shard = (ShardId(1), MetaIndex(0));
+        let digest = frame(&Digest {
+            shard: shard.0,
+            meta_index: shard.1,
+            from: 0,
+            to: 1,
+            bucket: 0,
+            up_to: Version(0),
+        });
+        let verify = frame(&Verify { shard: shard.0, meta_index: shard.1 });
         let groups = propose(Change::CreateGroups { policy: PolicyId(1), times: vec![] });
         let drop = propose(Change::DropDatabase { name: "d".into() });
         let raft = frame(&RaftVote {});
@@ -133,6 +144,9 @@ mod tests {
             (&frame(&Ping {}), [true, true, true, true]),
             (&poll, [true, true, true, true]),
             (&status, [true, true, true, true]),
+            (&digest, [true, false, true, true]),
+            (&verify, [false, false, true, true]),
+            (&frame(&Shards {}), [true, true, true, true]),
             (&groups, [false, true, true, true]),
             (&drop, [false, false, true, true]),
             (&raft, [false, false, false, true]),

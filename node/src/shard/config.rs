@@ -64,6 +64,13 @@ pub struct Config {
     /// Stored bytes a scan reads in one read transaction, and bytes of a page of its items; default
     /// 1 MiB. What is read takes up to eight times that in memory.
     pub scan_bytes: usize,
+    /// Series a database may have in one of its shard groups, in the shards of that group which
+    /// this node owns; default 10,000,000. A live write that would add a series to a group at this
+    /// number is refused with `SeriesLimit`. Counted are series in runs, so that a group exceeds
+    /// it by what is fresh when it gets there (at most what fits into `fresh_bytes`) and by hints,
+    /// which are never refused. Each series costs disk for its key and its place in the index, and
+    /// time in every fold.
+    pub max_series_per_database: u64,
     /// Decoded blocks shared by several series that a scan keeps in memory, in bytes; default 32 MiB.
     /// With less, a scan may decode blocks again and again if the order of keys is not that of
     /// arrival.
@@ -103,6 +110,7 @@ impl Default for Config {
             dense_ratio_percent: 10,
             dense_block_rows: 16_384,
             scan_bytes: 1 << 20,
+            max_series_per_database: 10_000_000,
             scan_cache_bytes: 32 << 20,
             scan_series: 16_384,
             aggregate_partials: 16_384,

@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use quorate_protocol::id::ShardId;
+
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     quarantined_batches: AtomicU64,
@@ -46,4 +48,24 @@ pub struct Stats {
     pub quarantined_batches: u64,
     /// Stored blocks found damaged.
     pub bad_blocks: u64,
+}
+
+/// How much there is of one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardSize {
+    /// The shard.
+    pub shard: ShardId,
+    /// Series in its tables, as of the last fold.
+    pub series: u64,
+    /// Live runs.
+    pub runs: u64,
+    /// Bytes of their blocks.
+    pub bytes: u64,
+    /// Bytes of fresh batches.
+    pub fresh_bytes: u64,
+    /// Whether a stored block was found damaged.
+    pub damaged: bool,
+    /// Whether its folding was stopped by a failed sync.
+    pub poisoned: bool,
 }

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Lookups of series in one read transaction: some milliseconds.
-const LOOKUPS: usize = 8192;
+pub(super) const LOOKUPS: usize = 8192;
 /// What a series costs in a transaction beyond its key, which is stored twice.
 pub(super) const KEY_BYTES: usize = 128;
 

@@ -124,6 +124,16 @@ impl Fresh {
         self.entries.iter().take_while(fits).map(Arc::clone).collect()
     }
 
+    /// Records up to here are folded.
+    pub(super) const fn applied(&self) -> Sequence {
+        self.applied
+    }
+
+    /// The entries behind a record.
+    pub(super) fn behind(&self, through: Sequence) -> Vec<Arc<Entry>> {
+        self.entries.iter().filter(|entry| entry.sequence > through).map(Arc::clone).collect()
+    }
+
     /// Entries with rows in `from <= time < to`.
     pub(super) fn within(&self, from: i64, to: i64) -> Vec<Arc<Entry>> {
         let overlaps = |entry: &&Arc<Entry>| {

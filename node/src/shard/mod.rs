@@ -40,6 +40,7 @@ mod aggregate;
 mod assemble;
 mod background;
 mod block;
+mod cardinality;
 mod config;
 mod counters;
 mod cursor;
@@ -75,8 +76,9 @@ mod writer;
 
 pub use self::{
     aggregate::{AggregateFilter, AggregateItem, Aggregation},
+    cardinality::LookupError,
     config::Config,
-    counters::Stats,
+    counters::{ShardSize, Stats},
     digest::{BucketDigest, DigestFilter, Digesting},
     directory::FORMAT,
     error::{AdmitError, EnvError, ScanError, ShardError, ShardGone},
@@ -167,6 +169,7 @@ impl ShardStore {
             highest = highest.max(state.highest_version);
             found_applied = found_applied.max(state.applied);
             let slot = Slot::new(id, Arc::clone(&budget), state.applied);
+            slot.set_stored(shard.stored()?);
             slots.insert(id, Known::Live(Arc::new(slot)));
         }
         let inner = Inner {
@@ -390,6 +393,25 @@ impl ShardStore {
         self.inner.slots_snapshot().iter().map(|slot| slot.id).collect()
     }
 
+    /// How much the store has of each shard, ascending.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<ShardSize> {
+        let slots = self.inner.slots_snapshot();
+        let size = |slot: &Arc<Slot>| {
+            let stored = slot.stored();
+            ShardSize {
+                shard: slot.id,
+                series: stored.series,
+                runs: stored.runs,
+                bytes: stored.bytes,
+                fresh_bytes: slot.fresh().bytes(),
+                damaged: stored.damaged,
+                poisoned: slot.poisoned().is_some(),
+            }
+        };
+        slots.iter().map(size).collect()
+    }
+
     /// How the store is.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -471,12 +493,25 @@ impl Inner {
         if folded {
             slot.set_folded();
             self.publish_released();
+            self.note_stored(slot)?;
         }
         Ok(folded)
     }
 
+    /// For those who ask how much there is: the shard is open anyhow.
+    fn note_stored(&self, slot: &Slot) -> Result<(), ShardError> {
+        if let Some(shard) = self.open.pin(slot.id)? {
+            slot.set_stored(shard.stored()?);
+        }
+        Ok(())
+    }
+
     fn merge(&self, slot: &Slot) -> Result<bool, ShardError> {
-        merge::merge(self, slot)
+        let merged = merge::merge(self, slot)?;
+        if merged {
+            self.note_stored(slot)?;
+        }
+        Ok(merged)
     }
 
     fn drop_shard(&self, shard: ShardId) -> Result<(), ShardError> {

@@ -26,6 +26,7 @@ use super::{
     env::{EnvError, EnvLimits, Environment, Table},
     error::ShardError,
     run::{self, BlockKey},
+    slot::Stored,
     state::{self, State},
 };
 
@@ -117,6 +118,20 @@ impl OpenShard {
         let last = state.runs.last().map_or(0, |run| run.id);
         shard.next_run.store(last.saturating_add(1), Ordering::Relaxed);
         Ok(shard)
+    }
+
+    /// How much is stored.
+    pub(super) fn stored(&self) -> Result<Stored, ShardError> {
+        self.env.read(|txn, tables| {
+            let [_, _, ids, ..] = tables;
+            let state = self.state_in(txn, tables)?;
+            Ok(Stored {
+                series: ids.len(txn).map_err(|e| self.env.wrap(e))?,
+                runs: state.runs.len() as u64,
+                bytes: state.runs.iter().map(|run| run.bytes).sum(),
+                damaged: state.runs.iter().any(|run| run.damaged),
+            })
+        })
     }
 
     /// Which opening this is: series ids and run ids that were read in one mean nothing in another,

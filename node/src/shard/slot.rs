@@ -13,10 +13,24 @@ use std::sync::{
 use quorate_protocol::id::{Sequence, ShardId};
 
 use super::{
+    cardinality::Unfolded,
     env::EnvError,
     error::ShardError,
     fresh::{Budget, Fresh},
 };
+
+/// How much is stored of a shard, without a look at the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Series in its tables.
+    pub(super) series: u64,
+    /// Live runs.
+    pub(super) runs: u64,
+    /// Bytes of their blocks.
+    pub(super) bytes: u64,
+    /// A block was found damaged.
+    pub(super) damaged: bool,
+}
 
 /// A shard's state in memory.
 #[derive(Debug)]
@@ -33,6 +47,10 @@ pub(super) struct Slot {
     quiet: AtomicU32,
     /// A run has come since the last look for something to merge.
     unmerged: AtomicBool,
+    /// What was stored when the environment was last written to.
+    stored: Mutex<Stored>,
+    /// Looked at only while a limit on series is reached.
+    pub(super) unfolded: Mutex<Unfolded>,
 }
 
 /// The right to rewrite the runs of a shard.
@@ -55,6 +73,8 @@ impl Slot {
             over: AtomicBool::new(false),
             quiet: AtomicU32::new(0),
             unmerged: AtomicBool::new(true),
+            stored: Mutex::default(),
+            unfolded: Mutex::default(),
         }
     }
 
@@ -141,6 +161,16 @@ impl Slot {
     /// Whether a look for something to merge is due; it is taken as done.
     pub(super) fn take_unmerged(&self) -> bool {
         self.unmerged.swap(false, Ordering::Relaxed)
+    }
+
+    /// What is stored of the shard.
+    pub(super) fn stored(&self) -> Stored {
+        *self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of what is stored now.
+    pub(super) fn set_stored(&self, stored: Stored) {
+        *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
     }
 
     /// What a failed write means for the shard.

@@ -1,12 +1,12 @@
 //! `quorate query`: rows read back, as they are or aggregated over windows.
 //!
-//! Invariant: rows come in order of (series key, time) and are shown as they come. Aggregates are
-//! computed here, over rows that the client has already merged by version.
+//! Invariant: rows come in order of (series key, time) and are shown as they come. Who computes
+//! aggregates, the nodes or the client, is the client's choice by the read level; what is shown is
+//! the same.
 
 mod aggregate;
 mod format;
 mod tags;
-mod window;
 
 use bytes::Bytes;
 use clap::Args;
@@ -24,13 +24,13 @@ use super::{
 use aggregate::Aggregate;
 use format::{Format, Formatter};
 use tags::parse_tag;
-use window::Windows;
 
 const EXAMPLES: &str = "\
   quorate query metrics cpu --from now-1h
   quorate query metrics cpu --tag host=web1 --field usage_user --limit 20
   quorate query metrics cpu --tag 'host=web1|web2' --tag 'region=~^eu-' --format csv
   quorate query metrics cpu --every 5m --agg mean --from now-6h --json
+  quorate query metrics cpu --every 1h --agg max --consistency one    computed by the nodes
 
 Times are integer nanoseconds, RFC 3339, or now-1h; --from is included, --to is not.";
 
@@ -148,23 +148,21 @@ async fn show(
     mut formatter: Formatter,
 ) -> Result<(), Fail> {
     let mut names = FieldNames::new(client, &query.database);
-    let mut windows = args.every.zip(args.agg).map(|(every, agg)| Windows::new(every, agg));
     let mut left = args.limit.unwrap_or(usize::MAX);
+    if let Some((every, aggregate)) = args.every.zip(args.agg) {
+        let mut windows = client.aggregate(query, every).await?;
+        while left > 0
+            && let Some(rows) = aggregate::next(&mut windows, aggregate, &mut names).await?
+        {
+            show_some(&mut formatter, rows, &mut left)?;
+        }
+        return formatter.finish();
+    }
     let mut stream = client.query(query).await?;
-    while left > 0 {
-        let piece = series::next(&mut stream, &mut names).await?;
-        let ended = piece.is_none();
-        let ready = match (&mut windows, piece) {
-            (None, piece) => piece.into_iter().collect(),
-            (Some(windows), Some(piece)) => windows.push(&piece)?,
-            (Some(windows), None) => windows.finish()?.into_iter().collect(),
-        };
-        for piece in ready {
-            show_some(&mut formatter, piece, &mut left)?;
-        }
-        if ended {
-            break;
-        }
+    while left > 0
+        && let Some(piece) = series::next(&mut stream, &mut names).await?
+    {
+        show_some(&mut formatter, piece, &mut left)?;
     }
     formatter.finish()
 }

@@ -1,5 +1,6 @@
 //! Behaviour of the whole store, against a naive model of it.
 
+mod cardinality;
 mod crash;
 mod faults;
 mod life;
