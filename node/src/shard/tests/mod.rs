@@ -5,5 +5,8 @@ mod faults;
 mod life;
 mod model;
 mod race;
+mod readers;
+mod reuse;
+mod room;
 mod support;
 mod vectors;
