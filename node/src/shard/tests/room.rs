@@ -15,9 +15,15 @@ use crate::shard::{Config, EnvError, ScanFilter, ShardError, ShardStore};
 
 const OTHER: ShardId = ShardId(8);
 
-/// A row of a hundred series that does not compress well.
+/// A row of a hundred series that does not compress.
 fn row(time: i64) -> Vec<Cell> {
-    (0..100).map(|at| cell(at * 5 % 97, time, at as u8, time << 33 | i64::from(at) << 3)).collect()
+    let noise = |at: i64| (time * 100 + at).wrapping_mul(0x9e37_79b9_7f4a_7c15_u64.cast_signed());
+    (0..100).map(|at| cell(at * 5 % 97, time, at as u8 % 2, noise(i64::from(at)))).collect()
+}
+
+/// Ten rows.
+fn rows(number: i64) -> Vec<Cell> {
+    (0..10).flat_map(|time| row(number * 10 + time)).collect()
 }
 
 fn file_bytes(dir: &Path, shard: ShardId) -> u64 {
@@ -82,8 +88,8 @@ fn a_map_at_its_largest_is_a_typed_error_that_costs_no_other_shard_anything() {
     let small = Config { map_bytes: 128 << 10, max_map_bytes: 256 << 10, ..Config::default() };
     let store = open(small, dir.path());
     let mut journal = Journal::default();
-    for time in 0..120 {
-        journal.append(&store, SHARD, batch(SHARD, 1, &row(time)));
+    for time in 0..40 {
+        journal.append(&store, SHARD, batch(SHARD, 1, &rows(time)));
         if time % 10 == 0 {
             journal.append(&store, OTHER, batch(OTHER, 1, &row(time)));
         }
@@ -155,7 +161,7 @@ fn run(sudo: bool, words: &[&str], path: &Path) -> bool {
 
 #[test]
 fn a_full_disk_is_a_typed_error_and_folding_goes_on_by_itself_once_there_is_room() {
-    let Some(disk) = SmallDisk::mount(4 << 20) else { return };
+    let Some(disk) = SmallDisk::mount(2 << 20) else { return };
     let root = disk.at.path().join("shards");
     let config = Config { max_open_shards: 1, txn_bytes: 64 << 10, ..Config::default() };
     let store = open(config, &root);
@@ -166,11 +172,11 @@ fn a_full_disk_is_a_typed_error_and_folding_goes_on_by_itself_once_there_is_room
     }
     journal.append(&store, SHARD, batch(SHARD, 1, &row(0)));
     fold(&store, SHARD).unwrap();
-    fs::write(disk.ballast(), vec![7; 2 << 20]).unwrap();
+    fs::write(disk.ballast(), vec![7; 1 << 20]).unwrap();
 
     let mut time = 1;
     let error = loop {
-        journal.append(&store, SHARD, batch(SHARD, time as u64, &row(time)));
+        journal.append(&store, SHARD, batch(SHARD, time as u64, &rows(time)));
         time += 1;
         if let Err(error) = fold(&store, SHARD) {
             break error;
@@ -182,7 +188,7 @@ fn a_full_disk_is_a_typed_error_and_folding_goes_on_by_itself_once_there_is_room
     let through = store.applied_through();
     assert_eq!(through.0, journal.records.len() as u64 - 1, "the journal would forget it");
     for _ in 0..3 {
-        journal.append(&store, SHARD, batch(SHARD, time as u64, &row(time)));
+        journal.append(&store, SHARD, batch(SHARD, time as u64, &rows(time)));
         time += 1;
         assert!(is_full(&fold(&store, SHARD).unwrap_err()));
         // Both are read all the same, the small one after opening its environment anew.
