@@ -1,7 +1,10 @@
 //! Behaviour of the whole store, against a naive model of it.
 
 mod crash;
+mod damage;
+mod drops;
 mod faults;
+mod images;
 mod life;
 mod model;
 mod race;
