@@ -38,6 +38,8 @@ pub struct Processes {
     authority: Authority,
     binary: PathBuf,
     root: TempDir,
+    /// The configuration file of all nodes, if they have one.
+    config: Option<PathBuf>,
 }
 
 struct Member {
@@ -82,6 +84,11 @@ pub struct Ended {
 impl Processes {
     /// So many nodes, all voting. `binary` is the command under test.
     pub async fn start(binary: &str, nodes: u64) -> Self {
+        Self::start_with(binary, nodes, "").await
+    }
+
+    /// As [`Self::start`], every node with this configuration.
+    pub async fn start_with(binary: &str, nodes: u64, config: &str) -> Self {
         let root = TempDir::with_prefix("quorate-test-").unwrap();
         let pki = root.path().join("pki");
         let authority = Authority::create(
@@ -92,8 +99,11 @@ impl Processes {
             Existing::Refuse,
         )
         .unwrap();
-        let mut cluster =
-            Self { members: Vec::new(), authority, binary: PathBuf::from(binary), root };
+        let file = root.path().join("node.toml");
+        std::fs::write(&file, config).unwrap();
+        let config = (!config.is_empty()).then_some(file);
+        let binary = PathBuf::from(binary);
+        let mut cluster = Self { members: Vec::new(), authority, binary, root, config };
         for id in 1..=nodes {
             let name = format!("n{id}");
             cluster.issue_node(&name);
@@ -173,7 +183,10 @@ impl Processes {
         let mode = if id == NodeId(1) { vec!["--bootstrap"] } else { vec!["--join", &first] };
         let member = self.member(id);
         assert!(member.process.is_none(), "node {id} runs already");
-        let args = self.node_args(&member.name, &member.addr, &self.data(id), &mode);
+        let mut args = self.node_args(&member.name, &member.addr, &self.data(id), &mode);
+        if let Some(config) = &self.config {
+            args.extend(["--config".into(), config.into()]);
+        }
         let mut words = wrapper.iter().cloned();
         let mut command = match words.next() {
             Some(program) => {
