@@ -25,7 +25,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use crate::spec::{all_vectors, document, unhex, vectors};
 
 /// Every kind, and which test reads it.
-const KINDS: [(&str, &str); 28] = [
+const KINDS: [(&str, &str); 31] = [
     ("accounts-entries", "node/src/handoff/accounts.rs"),
     ("accounts-snapshot", "node/src/handoff/accounts.rs"),
     ("batch-part", "protocol/tests/data_vectors.rs"),
@@ -49,10 +49,13 @@ const KINDS: [(&str, &str); 28] = [
     ("segment-header", "node/src/segment/vectors.rs"),
     ("segment-header-invalid", "node/src/segment/vectors.rs"),
     ("segment-trailer", "node/src/segment/vectors.rs"),
+    ("shard-block", "node/src/shard/block/tests/vectors.rs"),
+    ("shard-block-bad", "node/src/shard/block/tests/vectors.rs"),
     ("shard-block-key", "node/src/shard/tests/vectors.rs"),
     ("shard-marker", "node/src/shard/tests/vectors.rs"),
     ("shard-ordered-key", "node/src/shard/tests/vectors.rs"),
     ("shard-state", "node/src/shard/tests/vectors.rs"),
+    ("shard-versions", "node/src/shard/block/tests/vectors.rs"),
     ("snapshot", "node/src/meta/vectors.rs"),
 ];
 

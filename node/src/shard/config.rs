@@ -23,11 +23,16 @@ pub struct Config {
     /// Fresh bytes of one shard that make it worth folding; default 16 MiB. More makes larger runs
     /// and less merging, and a longer replay after a crash.
     pub fold_bytes: u64,
-    /// Fresh bytes taken by one fold; default 32 MiB. Decoded, they take several times that.
+    /// Fresh bytes taken by one fold at most; default 32 MiB.
     pub fold_limit_bytes: u64,
+    /// Cells (rows times fields) that a fold decodes at once, at most, but for the batch that goes
+    /// over it; default 8 Mi. A fold takes up to 16 bytes of memory for each, keys and strings
+    /// included, and twice `txn_bytes`; more makes larger runs and less merging.
+    pub fold_cells: u64,
     /// How long a batch may wait for being folded, in milliseconds; default 10,000.
     pub fold_age_ms: u64,
-    /// Rows of a block; default 8,192. More compresses better; a read decodes whole blocks.
+    /// Rows of a block of one series; default 8,192. More compresses better; a read decodes whole
+    /// columns of blocks. Series with less than 1,024 rows share blocks of up to 4,096 rows.
     pub block_rows: usize,
     /// Bytes of a block before encoding, roughly; default 512 KiB.
     pub block_bytes: usize,
@@ -54,6 +59,7 @@ impl Default for Config {
             fresh_bytes: 192 << 20,
             fold_bytes: 16 << 20,
             fold_limit_bytes: 32 << 20,
+            fold_cells: 8 << 20,
             fold_age_ms: 10_000,
             block_rows: 8192,
             block_bytes: 512 << 10,

@@ -28,16 +28,23 @@ use quorate_protocol::{
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+mod assemble;
 mod background;
+#[allow(dead_code, unused_imports, reason = "reads come to it")]
+mod block;
 mod config;
 mod counters;
+mod cursor;
 mod directory;
+mod enrol;
 pub(crate) mod env;
 mod error;
 pub mod fault;
 mod filter;
 mod fold;
 mod fresh;
+mod gather;
+mod index;
 mod merge;
 mod open;
 mod pieces;
@@ -47,7 +54,11 @@ pub mod retention;
 mod run;
 mod series;
 mod slot;
+mod source;
 mod state;
+mod weave;
+mod work;
+mod writer;
 
 pub use self::{
     config::Config,

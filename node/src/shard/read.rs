@@ -176,7 +176,7 @@ impl Scan {
         let wrap = |error| ScanError::from(shard.env.wrap(error));
         let max = shard.config.scan_bytes;
         shard.env.read(|txn, tables| {
-            let [table, _, keys, _] = tables;
+            let [_, _, _, keys, ..] = tables;
             let mut runs = shard.state_in(txn, tables)?.runs;
             let (first, to) = (self.filter.from, self.filter.to);
             runs.retain(|run| run.min_time < to && run.max_time >= first);
@@ -185,7 +185,7 @@ impl Scan {
             // All windows of a series, or as many as fit; where the next one begins.
             let mut windows = |key: &[u8], id, mut from, bytes: &mut usize| {
                 loop {
-                    let mut window = Window::load(txn, table, &runs, id, from).map_err(wrap)?;
+                    let mut window = Window::load(shard, txn, tables, &runs, id, from).map_err(wrap)?;
                     let next = window.end.filter(|end| *end < to);
                     window.end = next;
                     *bytes += window.bytes();
@@ -283,7 +283,8 @@ impl Scan {
         self.ready.push_back(Err(ScanError::Damaged {
             shard: slot.id,
             key: key.clone(),
-            from: block.key.start,
+            // A block of several series begins with the rows of another one, perhaps.
+            from: if block.end.is_some() { block.key.start } else { i64::MIN },
             to: block.end.unwrap_or(i64::MAX),
         }));
         Ok(())

@@ -1,7 +1,8 @@
 //! A shard as the store knows it, open or not.
 //!
-//! Invariants: `folding` is held by whoever writes to the environment (fold, merge, drop), one at a
-//! time; the lock of `fresh` is held for pushes and copies of references only, never over I/O. A
+//! Invariants: `folding` is held by whoever changes the state record (a fold all along, a merge or a
+//! dense pass when it is ready) or drops the shard, one at a time; `merging` by whoever takes runs
+//! away; the lock of `fresh` is held for pushes and copies of references only, never over I/O. A
 //! shard is poisoned once and for good. Held by [`super::ShardStore`], one per shard.
 
 use std::sync::{
@@ -24,8 +25,19 @@ pub(super) struct Slot {
     fresh: Mutex<Fresh>,
     folding: Mutex<()>,
     poison: OnceLock<Arc<str>>,
+    /// Somebody rewrites runs.
+    merging: AtomicBool,
     /// A run has come since the last look for something to merge.
     unmerged: AtomicBool,
+}
+
+/// The right to rewrite the runs of a shard.
+pub(super) struct Merging<'a>(&'a Slot);
+
+impl Drop for Merging<'_> {
+    fn drop(&mut self) {
+        self.0.merging.store(false, Ordering::Release);
+    }
 }
 
 impl Slot {
@@ -35,6 +47,7 @@ impl Slot {
             fresh: Mutex::new(Fresh::new(budget, applied)),
             folding: Mutex::default(),
             poison: OnceLock::new(),
+            merging: AtomicBool::new(false),
             unmerged: AtomicBool::new(true),
         }
     }
@@ -56,6 +69,21 @@ impl Slot {
             Some(error) => Err(error),
             None => Ok(guard),
         }
+    }
+
+    /// The right to rewrite runs, beside folds that only add some; `None` if somebody has it.
+    ///
+    /// # Errors
+    /// The shard was dropped or is poisoned.
+    pub(super) fn merging(&self) -> Result<Option<Merging<'_>>, ShardError> {
+        drop(self.folding()?);
+        let taken = self.merging.swap(true, Ordering::Acquire);
+        Ok((!taken).then_some(Merging(self)))
+    }
+
+    /// Whether somebody rewrites runs.
+    pub(super) fn is_merging(&self) -> bool {
+        self.merging.load(Ordering::Relaxed)
     }
 
     /// The right to remove the directory, when the shard is gone already.

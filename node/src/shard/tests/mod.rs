@@ -11,5 +11,5 @@ mod race;
 mod readers;
 mod reuse;
 mod room;
-mod support;
+pub(super) mod support;
 mod vectors;

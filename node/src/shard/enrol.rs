@@ -1,0 +1,132 @@
+//! Giving ids to the series of a fold: looking up those that have one, enrolling those that do not.
+//!
+//! Order, which a crash may cut anywhere: first the hashes of all new series, in order of the hash
+//! so that neighbouring pages are written together; then their keys, in order of the key, ids and
+//! tags with them. What is not committed when the fold is ready goes into its last transaction.
+//! Invariant: a hash is committed no later than its key, so that no key ever gets a second id.
+//! Called by [`super::fold`], which holds the shard's right to write meanwhile.
+
+use bytes::Bytes;
+use heed::RwTxn;
+
+use super::{
+    error::ShardError,
+    index,
+    open::{OpenShard, Tables},
+    series::{self, Lookup, NewSeries, SeriesId},
+};
+
+/// Lookups of series in one read transaction: some milliseconds.
+const LOOKUPS: usize = 8192;
+/// What the hash of a series costs in a transaction, in bytes.
+const HASH_BYTES: usize = 64;
+/// What a series costs in a transaction beyond its key, which is stored twice.
+const KEY_BYTES: usize = 128;
+
+/// New series that are not committed yet.
+#[derive(Default)]
+pub(super) struct Enrolment {
+    /// Ascending by key and id.
+    new: Vec<NewSeries>,
+    /// Those of `new` whose hashes are not committed yet, ascending by hash: all or none.
+    by_hash: Vec<u32>,
+}
+
+/// The ids of series, given by hash and key; new ones get the next ids in the order of their keys.
+pub(super) fn resolve<'a>(
+    shard: &OpenShard,
+    series: impl Iterator<Item = (u64, &'a Bytes)>,
+) -> Result<(Vec<SeriesId>, Enrolment), ShardError> {
+    let series: Vec<(u64, &Bytes)> = series.collect();
+    let mut order: Vec<(u64, u32)> = series.iter().map(|(hash, _)| *hash).zip(0..).collect();
+    order.sort_unstable();
+    let mut ids = vec![0; series.len()];
+    let mut unknown = Vec::new();
+    let mut next = 1;
+    for some in order.chunks(LOOKUPS) {
+        let lookup = |(hash, at): &(u64, u32)| {
+            let key = series.get(*at as usize).map_or(&[][..], |(_, key)| key);
+            Lookup { hash: *hash, key, id: 0 }
+        };
+        let mut lookups: Vec<Lookup<'_>> = some.iter().map(lookup).collect();
+        shard.env.read(|txn, tables| {
+            let wrap = |error| shard.env.wrap(error);
+            next = series::next_id(txn, tables).map_err(wrap)?;
+            series::find(txn, tables, &mut lookups).map_err(wrap)
+        })?;
+        for (lookup, (_, at)) in lookups.iter().zip(some) {
+            match lookup.id {
+                0 => unknown.push(*at),
+                id => ids[*at as usize] = id,
+            }
+        }
+    }
+    unknown.sort_unstable_by_key(|at| series[*at as usize].1);
+    let mut new = Vec::with_capacity(unknown.len());
+    for (id, at) in (next..).zip(unknown) {
+        let (hash, key) = series[at as usize];
+        ids[at as usize] = id;
+        new.push(NewSeries { hash, key: key.clone(), id });
+    }
+    let mut by_hash: Vec<u32> = (0_u32..).take(new.len()).collect();
+    by_hash.sort_unstable_by_key(|at| new[*at as usize].hash);
+    Ok((ids, Enrolment { new, by_hash }))
+}
+
+impl Enrolment {
+    /// Commits new series until what is left fits into a transaction of `max` bytes together with
+    /// `with` bytes of something else.
+    pub(super) fn shrink(
+        &mut self,
+        with: usize,
+        max: usize,
+        mut commit: impl FnMut(
+            &mut dyn FnMut(&mut RwTxn<'_>, &Tables) -> heed::Result<()>,
+        ) -> Result<(), ShardError>,
+    ) -> Result<(), ShardError> {
+        let cost = |new: &NewSeries| 2 * new.key.len() + KEY_BYTES;
+        let mut left = self.new.iter().map(cost).sum::<usize>() + with;
+        if left + self.by_hash.len() * HASH_BYTES <= max {
+            return Ok(());
+        }
+        for some in self.by_hash.chunks((max / HASH_BYTES).max(1)) {
+            let hashes: Vec<&NewSeries> = some.iter().map(|at| &self.new[*at as usize]).collect();
+            commit(&mut |txn, tables| series::insert_hashes(txn, tables, &hashes))?;
+        }
+        self.by_hash.clear();
+        let mut done = 0;
+        while left > max && done < self.new.len() {
+            let (mut count, mut bytes) = (0, 0);
+            for new in &self.new[done..] {
+                if count > 0 && bytes + cost(new) > max {
+                    break;
+                }
+                count += 1;
+                bytes += cost(new);
+            }
+            let some = &self.new[done..done + count];
+            commit(&mut |txn, tables| insert_keys(txn, tables, some))?;
+            (done, left) = (done + count, left - bytes);
+        }
+        self.new.drain(..done);
+        Ok(())
+    }
+
+    /// Writes all that is left.
+    pub(super) fn finish(&self, txn: &mut RwTxn<'_>, tables: &Tables) -> heed::Result<()> {
+        let hashes: Vec<&NewSeries> =
+            self.by_hash.iter().map(|at| &self.new[*at as usize]).collect();
+        series::insert_hashes(txn, tables, &hashes)?;
+        insert_keys(txn, tables, &self.new)
+    }
+}
+
+/// Gives new series their ids, and enters them in the index of tags.
+pub(super) fn insert_keys(
+    txn: &mut RwTxn<'_>,
+    tables: &Tables,
+    new: &[NewSeries],
+) -> heed::Result<()> {
+    series::insert_keys(txn, tables, new)?;
+    index::add(txn, tables, new)
+}
