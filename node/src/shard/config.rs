@@ -43,8 +43,21 @@ pub struct Config {
     /// Runs larger than this, in bytes, are not merged any more; default 512 MiB. While a shard's
     /// runs are merged, its fresh data waits.
     pub merge_limit_bytes: u64,
-    /// Stored bytes a scan copies out in one read transaction; default 1 MiB.
+    /// Stored bytes a scan reads in one read transaction, and bytes of a page of its items; default
+    /// 1 MiB. What is read takes up to eight times that in memory.
     pub scan_bytes: usize,
+    /// Decoded blocks shared by several series that a scan keeps in memory, in bytes; default 32 MiB.
+    /// With less, a scan may decode blocks again and again if the order of keys is not that of
+    /// arrival.
+    pub scan_cache_bytes: usize,
+    /// Series selected by the index whose keys a scan reads one by one; default 16,384, some hundred
+    /// bytes each. With more, it walks over all keys of the measurement.
+    pub scan_series: usize,
+    /// Windows of fields (about 200 bytes each) an aggregation collects of one series before it gives
+    /// them out; default 16,384.
+    pub aggregate_partials: usize,
+    /// Buckets of a digest at most; default 100,000. About 100 bytes each.
+    pub digest_buckets: usize,
     /// What "busy" tells the sender to wait, in milliseconds; default 50.
     pub busy_retry_ms: u32,
 }
@@ -67,6 +80,10 @@ impl Default for Config {
             merge_runs: 4,
             merge_limit_bytes: 512 << 20,
             scan_bytes: 1 << 20,
+            scan_cache_bytes: 32 << 20,
+            scan_series: 16_384,
+            aggregate_partials: 16_384,
+            digest_buckets: 100_000,
             busy_retry_ms: 50,
         }
     }

@@ -14,9 +14,7 @@ use quorate_protocol::rows::Rows;
 use super::{
     block::{RowGroup, VersionTable, View},
     env::Table,
-    open::{OpenShard, Tables},
     series::SeriesId,
-    state::Run,
 };
 
 pub(super) const KEY_LEN: usize = 20;
@@ -64,22 +62,6 @@ impl BlockKey {
 pub(super) struct StoredBlock {
     pub(super) key: BlockKey,
     pub(super) bytes: Vec<u8>,
-    /// The time of the first row of the run's next block of this series.
-    pub(super) end: Option<i64>,
-    /// The version table of its run.
-    pub(super) versions: Option<VersionTable>,
-}
-
-impl StoredBlock {
-    /// The rows of a series, if it has any here; `None` if the block is damaged or does not belong
-    /// where it stands.
-    pub(super) fn decode(&self, series: SeriesId) -> Option<Rows> {
-        let group = decode(self.key, &self.bytes, self.versions.as_ref())?;
-        let rows = group.span_of(series).map(|range| group.rows_of(range)).unwrap_or_default();
-        let last = rows.time_range().map(|(_, last)| last);
-        let fits = last.is_none_or(|last| self.end.is_none_or(|end| last < end));
-        fits.then_some(rows)
-    }
 }
 
 /// All rows of a block; `None` if it is damaged or does not belong where it stands.
@@ -135,66 +117,6 @@ pub(super) fn block_after(
         let key = BlockKey::decode(key)?;
         (key.run == after.run).then(|| (key, bytes.to_vec()))
     }))
-}
-
-/// The stored rows of a series from some time on, as far as they are loaded.
-#[derive(Debug)]
-pub(super) struct Window {
-    pub(super) series: SeriesId,
-    /// The first time.
-    pub(super) from: i64,
-    /// All stored rows with `from <= time < end` are in `blocks`; `None`: all from `from` on.
-    pub(super) end: Option<i64>,
-    pub(super) blocks: Vec<StoredBlock>,
-}
-
-impl Window {
-    /// Loads one block of each run, and how far they reach together.
-    pub(super) fn load(
-        shard: &OpenShard,
-        txn: &RoTxn<'_>,
-        tables: &Tables,
-        runs: &[Run],
-        series: SeriesId,
-        from: i64,
-    ) -> heed::Result<Self> {
-        let mut blocks = Vec::new();
-        for run in runs.iter().filter(|run| run.max_time >= from) {
-            if let Some((key, bytes, end)) = block_at(txn, &tables[0], run.id, series, from)? {
-                let versions = shard.versions_in(txn, tables, run.id)?;
-                blocks.push(StoredBlock { key, bytes, end, versions });
-            }
-        }
-        // A run whose next block begins at `end` may have more rows from there on.
-        let end = blocks.iter().filter_map(|block| block.end).min();
-        if let Some(end) = end {
-            blocks.retain(|block| block.key.series < series || block.key.start < end);
-        }
-        Ok(Self { series, from, end, blocks })
-    }
-
-    /// Stored bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.blocks.iter().map(|block| block.bytes.len()).sum()
-    }
-
-    /// The rows within the window, part by part, and the blocks that are damaged.
-    pub(super) fn decode(&self) -> (Vec<Rows>, Vec<&StoredBlock>) {
-        let (mut parts, mut damaged) = (Vec::new(), Vec::new());
-        for block in &self.blocks {
-            match block.decode(self.series) {
-                None => damaged.push(block),
-                Some(rows) => {
-                    let end = self.end.unwrap_or(i64::MAX);
-                    let inside = rows
-                        .time_range()
-                        .is_some_and(|(first, last)| self.from <= first && last < end);
-                    parts.push(if inside { rows } else { rows.slice(self.from, end) });
-                }
-            }
-        }
-        (parts, damaged)
-    }
 }
 
 /// Where to cut rows so that no part is much larger than the limits and no time is in two parts.
