@@ -13,3 +13,5 @@ pub mod observe;
 pub mod process;
 pub mod raw;
 mod seams;
+pub mod shard;
+pub mod small_disk;

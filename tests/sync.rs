@@ -25,7 +25,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_quorate-under-test");
 const DELAY: Duration = Duration::from_millis(250);
 
 /// Whether system calls can be watched here; says so where not, for `.ci/run` to see.
-fn strace() -> bool {
+pub(crate) fn strace() -> bool {
     let traced = Command::new("strace")
         .args(["-f", "-o", "/dev/null", "-e", "inject=fdatasync:delay_enter=1", "true"])
         .stdin(Stdio::null())

@@ -38,7 +38,7 @@ pub struct Processes {
     authority: Authority,
     binary: PathBuf,
     root: TempDir,
-    /// A file with settings for every node.
+    /// The configuration file of all nodes, if they have one.
     config: Option<PathBuf>,
 }
 
@@ -89,8 +89,8 @@ impl Processes {
         Self::start_with(binary, nodes, "").await
     }
 
-    /// As [`Self::start`], with these settings of a configuration file for every node.
-    pub async fn start_with(binary: &str, nodes: u64, settings: &str) -> Self {
+    /// As [`Self::start`], every node with this configuration.
+    pub async fn start_with(binary: &str, nodes: u64, config: &str) -> Self {
         let root = TempDir::with_prefix("quorate-test-").unwrap();
         let pki = root.path().join("pki");
         let authority = Authority::create(
@@ -101,11 +101,11 @@ impl Processes {
             Existing::Refuse,
         )
         .unwrap();
-        let config = root.path().join("settings.toml");
-        std::fs::write(&config, settings).unwrap();
-        let config = (!settings.is_empty()).then_some(config);
-        let (members, binary) = (Vec::new(), PathBuf::from(binary));
-        let mut cluster = Self { members, authority, binary, root, config };
+        let file = root.path().join("node.toml");
+        std::fs::write(&file, config).unwrap();
+        let config = (!config.is_empty()).then_some(file);
+        let binary = PathBuf::from(binary);
+        let mut cluster = Self { members: Vec::new(), authority, binary, root, config };
         for id in 1..=nodes {
             let name = format!("n{id}");
             cluster.issue_node(&name);

@@ -41,6 +41,9 @@ fn open(path: &Path, map: usize, dbs: u32, readers: u32) -> heed::Result<Env<Wit
     unsafe { options.open(path) }
 }
 
+/// Free bytes of a file system below which a failed write counts as one without room.
+const LITTLE_ROOM: u64 = 1 << 20;
+
 /// Sizes of an environment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EnvLimits {
@@ -174,7 +177,8 @@ impl<const N: usize> Environment<N> {
                 Err(Failed::Body(source)) if disk_full(&source) => {
                     return Err(self.full("the disk is full"));
                 }
-                Err(Failed::Commit(source)) if disk_full(&source) => {
+                // LMDB calls a write that was cut short for want of room an I/O error.
+                Err(Failed::Commit(source)) if disk_full(&source) || self.no_room() => {
                     return Err(self.full("the disk is full"));
                 }
                 // LMDB panics (in its own sense) after a half-written meta page.
@@ -214,6 +218,13 @@ impl<const N: usize> Environment<N> {
         // SAFETY: resizing is sound while this process has no transaction alive in the
         // environment: all of them hold `growing` shared, and it is held alone here.
         unsafe { self.env.resize(next) }.map_err(|e| self.wrap(e))
+    }
+
+    /// Whether the file system has next to no room. The failed transaction is done over from what
+    /// was committed, writing all of its pages again, so this may even be wrong.
+    fn no_room(&self) -> bool {
+        let room = |stat: rustix::fs::StatVfs| stat.f_bavail.saturating_mul(stat.f_frsize);
+        rustix::fs::statvfs(&self.path).is_ok_and(|stat| room(stat) < LITTLE_ROOM)
     }
 
     fn full(&self, cause: &'static str) -> EnvError {

@@ -34,7 +34,7 @@ fn work(store: &ShardStore, journal: &mut Journal) -> Result<(), ShardError> {
             fold(store, SHARD)?;
         }
         if journal.records.len().is_multiple_of(4) {
-            while merge(store, SHARD)? {}
+            settle(store, SHARD)?;
         }
     }
     Ok(())
@@ -45,7 +45,7 @@ fn a_crash_at_any_step_loses_nothing_and_duplicates_nothing() {
     let mut at = 0;
     let mut stopped_at = Vec::new();
     loop {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let trap = Arc::new(Trap { at, fault: Some(Fault::Stop), ..Trap::default() });
         let store =
             ShardStore::open_probed(tiny(), dir.path(), Executor::Inline, Arc::clone(&trap) as _)
@@ -73,7 +73,7 @@ fn a_crash_at_any_step_loses_nothing_and_duplicates_nothing() {
         let store = open(tiny(), dir.path());
         journal.replay(&store, released);
         fold(&store, SHARD).unwrap();
-        while merge(&store, SHARD).unwrap() {}
+        settle(&store, SHARD).unwrap();
         assert_eq!(scan(&store, SHARD), model, "folded after stopping at step {at}");
         // A store that was offered nothing yet knows of nothing to release.
         let replayed = released.0 < journal.records.len() as u64;
@@ -93,7 +93,7 @@ fn a_crash_at_any_step_loses_nothing_and_duplicates_nothing() {
 
 #[test]
 fn a_fold_that_stopped_is_done_over_without_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let trap =
         Trap { at: 2, only: Some(Step::Committed), fault: Some(Fault::Stop), ..Trap::default() };
     let trap = Arc::new(trap);

@@ -1,4 +1,4 @@
-//! Bad batches, bad blocks, failed syncs, full maps, foreign directories.
+//! Bad batches, bad blocks, failed syncs, foreign directories.
 
 use std::{fs, sync::Arc};
 
@@ -11,7 +11,7 @@ use quorate_protocol::{
 use super::support::*;
 use crate::executor::Executor;
 use crate::shard::{
-    AdmitError, Config, EnvError, ScanError, ScanFilter, ShardError, ShardStore, directory,
+    AdmitError, ScanError, ScanFilter, ShardError, ShardStore, directory,
     fault::{Fault, Step},
 };
 
@@ -102,7 +102,7 @@ fn a_damaged_block_is_reported_kept_aside_and_costs_only_itself() {
     check(&store);
     assert_eq!(store.stats().bad_blocks, 1);
     // Merging neither spreads the damage nor drops it silently.
-    while merge(&store, SHARD).unwrap() {}
+    settle(&store, SHARD).unwrap();
     assert_eq!(runs(&store, SHARD), 2);
     check(&store);
     assert_eq!(store.stats().bad_blocks, 1);
@@ -130,7 +130,7 @@ fn the_first_failed_sync_stops_folding_and_loses_nothing() {
     assert!(matches!(fold(&store, SHARD), Err(ShardError::Poisoned { shard: SHARD, .. })));
     // The trap has snapped; it is the poison that refuses now.
     assert!(matches!(fold(&store, SHARD), Err(ShardError::Poisoned { .. })));
-    assert!(matches!(merge(&store, SHARD), Err(ShardError::Poisoned { .. })));
+    assert!(matches!(settle(&store, SHARD), Err(ShardError::Poisoned { .. })));
     assert!(matches!(store.admit(SHARD, 10), Err(AdmitError::Poisoned(SHARD))));
     assert!(store.admit(ShardId(9), 10).is_ok());
     // What was in flight still comes in and is read; the journal keeps it.
@@ -144,31 +144,6 @@ fn the_first_failed_sync_stops_folding_and_loses_nothing() {
     fold(&store, SHARD).unwrap();
     assert_eq!(scan(&store, SHARD), model);
     assert_eq!(store.applied_through(), Sequence(3));
-}
-
-#[test]
-fn a_full_map_is_a_typed_error_and_the_fold_succeeds_once_there_is_room() {
-    let dir = tempfile::tempdir().unwrap();
-    let small = Config { max_map_bytes: 256 << 10, ..Config::default() };
-    let small = Config { map_bytes: 128 << 10, ..small };
-    let store = open(small, dir.path());
-    let (mut journal, mut model) = (Journal::default(), Content::new());
-    for time in 0..40 {
-        let cells: Vec<_> = (0..100).map(|at| cell(at * 5, time, at as u8, time)).collect();
-        let batch = batch(SHARD, 1, &cells);
-        add_batch(&mut model, &batch);
-        journal.append(&store, SHARD, batch);
-    }
-    let error = fold(&store, SHARD).unwrap_err();
-    assert!(matches!(error, ShardError::Env(EnvError::Full { .. })), "{error}");
-    assert!(error.retryable());
-    assert!(store.admit(SHARD, 1).is_ok(), "a full disk is not a failed sync");
-    assert_eq!(scan(&store, SHARD), model);
-    drop(store);
-    let store = open(Config::default(), dir.path());
-    journal.replay(&store, Sequence(0));
-    fold(&store, SHARD).unwrap();
-    assert_eq!(scan(&store, SHARD), model);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::shard::{
 
 #[test]
 fn two_hundred_shards_share_eight_environments() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let config = Config { max_open_shards: 8, ..Config::default() };
     let store = open(config, dir.path());
     let mut journal = Journal::default();
@@ -55,7 +55,7 @@ fn two_hundred_shards_share_eight_environments() {
 
 #[test]
 fn fresh_bytes_are_bounded_and_come_back_with_the_fold() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let one = batch(SHARD, 1, &[cell(1, 1, 0, 1)]);
     let bytes = one.bytes().len() as u64;
     let config = Config { fresh_bytes: 2 * bytes + 10, busy_retry_ms: 33, ..Config::default() };
@@ -80,7 +80,7 @@ fn fresh_bytes_are_bounded_and_come_back_with_the_fold() {
 
 #[tokio::test]
 async fn a_dropped_shard_is_gone_and_stays_gone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(tiny(), dir.path());
     let mut journal = Journal::default();
     let other = ShardId(8);
@@ -115,7 +115,7 @@ async fn a_dropped_shard_is_gone_and_stays_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn old_batches_are_folded_by_themselves_and_the_journal_hears_of_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(Config::default(), dir.path());
     store.start();
     let mut released = store.released();
@@ -139,7 +139,7 @@ async fn old_batches_are_folded_by_themselves_and_the_journal_hears_of_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_shards_are_folded_at_once_and_their_runs_merged() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let config =
         Config { fold_bytes: 1, fold_age_ms: 3_600_000, merge_runs: 3, ..Config::default() };
     let store = ShardStore::open(config, dir.path(), Executor::Thread).unwrap();

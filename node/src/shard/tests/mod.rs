@@ -2,9 +2,15 @@
 
 mod cardinality;
 mod crash;
+mod damage;
+mod drops;
 mod faults;
+mod images;
 mod life;
 mod model;
 mod race;
+mod readers;
+mod reuse;
+mod room;
 pub(super) mod support;
 mod vectors;

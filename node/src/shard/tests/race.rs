@@ -19,7 +19,7 @@ fn numbered(number: i64) -> Vec<Cell> {
 
 #[test]
 fn a_scan_at_any_step_of_a_fold_or_merge_sees_everything() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let model = Arc::new(Mutex::new(Content::new()));
     let expected = Arc::clone(&model);
     let (store, visitor) = Visitor::open(tiny(), dir.path(), move |store, step| {
@@ -33,7 +33,7 @@ fn a_scan_at_any_step_of_a_fold_or_merge_sees_everything() {
         journal.append(&store, SHARD, batch);
         fold(&store, SHARD).unwrap();
         if number % 3 == 2 {
-            while merge(&store, SHARD).unwrap() {}
+            settle(&store, SHARD).unwrap();
         }
     }
     let visits = visitor.visits.lock().unwrap().clone();
@@ -45,11 +45,11 @@ fn a_scan_at_any_step_of_a_fold_or_merge_sees_everything() {
 
 #[test]
 fn a_scan_is_whole_when_everything_is_folded_and_merged_between_its_pages() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (store, visitor) = Visitor::open(tiny(), dir.path(), |store, step| {
         if matches!(step, Step::ScanBegins | Step::ScanPage) {
             fold(store, SHARD).unwrap();
-            merge(store, SHARD).unwrap();
+            settle(store, SHARD).unwrap();
         }
     });
     let (mut journal, mut model) = (Journal::default(), Content::new());
@@ -70,7 +70,7 @@ fn a_scan_is_whole_when_everything_is_folded_and_merged_between_its_pages() {
 #[test]
 fn threads_that_write_fold_merge_and_scan_agree() {
     const BATCHES: u64 = 150;
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(tiny(), dir.path());
     let acked = AtomicU64::new(0);
     let done = AtomicBool::new(false);
@@ -92,7 +92,7 @@ fn threads_that_write_fold_merge_and_scan_agree() {
         });
         threads.spawn(|| {
             while !done.load(Ordering::Acquire) {
-                merge(&store, SHARD).unwrap();
+                settle(&store, SHARD).unwrap();
                 std::thread::yield_now();
             }
         });

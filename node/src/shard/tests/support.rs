@@ -3,19 +3,22 @@
 use std::{
     collections::BTreeMap,
     path::Path,
+    pin::pin,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
 use quorate_protocol::{
     batch::{Batch, EncodedBatch, PartHeader, Selection, encode_part},
     id::{FieldId, Sequence, ShardId, Version},
-    point::{Point, Value},
+    point::{Point, PointBuilder, Value},
     rows::Rows,
 };
+use tempfile::TempDir;
 
 use crate::executor::Executor;
 use crate::shard::{
@@ -52,26 +55,58 @@ pub(in crate::shard) fn cell(series: u16, time: i64, field: u8, value: i64) -> C
     Cell { series, time, field, value }
 }
 
-fn point(cell: &Cell) -> Point {
-    let value: Value = match cell.field % 3 {
-        0 => cell.value.into(),
-        1 => (cell.value as f64 / 4.0).into(),
-        _ => format!("value {}", cell.value).into(),
-    };
+/// Quarters near zero, everything finite further out.
+fn float(value: i64) -> f64 {
+    let bits = f64::from_bits(value.cast_unsigned());
+    match value {
+        -2 => -0.0,
+        -1_000_000..1_000_000 => value as f64 / 4.0,
+        _ if bits.is_finite() => bits,
+        _ => value as f64,
+    }
+}
+
+/// Short text, no text, and bytes that are no text.
+fn string(value: i64) -> Bytes {
+    match value {
+        -3 => Bytes::new(),
+        -1_000_000..1_000_000 => format!("value {value}").into(),
+        _ => value.to_le_bytes().repeat((value & 7) as usize).into(),
+    }
+}
+
+fn value(cell: &Cell) -> Value {
+    match cell.field % 5 {
+        0 => Value::Integer(cell.value),
+        1 => Value::Float(float(cell.value)),
+        2 => Value::String(string(cell.value)),
+        3 => Value::Boolean(cell.value & 1 == 1),
+        _ => Value::Unsigned(cell.value.cast_unsigned()),
+    }
+}
+
+/// Cells of one row, with ascending fields.
+fn point(cells: &[Cell]) -> Point {
+    let Cell { series, time, .. } = cells[0];
     // Some long keys, which are cut in the table of keys; some with escapes.
-    let host = match cell.series % 5 {
-        0 => format!("{:0>600}", cell.series),
-        1 => format!("a b,{}", cell.series),
-        _ => format!("{}", cell.series),
+    let host = match series % 5 {
+        0 => format!("{series:0>600}"),
+        1 => format!("a b,{series}"),
+        _ => format!("{series}"),
     };
-    let builder = Point::builder(if cell.series.is_multiple_of(2) { "cpu" } else { "cpu load" });
-    builder.tag("host", host).field(format!("f{}", cell.field), value).at(cell.time).unwrap()
+    let name = if series.is_multiple_of(2) { "cpu" } else { "cpu load" };
+    let builder = Point::builder(name).tag("host", host);
+    let add =
+        |builder: PointBuilder, cell: &Cell| builder.field(format!("f{}", cell.field), value(cell));
+    cells.iter().fold(builder, add).at(time).unwrap()
 }
 
 pub(in crate::shard) fn batch(shard: ShardId, version: u64, cells: &[Cell]) -> EncodedBatch {
     let mut batch = Batch::new();
-    for cell in cells {
-        batch.push(&point(cell));
+    let one_row =
+        |a: &Cell, b: &Cell| (a.series, a.time) == (b.series, b.time) && a.field < b.field;
+    for row in cells.chunk_by(one_row) {
+        batch.push(&point(row));
     }
     let header = PartHeader { shard, version: Version(version), ..PartHeader::default() };
     let id = |_: &[u8], field: &[u8], _| {
@@ -108,6 +143,35 @@ pub(in crate::shard) fn add_batch(content: &mut Content, batch: &EncodedBatch) {
     }
 }
 
+/// Compares without printing thousands of cells.
+pub(in crate::shard) fn assert_content(found: &Content, model: &Content) {
+    if found == model {
+        return;
+    }
+    let missing: Vec<_> = model.iter().filter(|(at, _)| !found.contains_key(*at)).collect();
+    let invented: Vec<_> = found.iter().filter(|(at, _)| !model.contains_key(*at)).collect();
+    let wrong: Vec<_> = model
+        .iter()
+        .filter_map(|(at, expected)| Some((at, expected, found.get(at)?)))
+        .filter(|(_, expected, found)| expected != found)
+        .collect();
+    panic!(
+        "{} of {} cells missing, {} invented, {} wrong; the first: {:?} {:?} {:?}",
+        missing.len(),
+        model.len(),
+        invented.len(),
+        wrong.len(),
+        missing.first(),
+        invented.first(),
+        wrong.first()
+    );
+}
+
+/// Whether repetitions are many.
+pub(in crate::shard) fn soak() -> bool {
+    std::env::var_os("QUORATE_SOAK").is_some()
+}
+
 /// Everything a scan yields, with its order and uniqueness verified.
 pub(in crate::shard) fn scan_with(
     store: &ShardStore,
@@ -138,16 +202,21 @@ pub(in crate::shard) fn scan(store: &ShardStore, shard: ShardId) -> Content {
     scan_with(store, shard, ScanFilter::default()).unwrap()
 }
 
-pub(in crate::shard) fn fold(store: &ShardStore, shard: ShardId) -> Result<(), ShardError> {
-    if let Some(slot) = store.inner.slot(shard) {
-        while store.inner.fold(&slot)? {}
+/// What a store whose work is done inline has ready at once.
+pub(in crate::shard) fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => panic!("the work is not done inline"),
     }
-    Ok(())
 }
 
-/// One merge, if there is something to merge.
-pub(in crate::shard) fn merge(store: &ShardStore, shard: ShardId) -> Result<bool, ShardError> {
-    store.inner.slot(shard).map_or(Ok(false), |slot| store.inner.merge(&slot))
+pub(in crate::shard) fn fold(store: &ShardStore, shard: ShardId) -> Result<(), ShardError> {
+    now(store.flush(shard))
+}
+
+/// Merges as long as there is something to merge.
+pub(in crate::shard) fn settle(store: &ShardStore, shard: ShardId) -> Result<(), ShardError> {
+    now(store.settle(shard))
 }
 
 pub(in crate::shard) fn runs(store: &ShardStore, shard: ShardId) -> usize {
@@ -176,6 +245,21 @@ impl Journal {
             }
         }
     }
+
+    /// What every record of a shard together makes of it.
+    pub(in crate::shard) fn content(&self, shard: ShardId) -> Content {
+        let mut content = Content::new();
+        for (_, batch) in self.records.iter().filter(|(of, _)| *of == shard) {
+            add_batch(&mut content, batch);
+        }
+        content
+    }
+}
+
+/// A directory in memory, where there is such a file system: nothing here cuts the power, so syncs
+/// would only take time.
+pub(in crate::shard) fn scratch() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 
 pub(in crate::shard) fn open(config: Config, dir: &Path) -> ShardStore {

@@ -1,0 +1,148 @@
+//! Readers: all slots taken, and one that never ends.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Barrier},
+};
+
+use quorate_protocol::id::Version;
+
+use super::support::*;
+use crate::shard::{Config, ScanFilter, ShardError, env::Table, fault::Step};
+
+fn rewritten(round: i64) -> Vec<Cell> {
+    (0..40)
+        .flat_map(|series| {
+            (0..50).map(move |time| cell(series % 5 * 10 + 3, time, (series % 5) as u8, round))
+        })
+        .collect()
+}
+
+fn file_bytes(dir: &Path) -> u64 {
+    fs::metadata(dir.join(SHARD.to_string()).join("data.mdb")).unwrap().len()
+}
+
+#[test]
+fn without_a_reader_slot_reads_get_a_typed_error_and_writes_go_on() {
+    const SLOTS: usize = 3;
+    let dir = scratch();
+    let config = Config { readers: SLOTS as u32, ..tiny() };
+    let store = open(config, dir.path());
+    let mut journal = Journal::default();
+    journal.append(&store, SHARD, batch(SHARD, 1, &rewritten(1)));
+    fold(&store, SHARD).unwrap();
+    let (taken, over) = (Barrier::new(SLOTS + 1), Barrier::new(SLOTS + 1));
+    std::thread::scope(|threads| {
+        for _ in 0..SLOTS {
+            threads.spawn(|| {
+                let pin = store.inner.open.pin(SHARD).unwrap().unwrap();
+                let hold = |_: &heed::RoTxn<'_>, _: &[Table; _]| {
+                    taken.wait();
+                    over.wait();
+                    Ok::<_, ShardError>(())
+                };
+                pin.env.read(hold).unwrap();
+            });
+        }
+        taken.wait();
+        for _ in 0..3 {
+            let error = scan_error(&store, SHARD);
+            assert!(is_readers_full(&error), "{error}");
+        }
+        // What comes in is taken and kept; folding it needs a look at what is there, and waits.
+        journal.append(&store, SHARD, batch(SHARD, 2, &rewritten(2)));
+        let folded = fold(&store, SHARD);
+        assert!(folded.as_ref().map_or_else(is_readers_full, |()| true), "{folded:?}");
+        assert_eq!(store.stats().poisoned, 0);
+        over.wait();
+    });
+    assert_content(&scan(&store, SHARD), &journal.content(SHARD));
+    fold(&store, SHARD).unwrap();
+    assert_content(&scan(&store, SHARD), &journal.content(SHARD));
+    assert_eq!(store.applied_through().0, 2);
+}
+
+fn scan_error(
+    store: &crate::shard::ShardStore,
+    shard: quorate_protocol::id::ShardId,
+) -> ShardError {
+    match store.scan(shard, ScanFilter::default()) {
+        Err(error) => error,
+        Ok(mut scan) => match scan.next() {
+            Some(Err(crate::shard::ScanError::Shard(error))) => error,
+            other => panic!("no reader slot was left, yet: {other:?}"),
+        },
+    }
+}
+
+fn is_readers_full(error: &ShardError) -> bool {
+    let ShardError::Env(crate::shard::EnvError::Lmdb { source, .. }) = error else {
+        return false;
+    };
+    matches!(source, heed::Error::Mdb(heed::MdbError::ReadersFull))
+}
+
+#[test]
+fn a_scan_that_never_ends_does_not_make_the_file_grow_and_answers_in_the_end() {
+    let dir = scratch();
+    let config = Config { scan_bytes: 2 << 10, merge_runs: 2, block_rows: 50, ..Config::default() };
+    let run = |held: bool| {
+        let root = dir.path().join(held.to_string());
+        let store = open(config, &root);
+        let mut journal = Journal::default();
+        journal.append(&store, SHARD, batch(SHARD, 1, &rewritten(0)));
+        fold(&store, SHARD).unwrap();
+        let mut scan = store.scan(SHARD, ScanFilter::default()).unwrap();
+        let mut found = Content::new();
+        let first = scan.next().unwrap().unwrap();
+        add_rows(&mut found, &first.key, &first.rows);
+        for round in 1..30 {
+            journal.append(&store, SHARD, batch(SHARD, 1 + round, &rewritten(round as i64)));
+            fold(&store, SHARD).unwrap();
+            settle(&store, SHARD).unwrap();
+        }
+        let bytes = file_bytes(&root);
+        if held {
+            for item in scan {
+                let item = item.unwrap();
+                add_rows(&mut found, &item.key, &item.rows);
+            }
+            let model = journal.content(SHARD);
+            assert!(found.keys().eq(model.keys()), "cells are missing or invented");
+            // What a page shows is what was there when it was read, never less than at the start.
+            for (at, (version, _)) in &found {
+                assert!(*version >= Version(1) && *version <= model[at].0);
+            }
+        }
+        bytes
+    };
+    let (without, with) = (run(false), run(true));
+    assert!(with <= without + (64 << 10), "{with} bytes with the scan, {without} without");
+}
+
+#[test]
+fn a_shard_may_be_rewritten_during_every_page_of_a_scan() {
+    let dir = scratch();
+    let writer = Arc::new(std::sync::Mutex::new((Journal::default(), 0_u64)));
+    let writing = Arc::clone(&writer);
+    let (store, visitor) = Visitor::open(tiny(), dir.path(), move |store, step| {
+        if step == Step::ScanPage {
+            let mut writing = writing.lock().unwrap();
+            writing.1 += 1;
+            let round = writing.1;
+            let again = batch(SHARD, 1 + round, &rewritten(round as i64)[..60]);
+            writing.0.append(store, SHARD, again);
+            fold(store, SHARD).unwrap();
+            settle(store, SHARD).unwrap();
+        }
+    });
+    writer.lock().unwrap().0.append(&store, SHARD, batch(SHARD, 1, &rewritten(0)));
+    fold(&store, SHARD).unwrap();
+    let found = scan(&store, SHARD);
+    let model = writer.lock().unwrap().0.content(SHARD);
+    assert!(writer.lock().unwrap().1 > 5, "the scan has few pages");
+    assert!(found.keys().eq(model.keys()), "cells are missing or invented");
+    assert!(found.iter().all(|(at, (version, _))| *version <= model[at].0));
+    visitor.detach();
+}
