@@ -17,7 +17,7 @@ use bytes::Bytes;
 use quorate_node::{
     disk::SystemDisk,
     executor::Executor,
-    journal::{Committed, Journal, JournalConfig, JournalHome, Sink},
+    journal::{Committed, Durability, Journal, JournalConfig, JournalHome, Sink},
     shard::{AdmitError, Config, ShardStore},
 };
 use quorate_protocol::{
@@ -134,7 +134,13 @@ pub(crate) fn open_journal(
     applied: Sequence,
     recovered: &mut dyn FnMut(Committed),
 ) -> Journal {
-    let home = JournalHome { directory: dir.join("journal"), node: NodeId(1), salt: 7, applied };
+    let home = JournalHome {
+        directory: dir.join("journal"),
+        node: NodeId(1),
+        salt: 7,
+        applied,
+        durability: Durability::Commit,
+    };
     let (config, disk) = (JournalConfig::default(), Arc::new(SystemDisk));
     let opened = Journal::open(config, home, disk, Executor::Thread, sink, recovered);
     opened.expect("the journal can be opened").0

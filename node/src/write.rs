@@ -219,7 +219,7 @@ impl Core {
         // Before the record can be folded and its segment released: the version must outlive it.
         self.accepted(part.version);
         let appended = match origin {
-            Origin::Live => self.journal.append(part.shard, bytes).await,
+            Origin::Live { .. } => self.journal.append(part.shard, bytes).await,
             // The holder forgets it.
             Origin::Hint => self.journal.append_durable(part.shard, bytes).await,
         };

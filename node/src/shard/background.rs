@@ -177,7 +177,7 @@ impl Pool {
             Job::Fold(slot) => (slot, store.fold(slot)),
             Job::Merge(slot) => (slot, store.merge(slot)),
             Job::Dense(slot) => {
-                (slot, dense::densify(store, slot, store.config.dense_ratio_percent))
+                (slot, store.densify(slot, store.config.dense_ratio_percent))
             }
         };
         let failed = done.is_err();

@@ -317,7 +317,7 @@ impl ShardStore {
         self.flush(shard).await?;
         let inner = Arc::clone(&self.inner);
         let Some(slot) = inner.slot(shard) else { return Ok(()) };
-        self.inner.executor.run(move || dense::densify(&inner, &slot, 0).map(drop)).await?
+        self.inner.executor.run(move || inner.densify(&slot, 0).map(drop)).await?
     }
 
     /// Repeats a step on a shard until it says that nothing is left to do.
@@ -512,6 +512,14 @@ impl Inner {
             self.note_stored(slot)?;
         }
         Ok(merged)
+    }
+
+    fn densify(&self, slot: &Slot, percent: u64) -> Result<bool, ShardError> {
+        let dense = dense::densify(self, slot, percent)?;
+        if dense {
+            self.note_stored(slot)?;
+        }
+        Ok(dense)
     }
 
     fn drop_shard(&self, shard: ShardId) -> Result<(), ShardError> {

@@ -51,7 +51,7 @@ proptest! {
                     fold(&store, SHARD).unwrap();
                     folded.clone_from(&known);
                 }
-                Deed::Merge => drop(merge(&store, SHARD).unwrap()),
+                Deed::Merge => settle(&store, SHARD).unwrap(),
                 Deed::Reopen => {
                     drop(store);
                     store = open(config, dir.path());
