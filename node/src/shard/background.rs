@@ -14,7 +14,7 @@ use std::{
 use quorate_protocol::id::{Sequence, ShardId};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Inner, dense, error::ShardError, slot::Slot};
+use super::{Inner, error::ShardError, slot::Slot};
 use crate::executor::Executor;
 
 /// Something to do for a shard.
