@@ -59,10 +59,23 @@ pub struct Config {
     pub dense_ratio_percent: u64,
     /// Rows of a block of one series in a dense run; default 16,384. More compresses better. A dense
     /// pass takes memory of 24 bytes per series, 64 `block_bytes` for reading, 16 for writing, and
-    /// 2 `txn_bytes`; and, while it runs, room on the disk for the shard once more.
+    /// 32 `txn_bytes`; and, while it runs, room on the disk for the shard once more.
     pub dense_block_rows: usize,
-    /// Stored bytes a scan copies out in one read transaction; default 1 MiB.
+    /// Stored bytes a scan reads in one read transaction, and bytes of a page of its items; default
+    /// 1 MiB. What is read takes up to eight times that in memory.
     pub scan_bytes: usize,
+    /// Decoded blocks shared by several series that a scan keeps in memory, in bytes; default 32 MiB.
+    /// With less, a scan may decode blocks again and again if the order of keys is not that of
+    /// arrival.
+    pub scan_cache_bytes: usize,
+    /// Series selected by the index whose keys a scan reads one by one; default 16,384, some hundred
+    /// bytes each. With more, it walks over all keys of the measurement.
+    pub scan_series: usize,
+    /// Windows of fields (about 200 bytes each) an aggregation collects of one series before it gives
+    /// them out; default 16,384.
+    pub aggregate_partials: usize,
+    /// Buckets of a digest at most; default 100,000. About 100 bytes each.
+    pub digest_buckets: usize,
     /// What "busy" tells the sender to wait, in milliseconds; default 50.
     pub busy_retry_ms: u32,
 }
@@ -90,6 +103,10 @@ impl Default for Config {
             dense_ratio_percent: 10,
             dense_block_rows: 16_384,
             scan_bytes: 1 << 20,
+            scan_cache_bytes: 32 << 20,
+            scan_series: 16_384,
+            aggregate_partials: 16_384,
+            digest_buckets: 100_000,
             busy_retry_ms: 50,
         }
     }

@@ -130,11 +130,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Goes to the first row of a series, if the run has it.
-    pub(super) fn seek(
-        &mut self,
-        sources: &mut Sources,
-        series: SeriesId,
-    ) -> Result<(), Trouble> {
+    pub(super) fn seek(&mut self, sources: &mut Sources, series: SeriesId) -> Result<(), Trouble> {
         (self.ahead, self.ended) = (None, true);
         let known = self.blocks.iter().enumerate().rev();
         let known = known.filter_map(|(at, block)| Some((at, block.find(series)?))).next();
@@ -145,10 +141,9 @@ impl<'a> Cursor<'a> {
         }
         let run = self.after.run;
         let found = self.shard.env.read(|txn, [runs, ..]| {
-            run::block_at(txn, runs, run, series, i64::MIN)
-                .map_err(|error| self.shard.env.wrap(error))
+            run::block_of(txn, runs, run, series).map_err(|error| self.shard.env.wrap(error))
         })?;
-        if let Some((key, bytes, _)) = found
+        if let Some((key, bytes)) = found
             && self.blocks.iter().all(|block| block.key != key)
         {
             let block = self.open(sources, key, bytes)?;
@@ -171,12 +166,7 @@ impl<'a> Cursor<'a> {
         self.blocks.push(block);
     }
 
-    fn open(
-        &self,
-        sources: &mut Sources,
-        key: BlockKey,
-        bytes: Vec<u8>,
-    ) -> Result<Block, Trouble> {
+    fn open(&self, sources: &mut Sources, key: BlockKey, bytes: Vec<u8>) -> Result<Block, Trouble> {
         if self.moving
             && let Ok(view) = View::parse(&bytes)
             && let [span] = view.spans()
@@ -202,10 +192,7 @@ impl<'a> Cursor<'a> {
                 let spans = std::mem::take(&mut group.spans);
                 Ok((spans, sources.add(Source::of_block(group))))
             }
-            None => {
-                let versions = self.versions.clone();
-                Err(Trouble::Broken(Box::new(StoredBlock { key, bytes, end: None, versions })))
-            }
+            None => Err(Trouble::Broken(Box::new(StoredBlock { key, bytes }))),
         }
     }
 
@@ -228,10 +215,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The rows of a series that are ahead in the current block.
-    pub(super) fn rows(
-        &mut self,
-        sources: &mut Sources,
-    ) -> Result<(u32, Range<u32>), Trouble> {
+    pub(super) fn rows(&mut self, sources: &mut Sources) -> Result<(u32, Range<u32>), Trouble> {
         let encoded = match self.blocks.last_mut() {
             Some(Block { key, content: Content::Encoded { bytes, .. }, .. }) => {
                 Some((*key, std::mem::take(bytes)))

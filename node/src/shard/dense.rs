@@ -21,9 +21,10 @@ use super::{
     block::Density,
     cursor::{Cursor, Trouble},
     directory,
-    enrol::{self, KEY_BYTES},
+    enrol::KEY_BYTES,
     error::ShardError,
     fault::Step,
+    index::Postings,
     merge::{all_versions, leave_alone},
     open::OpenShard,
     series::{self, InOrder, NewSeries, SeriesId},
@@ -37,6 +38,9 @@ use super::{
 
 /// The directory of the draft, below the shard's.
 const DRAFT: &str = "dense.new";
+/// Series that take so many transactions are entered in the index of tags together; with their tags
+/// they take about twice that in memory.
+const INDEXED_TXNS: usize = 16;
 /// Keys read in one read transaction.
 const KEYS: usize = 4096;
 /// Decoded blocks of several series that are kept for reading out of order, of all runs together;
@@ -97,7 +101,9 @@ pub(super) fn densify(store: &Inner, slot: &Slot, percent: u64) -> Result<bool, 
         }
     }
     let file = draft.join("data.mdb");
-    File::open(&file).and_then(|file| file.sync_all()).map_err(directory::io_error("sync", &file))?;
+    File::open(&file)
+        .and_then(|file| file.sync_all())
+        .map_err(directory::io_error("sync", &file))?;
     directory::sync(&draft)?;
     store.probe.at(Step::DenseWritten)?;
 
@@ -133,7 +139,7 @@ fn write(
     path: &Path,
 ) -> Result<(), Trouble> {
     let config = &store.config;
-    let draft = OpenShard::open_draft(path.to_owned(), *config)?;
+    let draft = OpenShard::open_draft(path.to_owned(), *config, 0)?;
     let work = Work { store, slot, shard: &draft, draft: true };
     let keep = KEPT_BLOCKS.div_ceil(state.runs.len().max(1));
     let mut cursors = Vec::with_capacity(state.runs.len());
@@ -144,7 +150,14 @@ fn write(
     let writer = Writer::new(work, Density::Dense, all_versions(&cursors));
     let mut assembler = Assembler::new(writer, limits);
     let mut sources = Sources::default();
-    let mut roll = Roll { work, new: Vec::new(), bytes: 0, hashes: Vec::new() };
+    let mut roll = Roll {
+        work,
+        new: Vec::new(),
+        bytes: 0,
+        unindexed: Vec::new(),
+        unindexed_bytes: 0,
+        hashes: Vec::new(),
+    };
 
     let mut behind: Option<Vec<u8>> = None;
     loop {
@@ -180,10 +193,7 @@ fn write(
 }
 
 /// The next keys in order, and their ids; none at the end.
-fn page(
-    shard: &OpenShard,
-    behind: Option<&[u8]>,
-) -> Result<Vec<(Vec<u8>, SeriesId)>, ShardError> {
+fn page(shard: &OpenShard, behind: Option<&[u8]>) -> Result<Vec<(Vec<u8>, SeriesId)>, ShardError> {
     let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
     shard.env.read(|txn, [_, _, _, keys, ..]| {
         let wrap = |error| ShardError::from(shard.env.wrap(error));
@@ -204,6 +214,9 @@ struct Roll<'a> {
     /// Not committed yet.
     new: Vec<NewSeries>,
     bytes: usize,
+    /// Not in the index yet.
+    unindexed: Vec<NewSeries>,
+    unindexed_bytes: usize,
     /// Hash and id of all series.
     hashes: Vec<(u64, SeriesId)>,
 }
@@ -227,13 +240,34 @@ impl Roll<'_> {
 
     fn commit(&mut self) -> Result<(), ShardError> {
         let new = std::mem::take(&mut self.new);
-        self.bytes = 0;
-        self.work.commit(Step::Commit, |txn, tables| enrol::insert_keys(txn, tables, &new))?;
-        self.work.at(Step::Committed)
+        self.unindexed_bytes += std::mem::take(&mut self.bytes);
+        self.work.commit(Step::Commit, |txn, tables| series::insert_keys(txn, tables, &new))?;
+        self.work.at(Step::Committed)?;
+        self.unindexed.extend(new);
+        if self.unindexed_bytes >= INDEXED_TXNS * self.work.shard.config.txn_bytes {
+            self.index()?;
+        }
+        Ok(())
+    }
+
+    /// Enters many series in the index at once, so that each page of it is written a few times only.
+    fn index(&mut self) -> Result<(), ShardError> {
+        let new = std::mem::take(&mut self.unindexed);
+        self.unindexed_bytes = 0;
+        let tags = Postings::of(new.iter().map(|new| (new.id, &new.key[..])));
+        let mut from = 0;
+        while from < tags.len() {
+            let to = tags.fitting(from, self.work.shard.config.txn_bytes);
+            self.work.commit(Step::Commit, |txn, tables| tags.put(txn, &tables[4], from..to))?;
+            self.work.at(Step::Committed)?;
+            from = to;
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<(), ShardError> {
         self.commit()?;
+        self.index()?;
         self.hashes.sort_unstable();
         let some = (self.work.shard.config.txn_bytes / series::HASH_BYTES).max(1);
         for hashes in self.hashes.chunks(some) {

@@ -1,9 +1,12 @@
 //! Giving ids to the series of a fold: looking up those that have one, enrolling those that do not.
 //!
-//! Order, which a crash may cut anywhere: first the hashes of all new series, in order of the hash
-//! so that neighbouring pages are written together; then their keys, in order of the key, ids and
-//! tags with them. What is not committed when the fold is ready goes into its last transaction.
-//! Invariant: a hash is committed no later than its key, so that no key ever gets a second id.
+//! Order, which a crash may cut anywhere: first the ids are taken, together with the hashes of all
+//! new series, in order of the hash so that neighbouring pages are written together; then their tags,
+//! in order of the index; then their keys, in order of the key, and ids with them. What is not
+//! committed when the fold is ready goes into its last transaction. Invariants: a hash is committed
+//! no later than its key, so that no key ever gets a second id; an id is taken no later than the
+//! index names it, so that an id in the index is never that of another series; tags are committed no
+//! later than the key, so that the index misses no series.
 //! Called by [`super::fold`], which holds the shard's right to write meanwhile.
 
 use bytes::Bytes;
@@ -11,7 +14,7 @@ use heed::RwTxn;
 
 use super::{
     error::ShardError,
-    index,
+    index::Postings,
     open::{OpenShard, Tables},
     series::{self, Lookup, NewSeries, SeriesId},
 };
@@ -28,6 +31,8 @@ pub(super) struct Enrolment {
     new: Vec<NewSeries>,
     /// Those of `new` whose hashes are not committed yet, ascending by hash: all or none.
     by_hash: Vec<u32>,
+    /// Their tags, as far as they are not committed yet: all or none.
+    tags: Postings,
 }
 
 /// The ids of series, given by hash and key; new ones get the next ids in the order of their keys.
@@ -68,7 +73,8 @@ pub(super) fn resolve<'a>(
     }
     let mut by_hash: Vec<u32> = (0_u32..).take(new.len()).collect();
     by_hash.sort_unstable_by_key(|at| new[*at as usize].hash);
-    Ok((ids, Enrolment { new, by_hash }))
+    let tags = Postings::of(new.iter().map(|new| (new.id, &new.key[..])));
+    Ok((ids, Enrolment { new, by_hash, tags }))
 }
 
 impl Enrolment {
@@ -84,13 +90,24 @@ impl Enrolment {
     ) -> Result<(), ShardError> {
         let cost = |new: &NewSeries| 2 * new.key.len() + KEY_BYTES;
         let mut left = self.new.iter().map(cost).sum::<usize>() + with;
-        if left + self.by_hash.len() * series::HASH_BYTES <= max {
+        if left + self.by_hash.len() * series::HASH_BYTES + self.tags.bytes() <= max {
             return Ok(());
         }
+        let last = self.new.last().map_or(0, |new| new.id);
         for some in self.by_hash.chunks((max / series::HASH_BYTES).max(1)) {
-            commit(&mut |txn, tables| series::insert_hashes(txn, tables, self.hashes(some)))?;
+            commit(&mut |txn, tables| {
+                series::take_ids(txn, tables, last)?;
+                series::insert_hashes(txn, tables, self.hashes(some))
+            })?;
         }
         self.by_hash.clear();
+        let mut from = 0;
+        while from < self.tags.len() {
+            let to = self.tags.fitting(from, max);
+            commit(&mut |txn, tables| self.tags.put(txn, &tables[4], from..to))?;
+            from = to;
+        }
+        self.tags = Postings::default();
         let mut done = 0;
         while left > max && done < self.new.len() {
             let (mut count, mut bytes) = (0, 0);
@@ -102,7 +119,7 @@ impl Enrolment {
                 bytes += cost(new);
             }
             let some = &self.new[done..done + count];
-            commit(&mut |txn, tables| insert_keys(txn, tables, some))?;
+            commit(&mut |txn, tables| series::insert_keys(txn, tables, some))?;
             (done, left) = (done + count, left - bytes);
         }
         self.new.drain(..done);
@@ -115,17 +132,11 @@ impl Enrolment {
 
     /// Writes all that is left.
     pub(super) fn finish(&self, txn: &mut RwTxn<'_>, tables: &Tables) -> heed::Result<()> {
+        if let Some(last) = self.new.last() {
+            series::take_ids(txn, tables, last.id)?;
+        }
         series::insert_hashes(txn, tables, self.hashes(&self.by_hash))?;
-        insert_keys(txn, tables, &self.new)
+        self.tags.put(txn, &tables[4], 0..self.tags.len())?;
+        series::insert_keys(txn, tables, &self.new)
     }
-}
-
-/// Gives new series their ids, and enters them in the index of tags.
-pub(super) fn insert_keys(
-    txn: &mut RwTxn<'_>,
-    tables: &Tables,
-    new: &[NewSeries],
-) -> heed::Result<()> {
-    series::insert_keys(txn, tables, new)?;
-    index::add(txn, tables, new)
 }

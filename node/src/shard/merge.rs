@@ -117,7 +117,7 @@ pub(super) fn leave_alone(work: Work<'_>, block: &StoredBlock) -> Result<bool, S
     let Work { store, slot, shard, .. } = work;
     let id: ShardId = slot.id;
     tracing::error!(shard = %id, run = block.key.run, "a damaged block keeps its run from merging");
-    report_damage(store, &shard.path, block)?;
+    report_damage(store, &shard.path, block.key, &block.bytes)?;
     {
         let _writer = slot.folding()?;
         let mut state = shard.state()?;

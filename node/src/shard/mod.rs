@@ -2,8 +2,15 @@
 //!
 //! Reading order: `fresh`, `pieces` and `slot` are a shard in memory; `directory`, `env`, `open`,
 //! `state`, `series` and `run` are a shard on disk; `fold` and `merge` turn one into the
-//! other, `background` says when; `read` and `filter` answer scans; `retention` drops.
+//! other, `background` says when; `read` and `filter` answer scans,
+//! `aggregate` and `digest` sum them up, `verify` checks what is stored; `retention` drops.
 //! Formats: `SPEC.md`, section 13.
+//!
+//! Reading back, each in a blocking form and one for tasks (`_begin` and `_page`):
+//! - `scan(shard, ScanFilter) -> Scan`, an iterator of [`ScanItem`];
+//! - `aggregate(shard, AggregateFilter) -> Aggregation`, an iterator of [`AggregateItem`];
+//! - `digest(shard, DigestFilter) -> Vec<BucketDigest>`;
+//! - `verify(shard) -> VerifyReport`, and `verify_dir(path)` for a directory that nobody has open.
 //!
 //! Invariants: a batch that was accepted is visible to every scan that begins later, until its
 //! shard is dropped; [`ShardStore::applied_through`] never passes a record that is not in a
@@ -22,20 +29,22 @@ use std::{
 
 use dashmap::DashMap;
 use quorate_protocol::{
+    aggregate::Windows,
     batch::EncodedBatch,
     id::{Sequence, ShardId, Version},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+mod aggregate;
 mod assemble;
 mod background;
-#[allow(dead_code, unused_imports, reason = "reads come to it")]
 mod block;
 mod config;
 mod counters;
 mod cursor;
 mod dense;
+mod digest;
 mod directory;
 mod enrol;
 pub(crate) mod env;
@@ -47,6 +56,8 @@ mod fresh;
 mod gather;
 mod index;
 mod merge;
+#[cfg(test)]
+mod naive;
 mod open;
 mod pieces;
 mod quarantine;
@@ -57,18 +68,22 @@ mod series;
 mod slot;
 mod source;
 mod state;
+mod verify;
 mod weave;
 mod work;
 mod writer;
 
 pub use self::{
+    aggregate::{AggregateFilter, AggregateItem, Aggregation},
     config::Config,
     counters::Stats,
+    digest::{BucketDigest, DigestFilter, Digesting},
     directory::FORMAT,
     error::{AdmitError, EnvError, ScanError, ShardError, ShardGone},
     filter::{ScanFilter, TagFilter, TagTest},
     fresh::Admission,
     read::{Scan, ScanItem, SeriesRows},
+    verify::{MAX_PROBLEMS, Problem, ProblemKind, Verification, VerifyReport, verify_dir},
 };
 use self::{
     counters::Counters,
@@ -332,10 +347,20 @@ impl ShardStore {
     /// # Errors
     /// The shard was dropped.
     pub fn scan(&self, shard: ShardId, filter: ScanFilter) -> Result<Scan, ShardError> {
+        self.scan_known(shard, filter, None)
+    }
+
+    /// A scan that may say what is known of rows instead of yielding them.
+    fn scan_known(
+        &self,
+        shard: ShardId,
+        filter: ScanFilter,
+        windows: Option<Windows>,
+    ) -> Result<Scan, ShardError> {
         if self.inner.is_dropped(shard) {
             return Err(ShardError::Gone(shard));
         }
-        Scan::begin(Arc::clone(&self.inner), self.inner.slot(shard), filter)
+        Scan::begin(Arc::clone(&self.inner), self.inner.slot(shard), filter, windows)
     }
 
     /// [`Self::scan`] for tasks.

@@ -51,6 +51,8 @@ pub(super) struct OpenShard {
     building: Mutex<BTreeSet<u32>>,
     /// The version tables of runs, once they were read.
     versions: Mutex<BTreeMap<u32, Option<VersionTable>>>,
+    /// Tells this opening from all others of this process.
+    opening: u64,
 }
 
 /// A run being written; while this is alive nobody deletes it.
@@ -77,13 +79,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl OpenShard {
     /// Opens the environment of a directory that has its marker.
-    fn open(path: PathBuf, config: Config) -> Result<Self, ShardError> {
+    fn open(path: PathBuf, config: Config, opening: u64) -> Result<Self, ShardError> {
         dense::remove_draft(&path)?;
-        Self::open_draft(path, config)
+        Self::open_draft(path, config, opening)
     }
 
     /// Opens the environment of a directory, for a dense pass.
-    pub(super) fn open_draft(path: PathBuf, config: Config) -> Result<Self, ShardError> {
+    pub(super) fn open_draft(
+        path: PathBuf,
+        config: Config,
+        opening: u64,
+    ) -> Result<Self, ShardError> {
         let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
         let limits = EnvLimits {
             map_bytes: bytes(config.map_bytes),
@@ -102,6 +108,7 @@ impl OpenShard {
             next_run: AtomicU32::new(1),
             building: Mutex::default(),
             versions: Mutex::default(),
+            opening,
         };
         let state = shard.state()?;
         while shard.has_dead()? {
@@ -110,6 +117,12 @@ impl OpenShard {
         let last = state.runs.last().map_or(0, |run| run.id);
         shard.next_run.store(last.saturating_add(1), Ordering::Relaxed);
         Ok(shard)
+    }
+
+    /// Which opening this is: series ids and run ids that were read in one mean nothing in another,
+    /// since a shard may be rewritten while nobody has it open.
+    pub(super) const fn opening(&self) -> u64 {
+        self.opening
     }
 
     /// Begins a run.
@@ -256,7 +269,7 @@ impl OpenShards {
                 if !directory::check(&path)? {
                     return Ok(None);
                 }
-                let shard = Arc::new(OpenShard::open(path, self.config)?);
+                let shard = Arc::new(OpenShard::open(path, self.config, clock)?);
                 opened.shards.insert(id, (Arc::clone(&shard), clock));
                 return Ok(Some(Pin { shard: Some(shard), of: self }));
             }

@@ -14,9 +14,7 @@ use quorate_protocol::rows::Rows;
 use super::{
     block::{RowGroup, VersionTable, View},
     env::Table,
-    open::{OpenShard, Tables},
     series::SeriesId,
-    state::Run,
 };
 
 pub(super) const KEY_LEN: usize = 20;
@@ -64,22 +62,6 @@ impl BlockKey {
 pub(super) struct StoredBlock {
     pub(super) key: BlockKey,
     pub(super) bytes: Vec<u8>,
-    /// The time of the first row of the run's next block of this series.
-    pub(super) end: Option<i64>,
-    /// The version table of its run.
-    pub(super) versions: Option<VersionTable>,
-}
-
-impl StoredBlock {
-    /// The rows of a series, if it has any here; `None` if the block is damaged or does not belong
-    /// where it stands.
-    pub(super) fn decode(&self, series: SeriesId) -> Option<Rows> {
-        let group = decode(self.key, &self.bytes, self.versions.as_ref())?;
-        let rows = group.span_of(series).map(|range| group.rows_of(range)).unwrap_or_default();
-        let last = rows.time_range().map(|(_, last)| last);
-        let fits = last.is_none_or(|last| self.end.is_none_or(|end| last < end));
-        fits.then_some(rows)
-    }
 }
 
 /// All rows of a block; `None` if it is damaged or does not belong where it stands.
@@ -93,35 +75,25 @@ pub(super) fn decode(
     (first == key.series && group.times.first() == Some(&key.start)).then_some(group)
 }
 
-/// The block of a run that has the rows of a series from time `from` on: the one that may hold
-/// `from`, else the next. A packed block that is returned may turn out not to have the series.
-pub(super) fn block_at(
+/// The first block of a run that may have rows of a series: its own first one, else one that began
+/// with a series before it and may turn out not to have it.
+pub(super) fn block_of(
     txn: &RoTxn<'_>,
     runs: &Table,
     run: u32,
     series: SeriesId,
-    from: i64,
-) -> heed::Result<Option<(BlockKey, Vec<u8>, Option<i64>)>> {
+) -> heed::Result<Option<(BlockKey, Vec<u8>)>> {
     let ours = |found: Option<(&[u8], &[u8])>| {
         let (key, bytes) = found?;
         let key = BlockKey::decode(key)?;
         (key.run == run && key.series > 0 && key.series <= series).then(|| (key, bytes.to_vec()))
     };
-    let at = BlockKey { run, series, start: from }.encode();
-    let before = ours(runs.get_lower_than_or_equal_to(txn, &at)?);
-    let found = match before {
-        Some((key, _)) if key.series == series => before,
-        _ => ours(runs.get_greater_than(txn, &at)?).or(before),
-    };
-    let Some((key, bytes)) = found else {
-        return Ok(None);
-    };
-    let next = runs.get_greater_than(txn, &key.encode())?;
-    let end = next
-        .and_then(|(key, _)| BlockKey::decode(key))
-        .filter(|next| next.run == run && next.series == series)
-        .map(|next| next.start);
-    Ok(Some((key, bytes, end)))
+    let at = BlockKey { run, series, start: i64::MIN }.encode();
+    // No row has this time, so all blocks of the series are behind it.
+    match ours(runs.get_greater_than(txn, &at)?) {
+        Some(found) => Ok(Some(found)),
+        None => Ok(ours(runs.get_lower_than_or_equal_to(txn, &at)?)),
+    }
 }
 
 /// The first block of a run behind a key.
@@ -135,66 +107,6 @@ pub(super) fn block_after(
         let key = BlockKey::decode(key)?;
         (key.run == after.run).then(|| (key, bytes.to_vec()))
     }))
-}
-
-/// The stored rows of a series from some time on, as far as they are loaded.
-#[derive(Debug)]
-pub(super) struct Window {
-    pub(super) series: SeriesId,
-    /// The first time.
-    pub(super) from: i64,
-    /// All stored rows with `from <= time < end` are in `blocks`; `None`: all from `from` on.
-    pub(super) end: Option<i64>,
-    pub(super) blocks: Vec<StoredBlock>,
-}
-
-impl Window {
-    /// Loads one block of each run, and how far they reach together.
-    pub(super) fn load(
-        shard: &OpenShard,
-        txn: &RoTxn<'_>,
-        tables: &Tables,
-        runs: &[Run],
-        series: SeriesId,
-        from: i64,
-    ) -> heed::Result<Self> {
-        let mut blocks = Vec::new();
-        for run in runs.iter().filter(|run| run.max_time >= from) {
-            if let Some((key, bytes, end)) = block_at(txn, &tables[0], run.id, series, from)? {
-                let versions = shard.versions_in(txn, tables, run.id)?;
-                blocks.push(StoredBlock { key, bytes, end, versions });
-            }
-        }
-        // A run whose next block begins at `end` may have more rows from there on.
-        let end = blocks.iter().filter_map(|block| block.end).min();
-        if let Some(end) = end {
-            blocks.retain(|block| block.key.series < series || block.key.start < end);
-        }
-        Ok(Self { series, from, end, blocks })
-    }
-
-    /// Stored bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.blocks.iter().map(|block| block.bytes.len()).sum()
-    }
-
-    /// The rows within the window, part by part, and the blocks that are damaged.
-    pub(super) fn decode(&self) -> (Vec<Rows>, Vec<&StoredBlock>) {
-        let (mut parts, mut damaged) = (Vec::new(), Vec::new());
-        for block in &self.blocks {
-            match block.decode(self.series) {
-                None => damaged.push(block),
-                Some(rows) => {
-                    let end = self.end.unwrap_or(i64::MAX);
-                    let inside = rows
-                        .time_range()
-                        .is_some_and(|(first, last)| self.from <= first && last < end);
-                    parts.push(if inside { rows } else { rows.slice(self.from, end) });
-                }
-            }
-        }
-        (parts, damaged)
-    }
 }
 
 /// Where to cut rows so that no part is much larger than the limits and no time is in two parts.

@@ -117,7 +117,7 @@ pub(super) fn insert_keys(
     tables: &Tables,
     new: &[NewSeries],
 ) -> heed::Result<()> {
-    let [_, _, ids, keys, _, states] = tables;
+    let [_, _, ids, keys, ..] = tables;
     for new in new {
         ids.put_with_flags(txn, PutFlags::APPEND, &new.id.to_be_bytes(), &new.key)?;
     }
@@ -125,10 +125,18 @@ pub(super) fn insert_keys(
         let (ordered, value) = ordered_entry(&new.key, new.id);
         keys.put(txn, &ordered, value)?;
     }
-    match new.last() {
-        Some(last) => states.put(txn, state::NEXT_SERIES, &(last.id + 1).to_le_bytes()),
-        None => Ok(()),
-    }
+    new.last().map_or(Ok(()), |last| take_ids(txn, tables, last.id))
+}
+
+/// Takes all ids up to one: no series that comes later gets them.
+pub(super) fn take_ids(
+    txn: &mut RwTxn<'_>,
+    tables: &Tables,
+    last: SeriesId,
+) -> heed::Result<()> {
+    let next = next_id(txn, tables)?.max(last.saturating_add(1));
+    let [.., states] = tables;
+    states.put(txn, state::NEXT_SERIES, &next.to_le_bytes())
 }
 
 /// What the `keys` table has of a series: its key and its value there.

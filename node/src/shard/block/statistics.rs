@@ -55,7 +55,7 @@ pub(crate) struct Statistics {
 
 impl Statistics {
     /// Of a column with at least one value; `times` ascend strictly.
-    pub(super) fn of(column: &Column, times: &[i64]) -> Option<Self> {
+    pub(crate) fn of(column: &Column, times: &[i64]) -> Option<Self> {
         let present = &column.present;
         let (sum, min, max) = match &column.values {
             Values::Float(values) => {
