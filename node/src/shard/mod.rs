@@ -1,8 +1,9 @@
 //! The shard store: fresh batches in memory, folded into LMDB runs, read back merged.
 //!
-//! Reading order: `fresh`, `pieces` and `slot` are a shard in memory; `directory`, `env`, `open`,
-//! `state`, `series` and `run` are a shard on disk; `fold` and `merge` turn one into the
-//! other, `background` says when; `read` and `filter` answer scans,
+//! Reading order: `fresh` and `slot` are a shard in memory; `directory`, `env`, `open`, `state`,
+//! `series`, `run` and `block` are a shard on disk. `fold` (with `gather` and `enrol`), `merge` and
+//! `dense` (with `cursor` and `weave`) turn one into the other through `assemble` and `writer`;
+//! `background` says when. `read` and `filter` answer scans,
 //! `aggregate` and `digest` sum them up, `verify` checks what is stored; `retention` drops.
 //! Formats: `SPEC.md`, section 13.
 //!
@@ -303,25 +304,6 @@ impl ShardStore {
     /// A merge failed; the old runs are still live.
     pub async fn settle(&self, shard: ShardId) -> Result<(), ShardError> {
         self.repeat(shard, Inner::merge).await
-    }
-
-    /// Says that a shard's group is over: what comes now comes late. Once it is idle the shard is
-    /// rewritten densely, see [`Config::dense_idle_ms`].
-    pub fn set_over(&self, shard: ShardId) {
-        if let Some(slot) = self.inner.slot(shard) {
-            slot.set_over();
-        }
-    }
-
-    /// Rewrites the shard densely, with what it has fresh, if it has anything that is not.
-    ///
-    /// # Errors
-    /// The pass failed; the shard is as it was.
-    pub async fn densify(&self, shard: ShardId) -> Result<(), ShardError> {
-        self.flush(shard).await?;
-        let inner = Arc::clone(&self.inner);
-        let Some(slot) = inner.slot(shard) else { return Ok(()) };
-        self.inner.executor.run(move || dense::densify(&inner, &slot, 0).map(drop)).await?
     }
 
     /// Repeats a step on a shard until it says that nothing is left to do.
