@@ -28,6 +28,7 @@ use super::{
     run::{self, BlockKey},
     slot::Stored,
     state::{self, State},
+    summary::{self, Stamp, Summary},
 };
 
 /// The tables of a shard, in the order of [`Tables`].
@@ -52,8 +53,17 @@ pub(super) struct OpenShard {
     building: Mutex<BTreeSet<u32>>,
     /// The version tables of runs, once they were read.
     versions: Mutex<BTreeMap<u32, Option<VersionTable>>>,
+    /// Of the file before it was opened.
+    stamp: Option<Stamp>,
     /// Tells this opening from all others of this process.
     opening: u64,
+}
+
+/// Closes a shard that nobody has pinned.
+fn close(shard: Arc<OpenShard>) {
+    if let Some(shard) = Arc::into_inner(shard) {
+        shard.close();
+    }
 }
 
 /// A run being written; while this is alive nobody deletes it.
@@ -82,7 +92,20 @@ impl OpenShard {
     /// Opens the environment of a directory that has its marker.
     fn open(path: PathBuf, config: Config, opening: u64) -> Result<Self, ShardError> {
         dense::remove_draft(&path)?;
-        Self::open_draft(path, config, opening)
+        let stamp = Stamp::of(&path).ok();
+        summary::remove(&path);
+        let shard = Self::open_draft(path, config, opening)?;
+        Ok(Self { stamp, ..shard })
+    }
+
+    /// Closes the environment, which nobody else has.
+    fn close(self) {
+        let summary = self.summary();
+        let Self { env, path, stamp, .. } = self;
+        drop(env);
+        if let Ok(summary) = summary {
+            let _ = summary::write(&path, summary, stamp);
+        }
     }
 
     /// Opens the environment of a directory, for a dense pass.
@@ -110,6 +133,7 @@ impl OpenShard {
             building: Mutex::default(),
             versions: Mutex::default(),
             opening,
+            stamp: None,
         };
         let state = shard.state()?;
         while shard.has_dead()? {
@@ -132,6 +156,13 @@ impl OpenShard {
                 damaged: state.runs.iter().any(|run| run.damaged),
             })
         })
+    }
+
+    /// What a start must know of the shard.
+    pub(super) fn summary(&self) -> Result<Summary, ShardError> {
+        let state = self.state()?;
+        let stored = self.stored()?;
+        Ok(Summary { applied: state.applied, highest_version: state.highest_version, stored })
     }
 
     /// Which opening this is: series ids and run ids that were read in one mean nothing in another,
@@ -291,7 +322,9 @@ impl OpenShards {
             let idle = opened.shards.iter().filter(|(_, (shard, _))| Arc::strong_count(shard) == 1);
             match idle.min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id) {
                 // Nobody else has it, and nobody can get it while the lock is held: this closes it.
-                Some(idle) => drop(opened.shards.remove(&idle)),
+                Some(idle) => {
+                    opened.shards.remove(&idle).into_iter().for_each(|(shard, _)| close(shard));
+                }
                 None => {
                     opened = self.unpinned.wait(opened).unwrap_or_else(PoisonError::into_inner);
                 }
@@ -340,7 +373,7 @@ impl OpenShards {
         while opened.shards.values().any(|(shard, _)| Arc::strong_count(shard) > 1) {
             opened = self.unpinned.wait(opened).unwrap_or_else(PoisonError::into_inner);
         }
-        opened.shards.clear();
+        std::mem::take(&mut opened.shards).into_values().for_each(|(shard, _)| close(shard));
     }
 
     /// How many environments are open.

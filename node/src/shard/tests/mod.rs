@@ -3,10 +3,12 @@
 mod cardinality;
 mod crash;
 mod damage;
+mod dense;
 mod drops;
 mod faults;
 mod images;
 mod life;
+mod many;
 mod model;
 mod race;
 mod readers;
