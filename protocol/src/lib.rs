@@ -2,10 +2,11 @@
 //!
 //! Everything here is pure: no sockets, no clock, no randomness, no disk. Reading order: [`id`],
 //! [`frame`], [`message`], [`hello`], [`code`] are the wire; [`point`], [`mod@line`], [`batch`],
-//! [`rows`] are the data; [`map`], [`change`], [`schema`], [`placement`], [`hash`] say where it
+//! [`rows`], [`aggregate`] are the data; [`map`], [`change`], [`schema`], [`placement`], [`hash`] say where it
 //! goes; [`consistency`] and [`hlc`] say when it counts. `SPEC.md` at the root of the repository
 //! is the normative description of all formats in this crate.
 
+pub mod aggregate;
 pub mod batch;
 pub mod change;
 pub mod code;

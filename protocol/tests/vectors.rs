@@ -25,7 +25,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use crate::spec::{all_vectors, document, unhex, vectors};
 
 /// Every kind, and which test reads it.
-const KINDS: [(&str, &str); 28] = [
+const KINDS: [(&str, &str); 37] = [
     ("accounts-entries", "node/src/handoff/accounts.rs"),
     ("accounts-snapshot", "node/src/handoff/accounts.rs"),
     ("batch-part", "protocol/tests/data_vectors.rs"),
@@ -34,6 +34,9 @@ const KINDS: [(&str, &str); 28] = [
     ("change", "node/src/meta/vectors.rs"),
     ("command", "node/src/meta/vectors.rs"),
     ("dialogue", "tests/transport/spec.rs"),
+    ("digest-cell", "node/src/shard/digest/tests.rs"),
+    ("field-windows", "protocol/tests/aggregate_vectors.rs"),
+    ("field-windows-bad", "protocol/tests/aggregate_vectors.rs"),
     ("frame", "protocol/tests/vectors.rs"),
     ("frame-invalid", "protocol/tests/vectors.rs"),
     ("frame-later-minor", "protocol/tests/vectors.rs"),
@@ -49,10 +52,16 @@ const KINDS: [(&str, &str); 28] = [
     ("segment-header", "node/src/segment/vectors.rs"),
     ("segment-header-invalid", "node/src/segment/vectors.rs"),
     ("segment-trailer", "node/src/segment/vectors.rs"),
+    ("shard-block", "node/src/shard/block/tests/vectors.rs"),
+    ("shard-block-bad", "node/src/shard/block/tests/vectors.rs"),
     ("shard-block-key", "node/src/shard/tests/vectors.rs"),
+    ("shard-index-chunk", "node/src/shard/index/tests.rs"),
+    ("shard-index-chunk-bad", "node/src/shard/index/tests.rs"),
+    ("shard-index-key", "node/src/shard/index/tests.rs"),
     ("shard-marker", "node/src/shard/tests/vectors.rs"),
     ("shard-ordered-key", "node/src/shard/tests/vectors.rs"),
     ("shard-state", "node/src/shard/tests/vectors.rs"),
+    ("shard-versions", "node/src/shard/block/tests/vectors.rs"),
     ("snapshot", "node/src/meta/vectors.rs"),
 ];
 

@@ -23,11 +23,16 @@ pub struct Config {
     /// Fresh bytes of one shard that make it worth folding; default 16 MiB. More makes larger runs
     /// and less merging, and a longer replay after a crash.
     pub fold_bytes: u64,
-    /// Fresh bytes taken by one fold; default 32 MiB. Decoded, they take several times that.
+    /// Fresh bytes taken by one fold at most; default 32 MiB.
     pub fold_limit_bytes: u64,
+    /// Cells (rows times fields) that a fold decodes at once, at most, but for the batch that goes
+    /// over it; default 8 Mi. A fold takes up to 16 bytes of memory for each, keys and strings
+    /// included, and twice `txn_bytes`; more makes larger runs and less merging.
+    pub fold_cells: u64,
     /// How long a batch may wait for being folded, in milliseconds; default 10,000.
     pub fold_age_ms: u64,
-    /// Rows of a block; default 8,192. More compresses better; a read decodes whole blocks.
+    /// Rows of a block of one series; default 8,192. More compresses better; a read decodes whole
+    /// columns of blocks. Series with less than 1,024 rows share blocks of up to 4,096 rows.
     pub block_rows: usize,
     /// Bytes of a block before encoding, roughly; default 512 KiB.
     pub block_bytes: usize,
@@ -35,11 +40,42 @@ pub struct Config {
     pub txn_bytes: usize,
     /// Runs of one size tier that are merged into one; default 4.
     pub merge_runs: usize,
-    /// Runs larger than this, in bytes, are not merged any more; default 512 MiB. While a shard's
-    /// runs are merged, its fresh data waits.
+    /// Runs larger than this, in bytes, are not merged any more; default 512 MiB. A merge takes
+    /// memory of 2 `block_bytes` for each run it reads (at most twice `merge_runs`), 4 `block_bytes`
+    /// for what it writes, and 2 `txn_bytes`.
     pub merge_limit_bytes: u64,
-    /// Stored bytes a scan copies out in one read transaction; default 1 MiB.
+    /// Threads that fold, merge and rewrite shards; default 2. Folds come first, and from 2 on one
+    /// thread is left for them. So much memory is taken at most: one fold (see `fold_cells`) and,
+    /// for each further thread, a fold, a merge or a dense pass, whichever is largest.
+    pub compaction_threads: usize,
+    /// How long after its end a shard is taken for over, in milliseconds; default 600,000. Rows may
+    /// still come later; each dense pass they lead to rewrites the shard.
+    pub dense_after_ms: u64,
+    /// How long a shard that is over must have been without folds before it is rewritten densely, in
+    /// milliseconds; default 60,000.
+    pub dense_idle_ms: u64,
+    /// How much must have come since the last dense pass, in percent of what it wrote, for another
+    /// one; default 10.
+    pub dense_ratio_percent: u64,
+    /// Rows of a block of one series in a dense run; default 16,384. More compresses better. A dense
+    /// pass takes memory of 24 bytes per series, 64 `block_bytes` for reading, 16 for writing, and
+    /// 32 `txn_bytes`; and, while it runs, room on the disk for the shard once more.
+    pub dense_block_rows: usize,
+    /// Stored bytes a scan reads in one read transaction, and bytes of a page of its items; default
+    /// 1 MiB. What is read takes up to eight times that in memory.
     pub scan_bytes: usize,
+    /// Decoded blocks shared by several series that a scan keeps in memory, in bytes; default 32 MiB.
+    /// With less, a scan may decode blocks again and again if the order of keys is not that of
+    /// arrival.
+    pub scan_cache_bytes: usize,
+    /// Series selected by the index whose keys a scan reads one by one; default 16,384, some hundred
+    /// bytes each. With more, it walks over all keys of the measurement.
+    pub scan_series: usize,
+    /// Windows of fields (about 200 bytes each) an aggregation collects of one series before it gives
+    /// them out; default 16,384.
+    pub aggregate_partials: usize,
+    /// Buckets of a digest at most; default 100,000. About 100 bytes each.
+    pub digest_buckets: usize,
     /// What "busy" tells the sender to wait, in milliseconds; default 50.
     pub busy_retry_ms: u32,
 }
@@ -54,13 +90,23 @@ impl Default for Config {
             fresh_bytes: 192 << 20,
             fold_bytes: 16 << 20,
             fold_limit_bytes: 32 << 20,
+            fold_cells: 8 << 20,
             fold_age_ms: 10_000,
             block_rows: 8192,
             block_bytes: 512 << 10,
             txn_bytes: 4 << 20,
             merge_runs: 4,
             merge_limit_bytes: 512 << 20,
+            compaction_threads: 2,
+            dense_after_ms: 600_000,
+            dense_idle_ms: 60_000,
+            dense_ratio_percent: 10,
+            dense_block_rows: 16_384,
             scan_bytes: 1 << 20,
+            scan_cache_bytes: 32 << 20,
+            scan_series: 16_384,
+            aggregate_partials: 16_384,
+            digest_buckets: 100_000,
             busy_retry_ms: 50,
         }
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use heed::{
-    CommitOrAbort, Database, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls, types::Bytes,
+    CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls, types::Bytes,
 };
 
 /// A database of raw keys and values; named databases live as long as their environment.
@@ -224,6 +224,54 @@ impl<const N: usize> Environment<N> {
     pub(crate) fn wrap(&self, source: heed::Error) -> EnvError {
         EnvError::Lmdb { path: self.path.clone(), source }
     }
+}
+
+impl<const N: usize> Environment<N> {
+    /// Opens an environment that nobody else has open, to read it; nothing in the directory is
+    /// changed, not even the lock file. `None` if a table is missing.
+    pub(crate) fn open_read_only(
+        path: &Path,
+        names: [&str; N],
+    ) -> Result<Option<Self>, EnvError> {
+        let wrap = |source| EnvError::Open { path: path.to_owned(), source };
+        let file = path.join("data.mdb").metadata().map_err(|e| wrap(e.into()))?;
+        let map = round_up(usize::try_from(file.len()).unwrap_or(usize::MAX));
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(map).max_dbs(u32::try_from(N).unwrap_or(u32::MAX));
+        // SAFETY: without a lock file, LMDB does not know of other processes; the caller has said
+        // that there are none. The file is not written to here, and not mapped for writing.
+        let env = unsafe {
+            options.flags(EnvFlags::READ_ONLY | EnvFlags::NO_LOCK);
+            options.open(path)
+        };
+        let env = env.map_err(wrap)?;
+        let Some(tables) = open_tables(&env, names).map_err(wrap)? else {
+            return Ok(None);
+        };
+        let growing = RwLock::new(());
+        Ok(Some(Self { env, tables, path: path.to_owned(), max_map_bytes: map, growing }))
+    }
+}
+
+fn open_tables<const N: usize>(
+    env: &Env<WithoutTls>,
+    names: [&str; N],
+) -> heed::Result<Option<[Table; N]>> {
+    let done = env.open_databases_and_commit(env.read_txn()?, |opener, txn| {
+        let mut tables = Vec::with_capacity(N);
+        for name in names {
+            tables.extend(opener.open_database::<Bytes, Bytes>(txn, Some(name))?);
+        }
+        let tables: Result<[_; N], _> = tables.try_into();
+        Ok::<_, heed::Error>(match tables {
+            Ok(tables) => CommitOrAbort::Commit(tables),
+            Err(_) => CommitOrAbort::Abort(()),
+        })
+    })?;
+    Ok(match done {
+        CommitOrAbort::Commit(tables) => Some(tables),
+        CommitOrAbort::Abort(()) => None,
+    })
 }
 
 fn create_tables<const N: usize>(

@@ -60,6 +60,12 @@ pub enum ShardError {
         /// The first failure.
         cause: Arc<str>,
     },
+    /// A digest was asked for in too small buckets.
+    #[error("the digest has more than {limit} buckets; ask for larger ones or a shorter time")]
+    TooManyBuckets {
+        /// How many there may be.
+        limit: usize,
+    },
     /// The store was closed, or a task of it died.
     #[error("the shard store is closed")]
     Closed,

@@ -35,9 +35,16 @@ impl TagFilter {
     fn matches(&self, series: &[u8]) -> bool {
         let value = tags_of(series).find(|(key, _)| *unescaped(key) == *self.key);
         let value = value.map_or(Cow::Borrowed(&b""[..]), |(_, value)| unescaped(value));
-        match &self.test {
-            TagTest::In(values) => values.iter().any(|wanted| **wanted == *value),
-            TagTest::Matches(pattern) => pattern.is_match(&value),
+        self.test.matches(&value)
+    }
+}
+
+impl TagTest {
+    /// Whether an unescaped value passes.
+    pub(super) fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Self::In(values) => values.iter().any(|wanted| **wanted == *value),
+            Self::Matches(pattern) => pattern.is_match(value),
         }
     }
 }

@@ -1,71 +1,101 @@
 //! Merging runs: when a size tier has collected enough of them, they become one.
 //!
 //! Order: the blocks of the new run, then one transaction that makes it live in place of the old
-//! ones, then the old blocks are deleted and their pages are free for reuse. Merging keeps exactly
-//! the winners, so which runs are merged, and when, cannot be seen in any answer. A run with a
-//! damaged block is left as it is. Run by [`super::background`], in turn with folds of the shard.
+//! ones, then the old blocks are deleted and their pages are free for reuse. Only that one
+//! transaction keeps folds of the shard waiting. Merging keeps exactly the winners, so which runs
+//! are merged, and when, cannot be seen in any answer. A run with a damaged block is left as it is.
+//! Run by [`super::background`] and by settling.
 
-use quorate_protocol::{id::ShardId, rows::Rows};
+use quorate_protocol::id::{ShardId, Version};
 
 use super::{
     Inner,
+    assemble::{Assembler, Limits},
+    block::Density,
+    cursor::{Cursor, Trouble},
     error::ShardError,
     fault::Step,
-    fold,
-    open::OpenShard,
     read::report_damage,
-    run::{self, StoredBlock, Window},
-    series::SeriesId,
+    run::StoredBlock,
     slot::Slot,
-    state::{self, Run, State},
+    source::Sources,
+    state::{self, Run},
+    weave::weave,
+    work::Work,
+    writer::{self, Finished, Writer},
 };
 
 /// The smallest tier, in bytes; each further one is four times as large.
 const TIER_BYTES: u64 = 256 << 10;
 
-/// Merges the runs of the smallest tier that has enough of them; whether there was one.
+/// Merges the runs of the smallest tier that has enough of them; whether there was one. Folds of the
+/// shard go on meanwhile; a second merge of it does nothing.
 pub(super) fn merge(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
-    let _writer = slot.folding()?;
+    let Some(_merging) = slot.merging()? else {
+        return Ok(false);
+    };
     let Some(shard) = store.open.pin(slot.id)? else {
         return Ok(false);
     };
-    let mut state = shard.state()?;
-    let picked = pick(&state.runs, store.config.merge_runs, store.config.merge_limit_bytes);
+    let work = Work::new(store, slot, &shard);
+    let picked =
+        pick(&shard.state()?.runs, store.config.merge_runs, store.config.merge_limit_bytes);
     if picked.is_empty() {
         return Ok(false);
     }
-    fold::clean(store, slot, &shard)?;
-    let mut writer = run::Writer::new(&shard);
-    let mut at = Some((0, i64::MIN));
-    while let Some(from) = at {
-        let (windows, next) = load(&shard, &picked, from)?;
-        for (series, window) in windows {
-            let (parts, damaged) = window.decode();
-            if let Some(block) = damaged.first() {
-                return leave_alone(store, slot, &shard, state, block);
-            }
-            writer.push(series, &Rows::merge(parts));
-            while let Some(blocks) = writer.full_txn() {
-                fold::commit(store, slot, &shard, Step::Commit, |txn, [runs, ..]| {
-                    run::append(txn, runs, &blocks)
-                })?;
-                store.probe.at(Step::Committed)?;
-            }
-        }
-        at = next;
+    work.clean()?;
+    let finished = match write(work, &picked) {
+        Ok(finished) => finished,
+        Err(Trouble::Broken(block)) => return leave_alone(work, &block),
+        Err(Trouble::Shard(error)) => return Err(error),
+    };
+    {
+        let _writer = slot.folding()?;
+        // Folds have added runs since; nobody else takes any away.
+        let mut state = shard.state()?;
+        state.runs.retain(|run| picked.iter().all(|old| old.id != run.id));
+        state.add(finished.run);
+        let record = state.encode();
+        work.commit(Step::Flip, |txn, [runs, .., states]| {
+            writer::store(txn, runs, &finished.blocks)?;
+            states.put(txn, state::KEY, &record)
+        })?;
     }
-    let (blocks, merged) = writer.finish();
-    state.runs.retain(|run| picked.iter().all(|old| old.id != run.id));
-    state.runs.extend(merged);
-    let record = state.encode();
-    fold::commit(store, slot, &shard, Step::Flip, |txn, [runs, .., states]| {
-        run::append(txn, runs, &blocks)?;
-        states.put(txn, state::KEY, &record)
-    })?;
-    store.probe.at(Step::Flipped)?;
+    drop(finished);
+    work.at(Step::Flipped)?;
     metrics::counter!("quorate_shard_merges_total").increment(1);
-    fold::clean(store, slot, &shard)?;
+    work.clean()?;
     Ok(true)
+}
+
+/// Writes all rows of some runs as one, which is not live yet.
+fn write<'a>(work: Work<'a>, picked: &[Run]) -> Result<Finished<'a>, Trouble> {
+    let mut cursors = Vec::with_capacity(picked.len());
+    for run in picked {
+        cursors.push(Cursor::new(work.shard, run.id, true, 1)?);
+    }
+    let writer = Writer::new(work, Density::Cheap, all_versions(&cursors));
+    let mut assembler = Assembler::new(writer, Limits::of(&work.shard.config));
+    let mut sources = Sources::default();
+    loop {
+        let mut next = None;
+        for cursor in &mut cursors {
+            next = next.into_iter().chain(cursor.series(&mut sources)?).min();
+        }
+        let Some(series) = next else { break };
+        assembler.begin(&mut sources, series)?;
+        weave(series, &mut cursors, &mut sources, &mut assembler)?;
+    }
+    Ok(assembler.finish(&mut sources)?.finish())
+}
+
+/// All versions that rows of some runs may have; `None` if one of them cannot tell.
+pub(super) fn all_versions(cursors: &[Cursor<'_>]) -> Option<Vec<Version>> {
+    let mut all = Vec::new();
+    for cursor in cursors {
+        all.extend_from_slice(cursor.versions()?.versions());
+    }
+    Some(all)
 }
 
 /// The runs to merge: all of the smallest tier that has at least `enough`.
@@ -82,64 +112,22 @@ fn pick(runs: &[Run], enough: usize, limit: u64) -> Vec<Run> {
     candidates().filter(|run| tier(run) == *full).take(2 * enough.max(2)).copied().collect()
 }
 
-type Loaded = (Vec<(SeriesId, Window)>, Option<(SeriesId, i64)>);
-
-/// Copies out windows from (series, time) on, about `scan_bytes` of them, and where to go on.
-fn load(
-    shard: &OpenShard,
-    picked: &[Run],
-    (mut series, mut from): (SeriesId, i64),
-) -> Result<Loaded, ShardError> {
-    shard.env.read(|txn, [table, ..]| {
-        let (mut windows, mut bytes) = (Vec::new(), 0);
-        loop {
-            let mut first = None;
-            for run in picked {
-                let found =
-                    run::series_at(txn, table, run.id, series).map_err(|e| shard.env.wrap(e))?;
-                first = first.into_iter().chain(found).min();
-            }
-            let Some(first) = first else {
-                return Ok((windows, None));
-            };
-            if first != series {
-                (series, from) = (first, i64::MIN);
-            }
-            let window =
-                Window::load(txn, table, picked, series, from).map_err(|e| shard.env.wrap(e))?;
-            bytes += window.bytes();
-            let next = match window.end {
-                Some(end) => Some((series, end)),
-                None => series.checked_add(1).map(|series| (series, i64::MIN)),
-            };
-            windows.push((series, window));
-            match next {
-                Some(next) if bytes < shard.config.scan_bytes => (series, from) = next,
-                next => return Ok((windows, next)),
-            }
-        }
-    })
-}
-
 /// Marks the run of a damaged block, so that its good blocks stay and nobody tries again.
-fn leave_alone(
-    store: &Inner,
-    slot: &Slot,
-    shard: &OpenShard,
-    mut state: State,
-    block: &StoredBlock,
-) -> Result<bool, ShardError> {
+pub(super) fn leave_alone(work: Work<'_>, block: &StoredBlock) -> Result<bool, ShardError> {
+    let Work { store, slot, shard, .. } = work;
     let id: ShardId = slot.id;
     tracing::error!(shard = %id, run = block.key.run, "a damaged block keeps its run from merging");
-    report_damage(store, &shard.path, block)?;
-    for run in state.runs.iter_mut().filter(|run| run.id == block.key.run) {
-        run.damaged = true;
+    report_damage(store, &shard.path, block.key, &block.bytes)?;
+    {
+        let _writer = slot.folding()?;
+        let mut state = shard.state()?;
+        for run in state.runs.iter_mut().filter(|run| run.id == block.key.run) {
+            run.damaged = true;
+        }
+        let record = state.encode();
+        work.commit(Step::Flip, |txn, [.., states]| states.put(txn, state::KEY, &record))?;
     }
-    let record = state.encode();
-    fold::commit(store, slot, shard, Step::Flip, |txn, [.., states]| {
-        states.put(txn, state::KEY, &record)
-    })?;
-    fold::clean(store, slot, shard)?;
+    work.clean()?;
     Ok(true)
 }
 
@@ -148,7 +136,16 @@ mod tests {
     use super::*;
 
     fn run(id: u32, bytes: u64) -> Run {
-        Run { id, damaged: false, blocks: 1, bytes, min_time: 0, max_time: 0 }
+        Run {
+            id,
+            damaged: false,
+            dense: false,
+            blocks: 1,
+            rows: 1,
+            bytes,
+            min_time: 0,
+            max_time: 0,
+        }
     }
 
     #[test]

@@ -2,8 +2,15 @@
 //!
 //! Reading order: `fresh`, `pieces` and `slot` are a shard in memory; `directory`, `env`, `open`,
 //! `state`, `series` and `run` are a shard on disk; `fold` and `merge` turn one into the
-//! other, `background` says when; `read` and `filter` answer scans; `retention` drops.
+//! other, `background` says when; `read` and `filter` answer scans,
+//! `aggregate` and `digest` sum them up, `verify` checks what is stored; `retention` drops.
 //! Formats: `SPEC.md`, section 13.
+//!
+//! Reading back, each in a blocking form and one for tasks (`_begin` and `_page`):
+//! - `scan(shard, ScanFilter) -> Scan`, an iterator of [`ScanItem`];
+//! - `aggregate(shard, AggregateFilter) -> Aggregation`, an iterator of [`AggregateItem`];
+//! - `digest(shard, DigestFilter) -> Vec<BucketDigest>`;
+//! - `verify(shard) -> VerifyReport`, and `verify_dir(path)` for a directory that nobody has open.
 //!
 //! Invariants: a batch that was accepted is visible to every scan that begins later, until its
 //! shard is dropped; [`ShardStore::applied_through`] never passes a record that is not in a
@@ -22,23 +29,35 @@ use std::{
 
 use dashmap::DashMap;
 use quorate_protocol::{
+    aggregate::Windows,
     batch::EncodedBatch,
     id::{Sequence, ShardId, Version},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+mod aggregate;
+mod assemble;
 mod background;
+mod block;
 mod config;
 mod counters;
+mod cursor;
+mod dense;
+mod digest;
 mod directory;
+mod enrol;
 pub(crate) mod env;
 mod error;
 pub mod fault;
 mod filter;
 mod fold;
 mod fresh;
+mod gather;
+mod index;
 mod merge;
+#[cfg(test)]
+mod naive;
 mod open;
 mod pieces;
 mod quarantine;
@@ -47,16 +66,24 @@ pub mod retention;
 mod run;
 mod series;
 mod slot;
+mod source;
 mod state;
+mod verify;
+mod weave;
+mod work;
+mod writer;
 
 pub use self::{
+    aggregate::{AggregateFilter, AggregateItem, Aggregation},
     config::Config,
     counters::Stats,
+    digest::{BucketDigest, DigestFilter, Digesting},
     directory::FORMAT,
     error::{AdmitError, EnvError, ScanError, ShardError, ShardGone},
     filter::{ScanFilter, TagFilter, TagTest},
     fresh::Admission,
     read::{Scan, ScanItem, SeriesRows},
+    verify::{MAX_PROBLEMS, Problem, ProblemKind, Verification, VerifyReport, verify_dir},
 };
 use self::{
     counters::Counters,
@@ -88,8 +115,7 @@ struct Inner {
     /// The last record any shard had folded when the store was opened.
     found_applied: Sequence,
     released: watch::Sender<Sequence>,
-    fold_wanted: Notify,
-    merge_wanted: Notify,
+    work_wanted: Notify,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -155,8 +181,7 @@ impl ShardStore {
             highest_version: AtomicU64::new(highest.0),
             found_applied,
             released: watch::Sender::new(Sequence(0)),
-            fold_wanted: Notify::new(),
-            merge_wanted: Notify::new(),
+            work_wanted: Notify::new(),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -166,8 +191,7 @@ impl ShardStore {
     /// Starts folding and merging on the current runtime, until [`Self::close`].
     pub fn start(&self) {
         let inner = &self.inner;
-        inner.tasks.spawn(background::fold(Arc::clone(inner)));
-        inner.tasks.spawn(background::merge(Arc::clone(inner)));
+        background::start(inner);
     }
 
     /// Stops the tasks and closes all environments. What is fresh stays in the journal. Scans that
@@ -195,7 +219,7 @@ impl ShardStore {
             return Err(AdmitError::Poisoned(shard));
         }
         self.inner.budget.admit(bytes).ok_or_else(|| {
-            self.inner.fold_wanted.notify_one();
+            self.inner.work_wanted.notify_one();
             AdmitError::Busy { retry_after_ms: self.inner.config.busy_retry_ms }
         })
     }
@@ -226,7 +250,7 @@ impl ShardStore {
         };
         inner.highest_version.fetch_max(version.0, Ordering::Relaxed);
         if bytes >= inner.config.fold_bytes || inner.budget.used() > inner.budget.limit() / 2 {
-            inner.fold_wanted.notify_one();
+            inner.work_wanted.notify_one();
         }
         Ok(())
     }
@@ -274,6 +298,25 @@ impl ShardStore {
         self.repeat(shard, Inner::merge).await
     }
 
+    /// Says that a shard's group is over: what comes now comes late. Once it is idle the shard is
+    /// rewritten densely, see [`Config::dense_idle_ms`].
+    pub fn set_over(&self, shard: ShardId) {
+        if let Some(slot) = self.inner.slot(shard) {
+            slot.set_over();
+        }
+    }
+
+    /// Rewrites the shard densely, with what it has fresh, if it has anything that is not.
+    ///
+    /// # Errors
+    /// The pass failed; the shard is as it was.
+    pub async fn densify(&self, shard: ShardId) -> Result<(), ShardError> {
+        self.flush(shard).await?;
+        let inner = Arc::clone(&self.inner);
+        let Some(slot) = inner.slot(shard) else { return Ok(()) };
+        self.inner.executor.run(move || dense::densify(&inner, &slot, 0).map(drop)).await?
+    }
+
     /// Repeats a step on a shard until it says that nothing is left to do.
     async fn repeat(
         &self,
@@ -304,10 +347,20 @@ impl ShardStore {
     /// # Errors
     /// The shard was dropped.
     pub fn scan(&self, shard: ShardId, filter: ScanFilter) -> Result<Scan, ShardError> {
+        self.scan_known(shard, filter, None)
+    }
+
+    /// A scan that may say what is known of rows instead of yielding them.
+    fn scan_known(
+        &self,
+        shard: ShardId,
+        filter: ScanFilter,
+        windows: Option<Windows>,
+    ) -> Result<Scan, ShardError> {
         if self.inner.is_dropped(shard) {
             return Err(ShardError::Gone(shard));
         }
-        Scan::begin(Arc::clone(&self.inner), self.inner.slot(shard), filter)
+        Scan::begin(Arc::clone(&self.inner), self.inner.slot(shard), filter, windows)
     }
 
     /// [`Self::scan`] for tasks.
@@ -416,7 +469,7 @@ impl Inner {
     fn fold(&self, slot: &Slot) -> Result<bool, ShardError> {
         let folded = fold::fold(self, slot)?;
         if folded {
-            slot.set_unmerged();
+            slot.set_folded();
             self.publish_released();
         }
         Ok(folded)

@@ -6,42 +6,90 @@
 //! allowed, it might wait for itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Deref,
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use heed::RoTxn;
 use quorate_protocol::id::ShardId;
 
 use super::{
+    block::VersionTable,
     config::Config,
-    directory,
-    env::{EnvLimits, Environment, Table},
+    dense, directory,
+    env::{EnvError, EnvLimits, Environment, Table},
     error::ShardError,
-    run,
+    run::{self, BlockKey},
     state::{self, State},
 };
 
 /// The tables of a shard, in the order of [`Tables`].
-const NAMES: [&str; 4] = ["runs", "series", "keys", "state"];
+pub(super) const NAMES: [&str; 6] = ["runs", "series", "ids", "keys", "index", "state"];
+
+/// How long, and how often, somebody waits who wants a shard that others use to be closed. Reads use
+/// it for milliseconds; only a stream of them makes this end.
+const WAIT: Duration = Duration::from_millis(100);
+const WAITS: u32 = 100;
+
+/// `runs`, `series`, `ids`, `keys`, `index`, `state`.
+pub(super) type Tables = [Table; NAMES.len()];
 
 /// An open shard.
 pub(super) struct OpenShard {
-    pub(super) env: Environment<4>,
+    pub(super) env: Environment<{ NAMES.len() }>,
     pub(super) path: PathBuf,
     pub(super) config: Config,
     /// The id of the next run; grows also over runs that were never finished.
     next_run: AtomicU32,
+    /// Runs that are being written: not live yet, and no garbage.
+    building: Mutex<BTreeSet<u32>>,
+    /// The version tables of runs, once they were read.
+    versions: Mutex<BTreeMap<u32, Option<VersionTable>>>,
+    /// Tells this opening from all others of this process.
+    opening: u64,
+}
+
+/// A run being written; while this is alive nobody deletes it.
+pub(super) struct Building<'a> {
+    shard: &'a OpenShard,
+    run: u32,
+}
+
+impl Building<'_> {
+    pub(super) const fn run(&self) -> u32 {
+        self.run
+    }
+}
+
+impl Drop for Building<'_> {
+    fn drop(&mut self) {
+        lock(&self.shard.building).remove(&self.run);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl OpenShard {
     /// Opens the environment of a directory that has its marker.
-    fn open(path: PathBuf, config: Config) -> Result<Self, ShardError> {
+    fn open(path: PathBuf, config: Config, opening: u64) -> Result<Self, ShardError> {
+        dense::remove_draft(&path)?;
+        Self::open_draft(path, config, opening)
+    }
+
+    /// Opens the environment of a directory, for a dense pass.
+    pub(super) fn open_draft(
+        path: PathBuf,
+        config: Config,
+        opening: u64,
+    ) -> Result<Self, ShardError> {
         let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
         let limits = EnvLimits {
             map_bytes: bytes(config.map_bytes),
@@ -53,18 +101,96 @@ impl OpenShard {
         if new {
             directory::sync(&path)?;
         }
-        let shard = Self { env, path, config, next_run: AtomicU32::new(1) };
+        let shard = Self {
+            env,
+            path,
+            config,
+            next_run: AtomicU32::new(1),
+            building: Mutex::default(),
+            versions: Mutex::default(),
+            opening,
+        };
         let state = shard.state()?;
-        if run::has_dead(&shard, &state)? {
-            while !shard.delete_dead()? {}
+        while shard.has_dead()? {
+            shard.delete_dead()?;
         }
         let last = state.runs.last().map_or(0, |run| run.id);
         shard.next_run.store(last.saturating_add(1), Ordering::Relaxed);
         Ok(shard)
     }
 
-    pub(super) fn next_run(&self) -> u32 {
-        self.next_run.fetch_add(1, Ordering::Relaxed)
+    /// Which opening this is: series ids and run ids that were read in one mean nothing in another,
+    /// since a shard may be rewritten while nobody has it open.
+    pub(super) const fn opening(&self) -> u64 {
+        self.opening
+    }
+
+    /// Begins a run.
+    pub(super) fn begin_run(&self) -> Building<'_> {
+        let run = self.next_run.fetch_add(1, Ordering::Relaxed);
+        lock(&self.building).insert(run);
+        Building { shard: self, run }
+    }
+
+    pub(super) fn is_building(&self, run: u32) -> bool {
+        lock(&self.building).contains(&run)
+    }
+
+    /// Whether any block belongs to a run that is neither live nor being written.
+    pub(super) fn has_dead(&self) -> Result<bool, ShardError> {
+        self.env.read(|txn, tables| {
+            let state = self.state_in(txn, tables)?;
+            let is_kept = |run| state.is_live(run) || self.is_building(run);
+            Ok(run::has_dead(txn, &tables[0], &is_kept).map_err(|error| self.env.wrap(error))?)
+        })
+    }
+
+    /// Deletes blocks of such runs, one transaction full.
+    pub(super) fn delete_dead(&self) -> Result<(), EnvError> {
+        let max = self.config.txn_bytes;
+        self.env.write(|txn, tables| {
+            let [runs, .., states] = tables;
+            // Read here: nobody can make a run live before this transaction is over.
+            let record = states.get(txn, state::KEY)?;
+            let state = match record.map(State::decode) {
+                None => State::default(),
+                Some(Some(state)) => state,
+                // Nothing is known to be dead.
+                Some(None) => return Ok(()),
+            };
+            let is_kept = |run| state.is_live(run) || self.is_building(run);
+            run::delete_dead(txn, runs, &is_kept, max)
+        })
+    }
+
+    /// The version table of a live run, if it has one that can be read. Kept in memory once it was
+    /// read, at most 512 KiB each.
+    pub(super) fn versions_in(
+        &self,
+        txn: &RoTxn<'_>,
+        [runs, ..]: &Tables,
+        run: u32,
+    ) -> heed::Result<Option<VersionTable>> {
+        if let Some(known) = lock(&self.versions).get(&run) {
+            return Ok(known.clone());
+        }
+        let value = runs.get(txn, &BlockKey::versions(run).encode())?;
+        // Blocks that need a table that is damaged count as damaged themselves.
+        let table = value.and_then(|value| VersionTable::decode(value).ok());
+        lock(&self.versions).insert(run, table.clone());
+        Ok(table)
+    }
+
+    /// [`Self::versions_in`] in a transaction of its own.
+    pub(super) fn versions(&self, run: u32) -> Result<Option<VersionTable>, EnvError> {
+        self.env.read(|txn, tables| {
+            self.versions_in(txn, tables, run).map_err(|error| self.env.wrap(error))
+        })
+    }
+
+    /// Forgets the version tables of runs that are live no more.
+    pub(super) fn forget_versions(&self, state: &State) {
+        lock(&self.versions).retain(|run, _| state.is_live(*run));
     }
 
     /// The state record.
@@ -76,7 +202,7 @@ impl OpenShard {
     pub(super) fn state_in(
         &self,
         txn: &RoTxn<'_>,
-        [.., table]: &[Table; 4],
+        [.., table]: &Tables,
     ) -> Result<State, ShardError> {
         match table.get(txn, state::KEY).map_err(|e| self.env.wrap(e))? {
             None => Ok(State::default()),
@@ -85,13 +211,6 @@ impl OpenShard {
                 ShardError::BadDirectory { path: self.path.clone(), why }
             }),
         }
-    }
-
-    /// Deletes blocks of dead runs, one transaction full; whether it is done.
-    pub(super) fn delete_dead(&self) -> Result<bool, ShardError> {
-        let state = self.state()?;
-        let max = self.config.txn_bytes;
-        Ok(self.env.write(|txn, [runs, ..]| run::delete_dead(txn, runs, &state, max))?)
     }
 }
 
@@ -150,7 +269,7 @@ impl OpenShards {
                 if !directory::check(&path)? {
                     return Ok(None);
                 }
-                let shard = Arc::new(OpenShard::open(path, self.config)?);
+                let shard = Arc::new(OpenShard::open(path, self.config, clock)?);
                 opened.shards.insert(id, (Arc::clone(&shard), clock));
                 return Ok(Some(Pin { shard: Some(shard), of: self }));
             }
@@ -176,6 +295,27 @@ impl OpenShards {
         // Nobody finds it any more; deleting it may take its time.
         drop(opened);
         condemned.map_or(Ok(()), |path| directory::delete(&path))
+    }
+
+    /// Closes a shard, and calls `replace` while nobody can open it. `false`: it is used too much, and
+    /// nothing was done.
+    pub(super) fn replace(
+        &self,
+        id: ShardId,
+        replace: impl FnOnce() -> Result<(), ShardError>,
+    ) -> Result<bool, ShardError> {
+        let mut opened = self.lock();
+        let mut waits = 0;
+        while opened.shards.get(&id).is_some_and(|(shard, _)| Arc::strong_count(shard) > 1) {
+            waits += 1;
+            if waits > WAITS {
+                return Ok(false);
+            }
+            let waited = self.unpinned.wait_timeout(opened, WAIT);
+            opened = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(opened.shards.remove(&id));
+        replace().map(|()| true)
     }
 
     /// Closes everything; nothing can be pinned any more.

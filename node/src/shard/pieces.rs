@@ -56,11 +56,6 @@ pub(super) struct Pieces {
 }
 
 impl Collector {
-    /// Adds all rows of a batch.
-    pub(super) fn add(&mut self, batch: DecodedBatch) {
-        self.add_wanted(batch, None, None);
-    }
-
     /// Adds the wanted rows of a batch; `escaped` is the filter's measurement.
     pub(super) fn add_wanted(
         &mut self,
@@ -188,6 +183,14 @@ impl Pieces {
             return Rows::merge(vec![self.joined(&pieces)]);
         }
         Rows::merge(pieces.into_iter().map(|piece| self.joined(&[piece])).collect())
+    }
+
+    /// The first and the last time of a series.
+    pub(super) fn time_range(&self, series: &FreshSeries) -> Option<(i64, i64)> {
+        let pieces = self.pieces.get(series.pieces.clone()).unwrap_or_default();
+        let first = pieces.iter().filter_map(|piece| self.times(piece).first()).min()?;
+        let last = pieces.iter().filter_map(|piece| self.times(piece).last()).max()?;
+        Some((*first, *last))
     }
 
     fn table(&self, piece: &Piece) -> Option<&Table> {

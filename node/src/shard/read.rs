@@ -2,21 +2,28 @@
 //!
 //! Invariants: the fresh batches are copied first and the stored state is read after that, on every
 //! page anew; folds go the other way round, so nothing accepted before the scan began is missed,
-//! and what is found twice is merged into one. A read transaction lives for one page: blocks are
-//! copied out, then decoded without it. Memory: the fresh
-//! batches that have wanted rows, decoded, and one page.
-//! Called by sessions and exports through [`super::ShardStore::scan`].
+//! and what is found twice is merged into one. A read transaction lives for one page, some
+//! milliseconds. Memory: the fresh batches that have wanted rows, decoded; one page; and the cache
+//! of packed blocks. Called by sessions and exports through [`super::ShardStore::scan`], and by
+//! aggregations and digests.
+//!
+//! [`walk`] says which series comes next, [`stored`] reads it window by window, [`cache`] keeps
+//! blocks that many series share.
 
 use std::{
     collections::{BTreeMap, VecDeque, btree_map::Entry},
-    ops::Bound,
     path::Path,
     sync::Arc,
 };
 
 use bytes::Bytes;
-use quorate_protocol::rows::Rows;
+use quorate_protocol::{aggregate::Windows, rows::Rows};
 
+use self::{
+    cache::{Cache, Damaged},
+    stored::{Part, Reader, Wanted},
+    walk::{At, Next, Walk},
+};
 use super::{
     Inner,
     error::{ScanError, ShardError},
@@ -25,13 +32,15 @@ use super::{
     open::OpenShard,
     pieces::{Collector, FreshSeries, Pieces},
     quarantine,
-    run::{StoredBlock, Window, cuts},
-    series::{InOrder, SeriesId},
+    run::{BlockKey, cuts},
     slot::Slot,
 };
 
-/// Series looked at in one read transaction, wanted or not: some milliseconds.
-const VISITS: usize = 8192;
+mod cache;
+mod stored;
+mod walk;
+
+pub(super) use self::stored::Known;
 
 /// Some rows of a series; a large series comes in several, in order of time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,22 +54,19 @@ pub struct SeriesRows {
 /// What a scan yields. After [`ScanError::Damaged`] it goes on; after anything else it is over.
 pub type ScanItem = Result<SeriesRows, ScanError>;
 
-/// Stored rows of a series, not decoded.
-struct Found {
-    key: Bytes,
-    window: Window,
+/// The next of a series, later in time than what came before.
+pub(super) enum Content {
+    Rows(Rows),
+    /// What is known of some rows, by field, in the window with this start.
+    Known(i64, Vec<Known>),
 }
 
-/// Where the stored part of a scan stands.
-enum At {
-    /// Before the first series.
-    Start,
-    /// Behind this one.
-    After(Vec<u8>),
-    /// Within a series, from this time on.
-    Within(Vec<u8>, SeriesId, i64),
-    /// Behind the last.
-    End,
+/// A window of the stored rows of a series, not merged yet.
+struct Found {
+    key: Bytes,
+    parts: Vec<Part>,
+    /// All stored rows before this time are in the parts; `None`: there are no more.
+    end: Option<i64>,
 }
 
 /// A scan of one shard; see [`super::ShardStore::scan`]. It blocks: see
@@ -69,35 +75,47 @@ pub struct Scan {
     store: Arc<Inner>,
     slot: Option<Arc<Slot>>,
     filter: ScanFilter,
-    measurement: Option<Vec<u8>>,
+    windows: Option<Windows>,
     /// Series with fresh rows, and from which time on they are still to be yielded.
     fresh: BTreeMap<Bytes, (FreshSeries, i64)>,
     pieces: Pieces,
-    at: At,
-    /// Loaded and not decoded yet.
+    walk: Walk,
+    cache: Cache,
+    /// Which environment the cache is of.
+    environment: Option<u64>,
+    /// Loaded and not merged yet.
     found: VecDeque<Found>,
-    ready: VecDeque<ScanItem>,
+    ready: VecDeque<Result<(Bytes, Content), ScanError>>,
+    /// The fresh rows of the series under way.
+    merged: Option<(Bytes, Rows)>,
+    /// Pieces of rows that were too many for one item.
+    cut: VecDeque<SeriesRows>,
 }
 
 impl Scan {
-    /// Copies the wanted fresh rows, so that the scan sees what has been accepted until now.
+    /// Copies the wanted fresh rows, so that the scan sees what has been accepted until now. With
+    /// `windows`, rows of which enough is known come as that.
     pub(super) fn begin(
         store: Arc<Inner>,
         slot: Option<Arc<Slot>>,
         filter: ScanFilter,
+        windows: Option<Windows>,
     ) -> Result<Self, ShardError> {
-        let measurement = filter.escaped_measurement();
-        let at = filter.after.as_ref().map_or(At::Start, |key| At::After(key.to_vec()));
+        let config = store.config;
         let mut scan = Self {
+            walk: Walk::new(&filter, config.scan_series),
+            cache: Cache::new(config.scan_cache_bytes),
             store,
             slot,
             filter,
-            measurement,
+            windows,
             fresh: BTreeMap::new(),
             pieces: Pieces::default(),
-            at,
+            environment: None,
             found: VecDeque::new(),
             ready: VecDeque::new(),
+            merged: None,
+            cut: VecDeque::new(),
         };
         scan.copy_fresh()?;
         scan.store.probe.at(Step::ScanBegins)?;
@@ -106,7 +124,7 @@ impl Scan {
 
     fn copy_fresh(&mut self) -> Result<(), ShardError> {
         let Some(slot) = &self.slot else {
-            self.at = At::End;
+            self.walk.at = At::End;
             return Ok(());
         };
         let entries = {
@@ -116,11 +134,11 @@ impl Scan {
             }
             fresh.within(self.filter.from, self.filter.to)
         };
-        let (escaped, mut taken) = (self.measurement.as_deref(), Collector::default());
+        let (escaped, mut taken) = (self.filter.escaped_measurement(), Collector::default());
         for entry in entries.iter().filter(|entry| entry.batch.header().part.shard == slot.id) {
             // Folding puts a batch that breaks the rules into quarantine; it is served nowhere.
             if let Ok(batch) = entry.batch.decode() {
-                taken.add_wanted(batch, Some(&self.filter), escaped);
+                taken.add_wanted(batch, Some(&self.filter), escaped.as_deref());
             }
         }
         let (series, pieces) = taken.finish();
@@ -143,98 +161,68 @@ impl Scan {
             match (first, found) {
                 (Some(fresh), Some(found)) if fresh < found => self.emit_fresh(),
                 (_, Some(_)) => self.emit_found()?,
-                (Some(_), None) if matches!(self.at, At::End) => self.emit_fresh(),
-                (None, None) if matches!(self.at, At::End) => return Ok(()),
+                (Some(_), None) if self.walk.at == At::End => self.emit_fresh(),
+                (None, None) if self.walk.at == At::End => return Ok(()),
                 _ => self.load()?,
             }
         }
         Ok(())
     }
 
-    /// Loads the next page of stored blocks.
+    /// Loads the next page of stored rows.
     fn load(&mut self) -> Result<(), ScanError> {
         self.store.probe.at(Step::ScanPage).map_err(ShardError::from)?;
-        let Some(slot) = &self.slot else {
-            self.at = At::End;
+        let Some(slot) = self.slot.clone() else {
+            self.walk.at = At::End;
             return Ok(());
         };
         if slot.fresh().is_gone() {
             return Err(ShardError::Gone(slot.id).into());
         }
-        let page = match self.store.open.pin(slot.id)? {
+        let store = Arc::clone(&self.store);
+        match store.open.pin(slot.id)? {
             Some(shard) => self.page(&shard)?,
             // Nothing was ever folded, so all there was when the scan began is in `fresh`.
-            None => (Vec::new(), At::End),
-        };
-        self.found.extend(page.0);
-        self.at = page.1;
+            None => self.walk.at = At::End,
+        }
         Ok(())
     }
 
-    /// Copies stored blocks out, in one read transaction.
-    fn page(&self, shard: &OpenShard) -> Result<(Vec<Found>, At), ScanError> {
-        let wrap = |error| ScanError::from(shard.env.wrap(error));
+    /// Reads some windows, in one read transaction.
+    fn page(&mut self, shard: &OpenShard) -> Result<(), ScanError> {
         let max = shard.config.scan_bytes;
+        let environment = shard.opening();
+        if self.environment.replace(environment) != Some(environment) {
+            self.cache.clear();
+        }
+        let Self { filter, windows, walk, cache, fresh, pieces, found, .. } = self;
         shard.env.read(|txn, tables| {
-            let [table, _, keys, _] = tables;
             let mut runs = shard.state_in(txn, tables)?.runs;
-            let (first, to) = (self.filter.from, self.filter.to);
-            runs.retain(|run| run.min_time < to && run.max_time >= first);
-            let (mut found, mut bytes, mut visits) = (Vec::new(), 0, 0);
-
-            // All windows of a series, or as many as fit; where the next one begins.
-            let mut windows = |key: &[u8], id, mut from, bytes: &mut usize| {
+            runs.retain(|run| run.min_time < filter.to && run.max_time >= filter.from);
+            let wanted = Wanted { filter, windows: *windows };
+            let mut reader = Reader::new(shard, txn, tables, runs, wanted, cache);
+            let page = walk.page(txn, tables, environment, filter, |key, id, mut from| {
+                reader.enter();
+                let touched = match windows {
+                    Some(_) => fresh.get(key).and_then(|(series, _)| pieces.time_range(series)),
+                    // Rows are merged with whatever is fresh.
+                    None => None,
+                };
+                let key = Bytes::copy_from_slice(key);
                 loop {
-                    let mut window = Window::load(txn, table, &runs, id, from).map_err(wrap)?;
-                    let next = window.end.filter(|end| *end < to);
-                    window.end = next;
-                    *bytes += window.bytes();
-                    found.push(Found { key: Bytes::copy_from_slice(key), window });
-                    match next {
-                        Some(next) if *bytes < max => from = next,
-                        next => return Ok::<_, ScanError>(next),
+                    let (parts, end) = reader.window(id, from, touched)?;
+                    if !parts.is_empty() || fresh.contains_key(&key) {
+                        found.push_back(Found { key: key.clone(), parts, end });
+                    }
+                    match end {
+                        Some(next) if reader.bytes < max => from = next,
+                        Some(next) => return Ok(Next::Full(Some(next))),
+                        None if reader.bytes >= max => return Ok(Next::Full(None)),
+                        None => return Ok::<_, heed::Error>(Next::Done),
                     }
                 }
-            };
-
-            let behind = match &self.at {
-                At::Start => match &self.measurement {
-                    Some(measurement) => Bound::Included(measurement.as_slice()),
-                    None => Bound::Unbounded,
-                },
-                At::After(key) => Bound::Excluded(key.as_slice()),
-                At::Within(key, id, from) => {
-                    if let Some(next) = windows(key, *id, *from, &mut bytes)? {
-                        return Ok((found, At::Within(key.clone(), *id, next)));
-                    }
-                    Bound::Excluded(key.as_slice())
-                }
-                At::End => return Ok((found, At::End)),
-            };
-            let mut cursor = InOrder::new(txn, keys, behind).map_err(wrap)?;
-            while let Some((key, id)) = cursor.next().map_err(wrap)? {
-                if self.is_past(&key) {
-                    return Ok((found, At::End));
-                }
-                visits += 1;
-                if self.filter.key_matches(self.measurement.as_deref(), &key)
-                    && let Some(next) = windows(&key, id, first, &mut bytes)?
-                {
-                    return Ok((found, At::Within(key, id, next)));
-                }
-                if bytes >= max || visits >= VISITS {
-                    return Ok((found, At::After(key)));
-                }
-            }
-            Ok((found, At::End))
-        })
-    }
-
-    /// Whether no key from this one on is of the wanted measurement.
-    fn is_past(&self, key: &[u8]) -> bool {
-        self.measurement.as_ref().is_some_and(|measurement| {
-            let rest = key.strip_prefix(measurement.as_slice());
-            rest.is_none_or(|rest| rest.first().is_some_and(|byte| *byte > b','))
+            });
+            page.map_err(|error| shard.env.wrap(error).into())
         })
     }
 
@@ -249,36 +237,49 @@ impl Scan {
         let Some(found) = self.found.pop_front() else {
             return Ok(());
         };
-        let (stored, damaged) = found.window.decode();
-        for block in damaged {
-            self.report(&found.key, block)?;
-        }
-        let mut parts: Vec<Rows> = stored.into_iter().map(|rows| self.filter.apply(rows)).collect();
+        let mut fresh = None;
         if let Entry::Occupied(mut entry) = self.fresh.entry(found.key.clone()) {
             let (series, from) = entry.get();
-            let rows = self.pieces.rows(series);
-            match found.window.end {
-                Some(end) => {
-                    parts.push(rows.slice(*from, end));
-                    entry.get_mut().1 = end;
+            let rows = match &self.merged {
+                Some((key, rows)) if *key == found.key => rows,
+                _ => {
+                    let rows = self.pieces.rows(series);
+                    &self.merged.insert((found.key.clone(), rows)).1
                 }
-                None => {
-                    parts.push(rows.slice(*from, i64::MAX));
-                    entry.remove();
+            };
+            let rows = rows.slice(*from, found.end.unwrap_or(i64::MAX));
+            fresh = (!rows.is_empty()).then_some(rows);
+            match found.end {
+                Some(end) => entry.get_mut().1 = end,
+                None => drop(entry.remove()),
+            }
+        }
+        for part in found.parts {
+            match part {
+                Part::Damaged(block) => self.report(&found.key, &block)?,
+                Part::Known(start, known) => {
+                    self.ready.push_back(Ok((found.key.clone(), Content::Known(start, known))));
+                }
+                Part::Rows(mut rows) => {
+                    // With fresh rows there is one such part in a window.
+                    rows.extend(fresh.take());
+                    self.emit(found.key.clone(), rows);
                 }
             }
         }
-        self.emit(found.key, parts);
+        if let Some(fresh) = fresh {
+            self.emit(found.key, vec![fresh]);
+        }
         Ok(())
     }
 
-    fn report(&mut self, key: &Bytes, block: &StoredBlock) -> Result<(), ScanError> {
+    fn report(&mut self, key: &Bytes, block: &Damaged) -> Result<(), ScanError> {
         let Some(slot) = &self.slot else {
             return Ok(());
         };
         // Pinned, so that a shard that is being dropped does not get a directory again.
         if let Some(shard) = self.store.open.pin(slot.id)? {
-            report_damage(&self.store, &shard.path, block)?;
+            report_damage(&self.store, &shard.path, block.key, &block.bytes)?;
         }
         self.ready.push_back(Err(ScanError::Damaged {
             shard: slot.id,
@@ -290,19 +291,28 @@ impl Scan {
     }
 
     fn emit(&mut self, key: Bytes, parts: Vec<Rows>) {
-        let rows = Rows::merge(parts);
-        let config = &self.store.config;
-        let cuts = cuts(&rows, config.block_rows, config.block_bytes);
-        if cuts.len() == 1 {
-            self.ready.push_back(Ok(SeriesRows { key, rows }));
-            return;
-        }
-        for range in cuts {
-            let rows = rows.range(range);
-            self.ready.push_back(Ok(SeriesRows { key: key.clone(), rows }));
+        let rows = self.filter.apply(Rows::merge(parts));
+        if !rows.is_empty() {
+            self.ready.push_back(Ok((key, Content::Rows(rows))));
         }
     }
 
+    /// The next of the wanted content.
+    pub(super) fn next_content(&mut self) -> Option<Result<(Bytes, Content), ScanError>> {
+        if self.ready.is_empty()
+            && let Err(error) = self.fill()
+        {
+            self.walk.at = At::End;
+            self.fresh.clear();
+            self.found.clear();
+            self.ready.clear();
+            return Some(Err(error));
+        }
+        self.ready.pop_front()
+    }
+}
+
+impl Scan {
     /// The next items, about `scan_bytes` of them in memory; none at the end.
     pub(super) fn next_page(&mut self) -> Vec<ScanItem> {
         let (mut page, mut bytes) = (Vec::new(), 0);
@@ -323,16 +333,25 @@ impl Iterator for Scan {
     type Item = ScanItem;
 
     fn next(&mut self) -> Option<ScanItem> {
-        if self.ready.is_empty()
-            && let Err(error) = self.fill()
-        {
-            self.at = At::End;
-            self.fresh.clear();
-            self.found.clear();
-            self.ready.clear();
-            return Some(Err(error));
+        loop {
+            if let Some(piece) = self.cut.pop_front() {
+                return Some(Ok(piece));
+            }
+            match self.next_content()? {
+                Err(error) => return Some(Err(error)),
+                // Only aggregations ask for it.
+                Ok((_, Content::Known(..))) => {}
+                Ok((key, Content::Rows(rows))) => {
+                    let config = &self.store.config;
+                    let cuts = cuts(&rows, config.block_rows, config.block_bytes);
+                    if cuts.len() == 1 {
+                        return Some(Ok(SeriesRows { key, rows }));
+                    }
+                    let piece = |range| SeriesRows { key: key.clone(), rows: rows.range(range) };
+                    self.cut.extend(cuts.into_iter().map(piece));
+                }
+            }
         }
-        self.ready.pop_front()
     }
 }
 
@@ -340,11 +359,11 @@ impl Iterator for Scan {
 pub(super) fn report_damage(
     store: &Inner,
     shard: &Path,
-    block: &StoredBlock,
+    key: BlockKey,
+    bytes: &[u8],
 ) -> Result<(), ShardError> {
-    let key = block.key;
     let name = format!("{:010}-{:020}-{}.block", key.run, key.series, key.start);
-    if quarantine::keep(shard, &name, &block.bytes, "its checksum or its form is wrong")? {
+    if quarantine::keep(shard, &name, bytes, "its checksum or its form is wrong")? {
         tracing::error!(shard = %shard.display(), name, "a stored block is damaged");
         store.counters.bad_block();
     }

@@ -1,21 +1,27 @@
-//! The series of a shard: full key to id, and all keys in order.
+//! The series of a shard: full key to id and back, and all keys in order.
 //!
-//! Invariants: a key has one id for as long as its shard exists; both tables and the next id change
-//! in one transaction. Keys may be longer than LMDB's 511 bytes: `series` is keyed by (hash,
-//! ordinal) and holds the full key, which is compared; `keys` is keyed by an order-preserving form
-//! of the key, cut where it grows too long, and the id. Used by [`super::fold`] and [`super::read`].
+//! Invariants: a key has one id for as long as its environment is not rewritten. `series` is keyed by
+//! (hash, ordinal) and says which id a key of that hash may have; `ids` has the full key of an id,
+//! and only a comparison with it makes a match: an entry of `series` without its id in `ids` was
+//! left by an interrupted fold and matches nothing. `keys` is keyed by an order-preserving form of
+//! the key, cut where it would be too long for LMDB, and the id; it changes together with `ids` and
+//! the next id. Every table is written in its own order. Used by [`super::fold`], [`super::dense`]
+//! and [`super::read`].
 
 use std::{collections::VecDeque, ops::Bound};
 
-use heed::{RoRange, RoTxn, RwTxn, types};
+use bytes::Bytes;
+use heed::{PutFlags, RoRange, RoTxn, RwTxn, types};
 
-use super::env::Table;
+use super::{env::Table, open::Tables, state};
 
 /// An id of a series, given in order of arrival, from 1.
 pub(super) type SeriesId = u64;
 
 /// The longest order-preserving form of a key; with an id behind it, it stays below 511 bytes.
 const ORDERED_MAX: usize = 480;
+/// What the hash of a series costs in a transaction, in bytes.
+pub(super) const HASH_BYTES: usize = 64;
 /// Ends an order-preserving form that was not cut. Smaller than anything that can follow a byte of
 /// a longer key, since a zero byte within a key is followed by [`ZERO`].
 const END: [u8; 2] = [0, 1];
@@ -28,41 +34,109 @@ fn series_key(hash: u64, ordinal: u32) -> [u8; 12] {
     key
 }
 
-/// The id of a key, or the ordinal it would be stored at.
-pub(super) fn find(
-    txn: &RoTxn<'_>,
-    series: &Table,
-    key: &[u8],
-    hash: u64,
-) -> heed::Result<Result<SeriesId, u32>> {
-    let mut ordinal = 0;
-    while let Some(value) = series.get(txn, &series_key(hash, ordinal))? {
-        if let Some((id, found)) = value.split_first_chunk()
-            && found == key
-        {
-            return Ok(Ok(SeriesId::from_le_bytes(*id)));
-        }
-        ordinal += 1;
-    }
-    Ok(Err(ordinal))
+/// A series that is being looked up.
+#[derive(Clone, Debug)]
+pub(super) struct Lookup<'a> {
+    pub(super) hash: u64,
+    pub(super) key: &'a [u8],
+    /// 0 until it is found.
+    pub(super) id: SeriesId,
 }
 
-/// Stores a key that is not there yet.
-pub(super) fn insert(
-    txn: &mut RwTxn<'_>,
-    [series, keys]: [&Table; 2],
-    key: &[u8],
-    hash: u64,
-    id: SeriesId,
+/// A series that gets an id.
+#[derive(Clone, Debug)]
+pub(super) struct NewSeries {
+    pub(super) hash: u64,
+    pub(super) key: Bytes,
+    pub(super) id: SeriesId,
+}
+
+/// Finds ids. Fastest if the lookups ascend by hash.
+pub(super) fn find(
+    txn: &RoTxn<'_>,
+    [_, series, ids, ..]: &Tables,
+    lookups: &mut [Lookup<'_>],
 ) -> heed::Result<()> {
-    // Found again here: keys of one hash may be new together.
-    if let Err(ordinal) = find(txn, series, key, hash)? {
-        let value = [&id.to_le_bytes(), key].concat();
-        series.put(txn, &series_key(hash, ordinal), &value)?;
-        let (ordered, value) = ordered_entry(key, id);
-        keys.put(txn, &ordered, value)?;
+    // Ids that have the right hash, and of which lookup; then their keys, in order of the ids.
+    let mut candidates: Vec<(SeriesId, usize)> = Vec::with_capacity(lookups.len());
+    for (at, lookup) in lookups.iter().enumerate() {
+        let mut ordinal = 0;
+        while let Some(id) = series.get(txn, &series_key(lookup.hash, ordinal))? {
+            candidates.extend(id.try_into().map(|id| (SeriesId::from_le_bytes(id), at)));
+            ordinal += 1;
+        }
+    }
+    candidates.sort_unstable();
+    for (id, at) in candidates {
+        let key = ids.get(txn, &id.to_be_bytes())?;
+        if let (Some(key), Some(lookup)) = (key, lookups.get_mut(at))
+            && key == lookup.key
+        {
+            lookup.id = id;
+        }
     }
     Ok(())
+}
+
+/// The key of a series.
+pub(super) fn key_of<'txn>(
+    txn: &'txn RoTxn<'_>,
+    [_, _, ids, ..]: &Tables,
+    id: SeriesId,
+) -> heed::Result<Option<&'txn [u8]>> {
+    ids.get(txn, &id.to_be_bytes())
+}
+
+/// The id the next new series gets.
+pub(super) fn next_id(txn: &RoTxn<'_>, [.., states]: &Tables) -> heed::Result<SeriesId> {
+    let stored = states.get(txn, state::NEXT_SERIES)?;
+    Ok(stored.and_then(|id| id.try_into().ok()).map_or(1, SeriesId::from_le_bytes))
+}
+
+/// Makes new series findable by their hashes, by which they ascend. To be committed before, or
+/// together with, their keys.
+pub(super) fn insert_hashes(
+    txn: &mut RwTxn<'_>,
+    [_, series, ..]: &Tables,
+    new: impl Iterator<Item = (u64, SeriesId)>,
+) -> heed::Result<()> {
+    for (hash, id) in new {
+        let mut ordinal = 0;
+        while series.get(txn, &series_key(hash, ordinal))?.is_some() {
+            ordinal += 1;
+        }
+        series.put(txn, &series_key(hash, ordinal), &id.to_le_bytes())?;
+    }
+    Ok(())
+}
+
+/// Gives new series their ids, by which and by their keys they ascend, and which follow the last
+/// one given.
+pub(super) fn insert_keys(
+    txn: &mut RwTxn<'_>,
+    tables: &Tables,
+    new: &[NewSeries],
+) -> heed::Result<()> {
+    let [_, _, ids, keys, ..] = tables;
+    for new in new {
+        ids.put_with_flags(txn, PutFlags::APPEND, &new.id.to_be_bytes(), &new.key)?;
+    }
+    for new in new {
+        let (ordered, value) = ordered_entry(&new.key, new.id);
+        keys.put(txn, &ordered, value)?;
+    }
+    new.last().map_or(Ok(()), |last| take_ids(txn, tables, last.id))
+}
+
+/// Takes all ids up to one: no series that comes later gets them.
+pub(super) fn take_ids(
+    txn: &mut RwTxn<'_>,
+    tables: &Tables,
+    last: SeriesId,
+) -> heed::Result<()> {
+    let next = next_id(txn, tables)?.max(last.saturating_add(1));
+    let [.., states] = tables;
+    states.put(txn, state::NEXT_SERIES, &next.to_le_bytes())
 }
 
 /// What the `keys` table has of a series: its key and its value there.
@@ -200,7 +274,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::shard::env::{EnvError, EnvLimits, Environment};
+    use crate::shard::{
+        env::{EnvError, EnvLimits, Environment},
+        open::NAMES,
+    };
 
     fn key() -> impl Strategy<Value = Vec<u8>> {
         let short =
@@ -221,15 +298,30 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let limits = EnvLimits { map_bytes: 1 << 20, max_map_bytes: 1 << 30, readers: 8 };
-            let env = Environment::open(dir.path(), limits, ["series", "keys"]).unwrap();
+            let env = Environment::open(dir.path(), limits, NAMES).unwrap();
             // Few hashes, so that keys collide.
             let hash = |key: &[u8]| key.len() as u64 % hashes;
-            let ids: Vec<(Vec<u8>, u64)> = keys.into_iter().rev().zip(1..).collect();
-            env.write(|txn, [series, ordered]| {
-                for (key, id) in ids.iter().chain(&ids) {
-                    insert(txn, [series, ordered], key, hash(key), *id)?;
-                }
-                Ok(())
+            // Every other one first, so that ids do not follow the order of keys.
+            let (first, second): (Vec<_>, Vec<_>) =
+                keys.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
+            let ids: Vec<(Vec<u8>, u64)> =
+                first.iter().chain(&second).map(|(_, key)| key.clone()).zip(1..).collect();
+            let new: Vec<NewSeries> = ids
+                .iter()
+                .map(|(key, id)| NewSeries { hash: hash(key), key: key.clone().into(), id: *id })
+                .collect();
+            let (first, second) = new.split_at(first.len());
+            for part in [first, second] {
+                let mut by_hash: Vec<_> = part.iter().map(|new| (new.hash, new.id)).collect();
+                by_hash.sort_unstable();
+                env.write(|txn, tables| {
+                    insert_hashes(txn, tables, by_hash.iter().copied())?;
+                    insert_keys(txn, tables, part)
+                }).unwrap();
+            }
+            // What a crash between the two leaves behind.
+            env.write(|txn, tables| {
+                insert_hashes(txn, tables, [(0, ids.len() as u64 + 1)].into_iter())
             }).unwrap();
             for bound in [
                 Bound::Unbounded, Bound::Included(&from[..]), Bound::Excluded(&from[..]),
@@ -242,7 +334,7 @@ mod tests {
                     Bound::Excluded(from) => key.as_slice() > from,
                 });
                 expected.sort();
-                let found = env.read(|txn, [_, ordered]| -> Result<_, EnvError> {
+                let found = env.read(|txn, [_, _, _, ordered, ..]| -> Result<_, EnvError> {
                     let mut all = Vec::new();
                     let mut cursor = InOrder::new(txn, ordered, bound).unwrap();
                     while let Some(found) = cursor.next().unwrap() {
@@ -252,12 +344,22 @@ mod tests {
                 }).unwrap();
                 prop_assert_eq!(found, expected);
             }
-            env.read(|txn, [series, _]| -> Result<_, EnvError> {
+            let mut lookups: Vec<Lookup<'_>> = ids
+                .iter()
+                .map(|(key, _)| Lookup { hash: hash(key), key, id: 0 })
+                .chain([Lookup { hash: 0, key: b"lost", id: 0 }])
+                .collect();
+            env.read(|txn, tables| -> Result<_, EnvError> {
+                find(txn, tables, &mut lookups).unwrap();
+                assert_eq!(next_id(txn, tables).unwrap(), ids.len() as u64 + 1);
                 for (key, id) in &ids {
-                    assert_eq!(find(txn, series, key, hash(key)).unwrap(), Ok(*id));
+                    assert_eq!(key_of(txn, tables, *id).unwrap(), Some(&key[..]));
                 }
                 Ok(())
             }).unwrap();
+            let found: Vec<_> = lookups.iter().map(|lookup| lookup.id).collect();
+            let expected: Vec<_> = ids.iter().map(|(_, id)| *id).chain([0]).collect();
+            prop_assert_eq!(found, expected);
         }
     }
 }

@@ -1,12 +1,13 @@
 //! A shard as the store knows it, open or not.
 //!
-//! Invariants: `folding` is held by whoever writes to the environment (fold, merge, drop), one at a
-//! time; the lock of `fresh` is held for pushes and copies of references only, never over I/O. A
+//! Invariants: `folding` is held by whoever changes the state record (a fold all along, a merge or a
+//! dense pass when it is ready) or drops the shard, one at a time; `merging` by whoever takes runs
+//! away; the lock of `fresh` is held for pushes and copies of references only, never over I/O. A
 //! shard is poisoned once and for good. Held by [`super::ShardStore`], one per shard.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use quorate_protocol::id::{Sequence, ShardId};
@@ -24,8 +25,23 @@ pub(super) struct Slot {
     fresh: Mutex<Fresh>,
     folding: Mutex<()>,
     poison: OnceLock<Arc<str>>,
+    /// Somebody rewrites runs.
+    merging: AtomicBool,
+    /// The shard's group is over: rows come late or not at all.
+    over: AtomicBool,
+    /// Ticks since the last fold.
+    quiet: AtomicU32,
     /// A run has come since the last look for something to merge.
     unmerged: AtomicBool,
+}
+
+/// The right to rewrite the runs of a shard.
+pub(super) struct Merging<'a>(&'a Slot);
+
+impl Drop for Merging<'_> {
+    fn drop(&mut self) {
+        self.0.merging.store(false, Ordering::Release);
+    }
 }
 
 impl Slot {
@@ -35,6 +51,9 @@ impl Slot {
             fresh: Mutex::new(Fresh::new(budget, applied)),
             folding: Mutex::default(),
             poison: OnceLock::new(),
+            merging: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            quiet: AtomicU32::new(0),
             unmerged: AtomicBool::new(true),
         }
     }
@@ -58,6 +77,21 @@ impl Slot {
         }
     }
 
+    /// The right to rewrite runs, beside folds that only add some; `None` if somebody has it.
+    ///
+    /// # Errors
+    /// The shard was dropped or is poisoned.
+    pub(super) fn merging(&self) -> Result<Option<Merging<'_>>, ShardError> {
+        drop(self.folding()?);
+        let taken = self.merging.swap(true, Ordering::Acquire);
+        Ok((!taken).then_some(Merging(self)))
+    }
+
+    /// Whether somebody rewrites runs.
+    pub(super) fn is_merging(&self) -> bool {
+        self.merging.load(Ordering::Relaxed)
+    }
+
     /// The right to remove the directory, when the shard is gone already.
     pub(super) fn last_writer(&self) -> MutexGuard<'_, ()> {
         self.folding.lock().unwrap_or_else(PoisonError::into_inner)
@@ -76,8 +110,32 @@ impl Slot {
         Some(ShardError::Poisoned { shard: self.id, cause })
     }
 
+    /// A fold has made a run.
+    pub(super) fn set_folded(&self) {
+        self.quiet.store(0, Ordering::Relaxed);
+        self.set_unmerged();
+    }
+
     pub(super) fn set_unmerged(&self) {
         self.unmerged.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_over(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// A dense pass was worth it and did not come to its end.
+    pub(super) fn set_restless(&self) {
+        self.quiet.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts a tick. Whether the shard is over and has seen exactly so many without a fold and
+    /// without anything fresh; only then is it worth a look.
+    pub(super) fn is_quiet(&self, ticks: u32) -> bool {
+        if !self.over.load(Ordering::Relaxed) || self.fresh().first().is_some() {
+            return false;
+        }
+        self.quiet.fetch_add(1, Ordering::Relaxed) == ticks
     }
 
     /// Whether a look for something to merge is due; it is taken as done.

@@ -2,7 +2,8 @@
 //!
 //! Invariant: it is written in one transaction with the last block of a run, so that a run is live
 //! with all of its blocks or not at all, and the journal records up to `applied` are in the live
-//! runs (or in quarantine). Written by [`super::fold`] and [`super::merge`], read by every scan.
+//! runs (or in quarantine). Written by [`super::fold`], [`super::merge`] and
+//! [`super::dense`], read by every scan.
 
 use bytes::Buf;
 use quorate_protocol::id::{Sequence, Version};
@@ -19,7 +20,10 @@ pub(super) struct Run {
     pub(super) id: u32,
     /// A block of it was found damaged: the run is kept as it is and never merged away.
     pub(super) damaged: bool,
+    /// It was written by a dense pass.
+    pub(super) dense: bool,
     pub(super) blocks: u64,
+    pub(super) rows: u64,
     /// Of all blocks.
     pub(super) bytes: u64,
     /// The earliest and the latest time.
@@ -38,7 +42,9 @@ pub(super) struct State {
     pub(super) runs: Vec<Run>,
 }
 
-const RUN_LEN: usize = 37;
+const RUN_LEN: usize = 45;
+const DAMAGED: u8 = 1;
+const DENSE: u8 = 2;
 
 impl State {
     /// The record: a crc32 of what follows it, the counters, the runs; all little-endian.
@@ -49,8 +55,10 @@ impl State {
         out.extend(u32::try_from(self.runs.len()).unwrap_or(u32::MAX).to_le_bytes());
         for run in &self.runs {
             out.extend(run.id.to_le_bytes());
-            out.push(u8::from(run.damaged));
+            let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+            out.push(flag(run.damaged, DAMAGED) | flag(run.dense, DENSE));
             out.extend(run.blocks.to_le_bytes());
+            out.extend(run.rows.to_le_bytes());
             out.extend(run.bytes.to_le_bytes());
             out.extend(run.min_time.to_le_bytes());
             out.extend(run.max_time.to_le_bytes());
@@ -74,16 +82,29 @@ impl State {
         }
         let mut runs = Vec::with_capacity(count);
         while !record.is_empty() {
+            let (id, flags) = (record.try_get_u32_le().ok()?, record.try_get_u8().ok()?);
+            if flags & !(DAMAGED | DENSE) != 0 {
+                return None;
+            }
             runs.push(Run {
-                id: record.try_get_u32_le().ok()?,
-                damaged: record.try_get_u8().ok()? != 0,
+                id,
+                damaged: flags & DAMAGED != 0,
+                dense: flags & DENSE != 0,
                 blocks: record.try_get_u64_le().ok()?,
+                rows: record.try_get_u64_le().ok()?,
                 bytes: record.try_get_u64_le().ok()?,
                 min_time: record.try_get_i64_le().ok()?,
                 max_time: record.try_get_i64_le().ok()?,
             });
         }
         runs.is_sorted_by(|a, b| a.id < b.id).then_some(Self { applied, highest_version, runs })
+    }
+
+    /// Makes a run live.
+    pub(super) fn add(&mut self, run: Option<Run>) {
+        self.runs.extend(run);
+        // A merge that began before a fold has the smaller id and may end later.
+        self.runs.sort_unstable_by_key(|run| run.id);
     }
 
     /// Whether a run is live.
@@ -99,8 +120,10 @@ mod tests {
     use super::*;
 
     prop_compose! {
-        fn run()(damaged: bool, blocks: u64, bytes: u64, min_time: i64, max_time: i64) -> Run {
-            Run { id: 0, damaged, blocks, bytes, min_time, max_time }
+        fn run()(
+            damaged: bool, dense: bool, blocks: u64, rows: u64, bytes: u64, min_time: i64, max_time: i64,
+        ) -> Run {
+            Run { id: 0, damaged, dense, blocks, rows, bytes, min_time, max_time }
         }
     }
 

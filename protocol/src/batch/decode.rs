@@ -9,7 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use self::measurement::Budget;
-use super::{BatchHeader, Column, DecodeError, HEADER_LEN, codec::reader::Reader};
+use super::{BatchHeader, Column, DecodeError, HEADER_LEN, codec::Reader};
 use crate::rows::Rows;
 
 mod measurement;

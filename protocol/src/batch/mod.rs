@@ -8,7 +8,7 @@
 #[macro_use]
 mod values;
 mod builder;
-pub(crate) mod codec;
+pub mod codec;
 mod column;
 mod decode;
 mod encode;

@@ -27,7 +27,8 @@ impl Presence {
 
     /// Takes bits, least significant first; `None` if there are not exactly as many words as `len`
     /// needs or bits beyond `len` are set.
-    pub(crate) fn from_words(len: usize, words: Vec<u64>) -> Option<Self> {
+    #[must_use]
+    pub fn from_words(len: usize, words: Vec<u64>) -> Option<Self> {
         let tail = len % 64;
         if words.len() != len.div_ceil(64) {
             return None;
@@ -86,12 +87,13 @@ impl Presence {
     }
 
     /// The words, least significant bit first; `None` if every row is present.
-    pub(crate) fn words(&self) -> Option<&[u64]> {
+    #[must_use]
+    pub fn words(&self) -> Option<&[u64]> {
         self.bits.as_deref()
     }
 
     /// Adds the present rows of another presence of the same length.
-    pub(crate) fn union(&mut self, other: &Self) {
+    pub fn union(&mut self, other: &Self) {
         let Some(words) = &mut self.bits else { return };
         let Some(more) = other.words() else {
             self.bits = None;
@@ -111,13 +113,7 @@ impl Presence {
             if present {
                 return;
             }
-            let mut words = vec![u64::MAX; row.div_ceil(64)];
-            if !row.is_multiple_of(64)
-                && let Some(last) = words.last_mut()
-            {
-                *last = u64::MAX >> (64 - row % 64);
-            }
-            self.bits = Some(words);
+            self.bits = Some(ones(row));
         }
         if let Some(words) = &mut self.bits {
             words.resize(self.len.div_ceil(64), 0);
@@ -125,12 +121,71 @@ impl Presence {
         }
     }
 
+    /// The ranges of present rows, ascending, none empty, none next to another.
+    pub fn runs(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut end = 0;
+        std::iter::from_fn(move || {
+            let start = self.next(end, true);
+            if start == self.len {
+                return None;
+            }
+            end = self.next(start, false);
+            Some(start..end)
+        })
+    }
+
+    /// The first row at or behind `from` that is present (or absent), or the number of rows.
+    fn next(&self, from: usize, present: bool) -> usize {
+        let Some(words) = &self.bits else { return if present { from } else { self.len } };
+        let flip = if present { 0 } else { u64::MAX };
+        let mut skip = from % 64;
+        for (at, word) in words.iter().enumerate().skip(from / 64) {
+            let wanted = (word ^ flip) >> skip << skip;
+            if wanted != 0 {
+                return (at * 64 + wanted.trailing_zeros() as usize).min(self.len);
+            }
+            skip = 0;
+        }
+        self.len
+    }
+
+    /// Adds rows that are all present, or all absent.
+    pub fn extend_with(&mut self, present: bool, rows: usize) {
+        let (start, end) = (self.len, self.len + rows);
+        if rows == 0 || (present && self.is_all()) {
+            self.len = end;
+            return;
+        }
+        if self.is_all() {
+            self.bits = Some(ones(start));
+        }
+        self.len = end;
+        if let Some(words) = &mut self.bits {
+            words.resize(end.div_ceil(64), 0);
+            if present {
+                let (first, last) = (start / 64, (end - 1) / 64);
+                for (at, word) in words.iter_mut().enumerate().take(last + 1).skip(first) {
+                    let low = if at == first { start % 64 } else { 0 };
+                    let high = if at == last { (end - 1) % 64 } else { 63 };
+                    *word |= u64::MAX >> (63 - high) >> low << low;
+                }
+            }
+        }
+    }
+
     /// Adds the rows of a range of another presence.
     pub fn extend(&mut self, other: &Self, range: Range<usize>) {
-        if self.is_all() && other.is_all() {
-            self.len += range.len();
-        } else {
-            range.for_each(|row| self.push(other.get(row)));
+        if other.is_all() {
+            self.extend_with(true, range.len());
+            return;
+        }
+        let mut at = range.start;
+        while at < range.end {
+            let start = other.next(at, true).min(range.end);
+            let end = other.next(start, false).min(range.end);
+            self.extend_with(false, start - at);
+            self.extend_with(true, end - start);
+            at = end;
         }
     }
 
@@ -143,5 +198,55 @@ impl Presence {
         let mut slice = Self::all(0);
         slice.extend(self, range);
         slice
+    }
+}
+
+/// The words of `len` present rows.
+fn ones(len: usize) -> Vec<u64> {
+    let mut words = vec![u64::MAX; len.div_ceil(64)];
+    if !len.is_multiple_of(64)
+        && let Some(last) = words.last_mut()
+    {
+        *last = u64::MAX >> (64 - len % 64);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn presence(bits: &[bool]) -> Presence {
+        let mut presence = Presence::all(0);
+        bits.iter().for_each(|bit| presence.push(*bit));
+        presence
+    }
+
+    proptest! {
+        #[test]
+        fn runs_and_ranges_agree_with_single_rows(
+            (head, flips) in (0_usize..140, prop::collection::vec(0_usize..100, 0..8)),
+            (from, to) in (0_usize..500, 0_usize..500),
+        ) {
+            let mut bits = vec![true; head];
+            for (at, flip) in flips.iter().enumerate() {
+                bits.extend(vec![at % 2 == 1; *flip]);
+            }
+            let whole = presence(&bits);
+            let mut seen = vec![false; bits.len()];
+            whole.runs().for_each(|run| seen[run].fill(true));
+            prop_assert_eq!(&seen, &bits);
+            let range = from.min(to).min(bits.len())..to.max(from).min(bits.len());
+            for start in [0, 1, 63, 64, 100] {
+                for first in [true, false] {
+                    let mut built = presence(&vec![first; start]);
+                    built.extend(&whole, range.clone());
+                    let expected = [&vec![first; start][..], &bits[range.clone()]].concat();
+                    prop_assert_eq!(built, presence(&expected));
+                }
+            }
+        }
     }
 }

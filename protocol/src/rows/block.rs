@@ -1,4 +1,4 @@
-//! Rows as a checksummed block: what runs on disk keep and scans send.
+//! Rows as a checksummed block: what scans send.
 //!
 //! Invariant: a block that decodes obeys the rules of [`Rows`], apart from which values win, which
 //! only a merge can tell. Versions stand in a small table, each row names one by its index.
@@ -10,10 +10,9 @@ use crate::{
     batch::{
         Column, DecodeError, MAX_CELLS, MAX_ROWS,
         codec::{
+            Reader,
             column::{self, Head, Scratch},
-            packed, put_varint,
-            reader::Reader,
-            times,
+            packed, put_varint, times,
         },
     },
     id::Version,

@@ -5,5 +5,5 @@ mod faults;
 mod life;
 mod model;
 mod race;
-mod support;
+pub(super) mod support;
 mod vectors;

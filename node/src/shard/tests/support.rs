@@ -23,10 +23,10 @@ use crate::shard::{
     fault::{Fault, Probe, Step},
 };
 
-pub(super) const SHARD: ShardId = ShardId(7);
+pub(in crate::shard) const SHARD: ShardId = ShardId(7);
 
 /// Every limit so small that a handful of rows crosses it.
-pub(super) fn tiny() -> Config {
+pub(in crate::shard) fn tiny() -> Config {
     Config {
         max_open_shards: 2,
         map_bytes: 128 << 10,
@@ -41,14 +41,14 @@ pub(super) fn tiny() -> Config {
 
 /// One value of one field of one row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cell {
+pub(in crate::shard) struct Cell {
     pub(super) series: u16,
     pub(super) time: i64,
     pub(super) field: u8,
     pub(super) value: i64,
 }
 
-pub(super) fn cell(series: u16, time: i64, field: u8, value: i64) -> Cell {
+pub(in crate::shard) fn cell(series: u16, time: i64, field: u8, value: i64) -> Cell {
     Cell { series, time, field, value }
 }
 
@@ -68,7 +68,7 @@ fn point(cell: &Cell) -> Point {
     builder.tag("host", host).field(format!("f{}", cell.field), value).at(cell.time).unwrap()
 }
 
-pub(super) fn batch(shard: ShardId, version: u64, cells: &[Cell]) -> EncodedBatch {
+pub(in crate::shard) fn batch(shard: ShardId, version: u64, cells: &[Cell]) -> EncodedBatch {
     let mut batch = Batch::new();
     for cell in cells {
         batch.push(&point(cell));
@@ -83,9 +83,9 @@ pub(super) fn batch(shard: ShardId, version: u64, cells: &[Cell]) -> EncodedBatc
 }
 
 /// What is stored, value by value.
-pub(super) type Content = BTreeMap<(Bytes, i64, FieldId), (Version, Value)>;
+pub(in crate::shard) type Content = BTreeMap<(Bytes, i64, FieldId), (Version, Value)>;
 
-pub(super) fn add_rows(content: &mut Content, key: &Bytes, rows: &Rows) {
+pub(in crate::shard) fn add_rows(content: &mut Content, key: &Bytes, rows: &Rows) {
     for column in &rows.columns {
         for row in 0..rows.len() {
             let Some(value) = column.get(row) else {
@@ -102,14 +102,14 @@ pub(super) fn add_rows(content: &mut Content, key: &Bytes, rows: &Rows) {
 }
 
 /// The model: every value of every batch against every other, and the winner stays.
-pub(super) fn add_batch(content: &mut Content, batch: &EncodedBatch) {
+pub(in crate::shard) fn add_batch(content: &mut Content, batch: &EncodedBatch) {
     for (key, _, rows) in batch.decode().unwrap().into_rows() {
         add_rows(content, &key, &rows);
     }
 }
 
 /// Everything a scan yields, with its order and uniqueness verified.
-pub(super) fn scan_with(
+pub(in crate::shard) fn scan_with(
     store: &ShardStore,
     shard: ShardId,
     filter: ScanFilter,
@@ -134,11 +134,11 @@ pub(super) fn scan_with(
     Ok(content)
 }
 
-pub(super) fn scan(store: &ShardStore, shard: ShardId) -> Content {
+pub(in crate::shard) fn scan(store: &ShardStore, shard: ShardId) -> Content {
     scan_with(store, shard, ScanFilter::default()).unwrap()
 }
 
-pub(super) fn fold(store: &ShardStore, shard: ShardId) -> Result<(), ShardError> {
+pub(in crate::shard) fn fold(store: &ShardStore, shard: ShardId) -> Result<(), ShardError> {
     if let Some(slot) = store.inner.slot(shard) {
         while store.inner.fold(&slot)? {}
     }
@@ -146,30 +146,30 @@ pub(super) fn fold(store: &ShardStore, shard: ShardId) -> Result<(), ShardError>
 }
 
 /// One merge, if there is something to merge.
-pub(super) fn merge(store: &ShardStore, shard: ShardId) -> Result<bool, ShardError> {
+pub(in crate::shard) fn merge(store: &ShardStore, shard: ShardId) -> Result<bool, ShardError> {
     store.inner.slot(shard).map_or(Ok(false), |slot| store.inner.merge(&slot))
 }
 
-pub(super) fn runs(store: &ShardStore, shard: ShardId) -> usize {
+pub(in crate::shard) fn runs(store: &ShardStore, shard: ShardId) -> usize {
     let pin = store.inner.open.pin(shard).unwrap();
     pin.map_or(0, |open| open.state().unwrap().runs.len())
 }
 
 /// All records ever journaled; a real journal would have released some.
 #[derive(Default)]
-pub(super) struct Journal {
+pub(in crate::shard) struct Journal {
     pub(super) records: Vec<(ShardId, EncodedBatch)>,
 }
 
 impl Journal {
     /// Journals a batch and hands it on, as the sink does.
-    pub(super) fn append(&mut self, store: &ShardStore, shard: ShardId, batch: EncodedBatch) {
+    pub(in crate::shard) fn append(&mut self, store: &ShardStore, shard: ShardId, batch: EncodedBatch) {
         self.records.push((shard, batch.clone()));
         store.accept(shard, Sequence(self.records.len() as u64), batch).unwrap();
     }
 
     /// Replays what is above `released`.
-    pub(super) fn replay(&self, store: &ShardStore, released: Sequence) {
+    pub(in crate::shard) fn replay(&self, store: &ShardStore, released: Sequence) {
         for (sequence, (shard, batch)) in (1..).zip(&self.records) {
             if Sequence(sequence) > released {
                 store.accept(*shard, Sequence(sequence), batch.clone()).unwrap();
@@ -178,13 +178,13 @@ impl Journal {
     }
 }
 
-pub(super) fn open(config: Config, dir: &Path) -> ShardStore {
+pub(in crate::shard) fn open(config: Config, dir: &Path) -> ShardStore {
     ShardStore::open(config, dir, Executor::Inline).unwrap()
 }
 
 /// Makes something go wrong at one step, counted from 0.
 #[derive(Default)]
-pub(super) struct Trap {
+pub(in crate::shard) struct Trap {
     pub(super) at: usize,
     pub(super) only: Option<Step>,
     pub(super) fault: Option<Fault>,
@@ -210,7 +210,7 @@ type Visit = Box<dyn Fn(&ShardStore, Step) + Send + Sync>;
 
 /// Calls the store at every step, unless it is doing so already.
 #[derive(Default)]
-pub(super) struct Visitor {
+pub(in crate::shard) struct Visitor {
     store: OnceLock<Mutex<Option<ShardStore>>>,
     visit: OnceLock<Visit>,
     visiting: Mutex<()>,
@@ -218,7 +218,7 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    pub(super) fn open(
+    pub(in crate::shard) fn open(
         config: Config,
         dir: &Path,
         visit: impl Fn(&ShardStore, Step) + Send + Sync + 'static,
@@ -232,7 +232,7 @@ impl Visitor {
     }
 
     /// Lets go of the store, which would otherwise keep itself alive.
-    pub(super) fn detach(&self) {
+    pub(in crate::shard) fn detach(&self) {
         self.store.get().unwrap().lock().unwrap().take();
     }
 }

@@ -51,10 +51,12 @@ fn state_records() {
             Run {
                 id: numbers[0] as u32,
                 damaged: numbers[1] == 1,
-                blocks: numbers[2] as u64,
-                bytes: numbers[3] as u64,
-                min_time: numbers[4],
-                max_time: numbers[5],
+                dense: numbers[2] == 1,
+                blocks: numbers[3] as u64,
+                rows: numbers[4] as u64,
+                bytes: numbers[5] as u64,
+                min_time: numbers[6],
+                max_time: numbers[7],
             }
         });
         let state = State {

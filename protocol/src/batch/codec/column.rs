@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::{floats, packed, put_bytes, reader::Reader};
+use super::{Reader, floats, packed, put_bytes};
 use crate::{
     batch::{Column, DecodeError, Presence, Values},
     id::FieldId,
@@ -165,7 +165,7 @@ fn decode_values(
             if scale > floats::MAX_SCALE {
                 return Err(DecodeError::Invalid("a scale is too large"));
             }
-            Values::Float(floats::unscale(&packed::decode(reader, count)?, scale))
+            Values::Float(floats::unscale(packed::decode(reader, count)?, scale))
         }
         (FieldType::Integer, RAW) => {
             Values::Integer(raw(reader, count)?.map(i64::from_le_bytes).collect())

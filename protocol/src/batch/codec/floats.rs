@@ -5,7 +5,7 @@
 //! whole numbers (`k = 0`) and of measured values with a few decimals. Negative zero never fits.
 
 /// The largest scale there is.
-pub(crate) const MAX_SCALE: u8 = 9;
+pub const MAX_SCALE: u8 = 9;
 /// The largest scale that the writer tries.
 const TRIED_SCALE: u8 = 6;
 /// How many values decide which scale to try first.
@@ -18,7 +18,8 @@ const ROUND: f64 = 6_755_399_441_055_744.0;
 const POWERS: [f64; MAX_SCALE as usize + 1] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 
 /// The integers for a scale that fits all values, in `out`; `None` if there is no such scale.
-pub(crate) fn scale(values: &[f64], out: &mut Vec<i64>) -> Option<u8> {
+#[must_use]
+pub fn scale(values: &[f64], out: &mut Vec<i64>) -> Option<u8> {
     let mut scale = 0;
     for &value in values.iter().take(SAMPLE) {
         while integer(value, scale).is_none() {
@@ -80,12 +81,14 @@ fn integer(value: f64, scale: u8) -> Option<i64> {
 }
 
 /// The values for integers and a scale of at most [`MAX_SCALE`].
-pub(crate) fn unscale(integers: &[i64], scale: u8) -> Vec<f64> {
+#[must_use]
+pub fn unscale(integers: Vec<i64>, scale: u8) -> Vec<f64> {
     let power = POWERS[usize::from(scale.min(MAX_SCALE))];
+    // Collecting into the same allocation.
     if scale == 0 {
-        integers.iter().map(|integer| *integer as f64).collect()
+        integers.into_iter().map(|integer| integer as f64).collect()
     } else {
-        integers.iter().map(|integer| *integer as f64 / power).collect()
+        integers.into_iter().map(|integer| integer as f64 / power).collect()
     }
 }
 
@@ -98,7 +101,7 @@ mod tests {
     fn check(values: &[f64]) -> Option<u8> {
         let mut integers = Vec::new();
         let scale = scale(values, &mut integers)?;
-        let back = unscale(&integers, scale);
+        let back = unscale(integers, scale);
         assert!(back.iter().zip(values).all(|(a, b)| a.to_bits() == b.to_bits()));
         assert_eq!(back.len(), values.len());
         Some(scale)

@@ -5,16 +5,18 @@
 //! input has an encoding and every encoding that is long enough has a meaning. The number of
 //! numbers is known from elsewhere.
 
-use super::{put_varint, reader::Reader, zigzag};
+use super::{Reader, put_varint, zigzag};
 use crate::batch::DecodeError;
 
 /// Numbers per chunk.
 const CHUNK: usize = 64;
+/// Eight numbers of this width fit a word.
+const NARROW: u8 = 8;
 /// The flag of a delta chunk, beside the width in the chunk's first byte.
 const DELTA: u8 = 0x80;
 
 /// Appends the numbers.
-pub(crate) fn encode(out: &mut Vec<u8>, numbers: &[i64]) {
+pub fn encode(out: &mut Vec<u8>, numbers: &[i64]) {
     let mut last = 0;
     for chunk in numbers.chunks(CHUNK) {
         last = encode_chunk(out, chunk, last);
@@ -66,18 +68,35 @@ fn pack(out: &mut Vec<u8>, numbers: &[i64], base: i64, width: u8) {
         return;
     }
     let mut buffer = [0_u8; CHUNK * 8 + 8];
-    let (mut pending, mut bits, mut at) = (0_u128, 0_u32, 0);
+    if width <= NARROW {
+        // Eight numbers are as many whole bytes as each is bits.
+        for (at, eight) in numbers.chunks(8).enumerate() {
+            let mut word = 0;
+            for (index, number) in eight.iter().enumerate() {
+                let number = number.wrapping_sub(base).cast_unsigned();
+                word |= number << (index * usize::from(width));
+            }
+            let at = at * usize::from(width);
+            buffer[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        out.extend_from_slice(&buffer[..packed_len(numbers.len(), width)]);
+        return;
+    }
+    let (mut pending, mut bits, mut at) = (0_u64, 0_u32, 0);
+    let width_bits = u32::from(width);
     for &number in numbers {
-        pending |= u128::from(number.wrapping_sub(base).cast_unsigned()) << bits;
-        bits += u32::from(width);
+        let number = number.wrapping_sub(base).cast_unsigned();
+        pending |= number << bits;
+        bits += width_bits;
         if bits >= 64 {
-            buffer[at..at + 8].copy_from_slice(&(pending as u64).to_le_bytes());
+            buffer[at..at + 8].copy_from_slice(&pending.to_le_bytes());
             at += 8;
-            pending >>= 64;
             bits -= 64;
+            // What did not fit; nothing if `bits` is 0, when the shift may be of the whole width.
+            pending = number.checked_shr(width_bits - bits).unwrap_or(0);
         }
     }
-    buffer[at..at + 8].copy_from_slice(&(pending as u64).to_le_bytes());
+    buffer[at..at + 8].copy_from_slice(&pending.to_le_bytes());
     out.extend_from_slice(&buffer[..packed_len(numbers.len(), width)]);
 }
 
@@ -86,12 +105,16 @@ const fn packed_len(count: usize, width: u8) -> usize {
 }
 
 /// The fewest bytes that `count` numbers can take.
-pub(crate) const fn least_len(count: usize) -> usize {
+#[must_use]
+pub const fn least_len(count: usize) -> usize {
     count.div_ceil(CHUNK) * 2
 }
 
 /// Reads `count` numbers.
-pub(crate) fn decode(reader: &mut Reader<'_>, count: usize) -> Result<Vec<i64>, DecodeError> {
+///
+/// # Errors
+/// The bytes end too early or break a rule of the encoding.
+pub fn decode(reader: &mut Reader<'_>, count: usize) -> Result<Vec<i64>, DecodeError> {
     if least_len(count) > reader.remaining() {
         return Err(DecodeError::Truncated);
     }
@@ -146,7 +169,17 @@ fn unpack(
         word.copy_from_slice(&buffer[at..at + 8]);
         u64::from_le_bytes(word)
     };
-    if width <= 56 {
+    if width <= usize::from(NARROW) {
+        let mask = (1_u64 << width) - 1;
+        let mut numbers = [0_i64; CHUNK];
+        for (at, eight) in numbers.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let word = word(at * width);
+            for (index, number) in eight.iter_mut().enumerate() {
+                *number = base.wrapping_add((word >> (index * width) & mask).cast_signed());
+            }
+        }
+        out.extend_from_slice(&numbers[..count]);
+    } else if width <= 56 {
         let mask = (1_u64 << width) - 1;
         out.extend((0..count).map(|index| {
             let bit = index * width;

@@ -9,7 +9,7 @@ use super::{DecodedMeasurement, DecodedSeries};
 use crate::{
     batch::{
         Column, DecodeError, MAX_CELLS, MAX_KEY_BYTES,
-        codec::{column, packed, reader::Reader, times},
+        codec::{Reader, column, packed, times},
         hashes::series_hashes,
     },
     point::{MAX_KEY_LEN, MAX_TIME, MIN_TIME, key},
