@@ -1,6 +1,7 @@
 //! Behaviour of the whole store, against a naive model of it.
 
 mod crash;
+mod dense;
 mod faults;
 mod life;
 mod model;
