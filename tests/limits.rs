@@ -152,6 +152,7 @@ fn f11_an_unknown_or_wrong_setting_is_refused_by_name() {
             ("[handoff]\nmax_byte = 5\n", "max_byte"),
             ("[drain]\nrate_limit = \"fast\"\n", "line 2"),
             ("listen = 5\n", "line 1"),
+            ("durability = \"never\"\n", "interval(50ms)"),
         ] {
             let file = cluster.root().join("quorate.toml");
             std::fs::write(&file, text).unwrap();

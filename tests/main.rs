@@ -3,9 +3,11 @@
 mod bench;
 mod crash;
 mod determinism;
+mod durability;
 mod full;
 mod garbage;
 mod hints;
+mod idle;
 mod levels;
 mod limits;
 mod loopback;

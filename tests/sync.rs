@@ -160,13 +160,13 @@ fn no_owner_s_acknowledgement_overtakes_its_sync() {
     });
 }
 
-/// The journal segment that the next start of a node will make.
-fn next_segment(data: &Path) -> PathBuf {
+/// The journal segment that a node will make as its `nth` from its next start on.
+fn next_segment(data: &Path, nth: u64) -> PathBuf {
     let journal = data.join("journal");
     let numbers = fs::read_dir(&journal).unwrap().filter_map(|entry| {
         entry.unwrap().file_name().to_str()?.trim_start_matches("spare-").parse::<u64>().ok()
     });
-    journal.join(format!("{:020}", numbers.max().unwrap() + 1))
+    journal.join(format!("{:020}", numbers.max().unwrap() + nth))
 }
 
 #[test]
@@ -184,11 +184,16 @@ fn after_a_sync_that_failed_nothing_is_acknowledged_and_the_journal_is_poisoned(
         cluster.terminate(ONE).await;
 
         let trace = cluster.root().join("n1.trace");
-        let segment = next_segment(&cluster.data(ONE));
-        // Counted per thread: of the journal's own the first sync succeeds, no later one does.
+        // With segments this small every record gets one of its own, behind the one of the start:
+        // the first record's syncs succeed, no sync of the second's does, on whatever thread.
+        let settings = cluster.root().join("quorate.toml");
+        fs::write(&settings, "[journal]\nsegment_bytes = 1\n").unwrap();
+        let segment = next_segment(&cluster.data(ONE), 3);
         let mut wrapper = words(&["strace", "-f", "-y", "-e", "trace=fdatasync", "-e"]);
-        wrapper.push("inject=fdatasync:error=EIO:when=2+".into());
+        wrapper.push("inject=fdatasync:error=EIO".into());
         wrapper.extend(["-P".into(), segment.into(), "-o".into(), trace.clone().into()]);
+        let exec = format!("exec \"$0\" \"$@\" --config '{}'", settings.display());
+        wrapper.extend(["sh".into(), "-c".into(), exec.into()]);
         cluster.restart_under(ONE, &wrapper).await;
         ready(&client, &cluster).await;
         write(&client, "db", &[sample(0, 1)], &options, &ledger).await.unwrap();

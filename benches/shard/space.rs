@@ -39,8 +39,11 @@ pub(crate) async fn run(dir: &Path, hosts: usize, rows: usize) {
         engine.flush(SHARD).await;
         engine.settle(SHARD).await;
         let settled = disk_usage(&dir.join("shards"));
+        engine.densify(SHARD).await;
+        let dense = disk_usage(&dir.join("shards"));
         let line = Line::new("space").case("round", round);
         let line = line.figure("shard_mb", settled as f64 / 1e6);
+        let line = line.figure("dense_mb", dense as f64 / 1e6);
         println!("{}", line.count("rows", rows as u64));
     }
     engine.close().await;

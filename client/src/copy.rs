@@ -34,6 +34,8 @@ pub(crate) enum Event {
     Stored {
         owner: usize,
         sequence: Sequence,
+        /// The owner has not synced it yet.
+        buffered: bool,
     },
     /// Not stored by this attempt; `sent` if it may be nevertheless.
     Failed {
@@ -139,8 +141,11 @@ impl CopyTask {
             )
             .await
             {
-                Ok(Written { copy: Some(Answer { error: None, sequence, .. }), .. }) => {
-                    self.send(Event::Stored { owner: self.index, sequence }).await;
+                Ok(Written {
+                    copy: Some(Answer { error: None, sequence, .. }), buffered, ..
+                }) => {
+                    let owner = self.index;
+                    self.send(Event::Stored { owner, sequence, buffered }).await;
                     return Attempt::Ended;
                 }
                 Ok(Written { copy: Some(answer), .. }) => Refusal {

@@ -148,7 +148,7 @@ impl Collector {
     /// one of those. A hint would take it past the very limit that this owner keeps.
     async fn mark_by_clock(&self) {
         let owners = &self.part.owners;
-        let stored = |at: &usize| matches!(self.states[*at], CopyState::Stored { .. });
+        let stored = |at: &usize| self.states[*at].held();
         let holders: Vec<NodeId> = (0..owners.len()).filter(stored).map(|at| owners[at]).collect();
         if holders.is_empty() {
             return;
@@ -241,8 +241,12 @@ impl Collector {
 
     fn note(&mut self, event: Event) {
         match event {
-            Event::Stored { owner, sequence } => {
-                self.states[owner] = CopyState::Stored { sequence };
+            Event::Stored { owner, sequence, buffered } => {
+                self.states[owner] = if buffered {
+                    CopyState::Buffered { sequence }
+                } else {
+                    CopyState::Stored { sequence }
+                };
                 self.tracker.copy(owner, Copy::Stored);
             }
             Event::Failed { owner, sent, code, detail } => {
@@ -260,7 +264,7 @@ impl Collector {
                 self.failure = Some((code, detail));
             }
             Event::Hinted { owner, holder, sequence } => {
-                if !matches!(self.states[owner], CopyState::Stored { .. }) {
+                if !self.states[owner].held() {
                     self.states[owner] = CopyState::Hinted { holder, sequence };
                 }
                 if self.holders.insert(holder) {

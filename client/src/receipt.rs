@@ -17,6 +17,13 @@ pub enum CopyState {
         /// Position in the owner's journal.
         sequence: Sequence,
     },
+    /// Written by the owner, at this position of its journal, and not synced yet: its operator
+    /// chose to sync at intervals. It counts for the level; a power cut within the interval may
+    /// take it.
+    Buffered {
+        /// Position in the owner's journal.
+        sequence: Sequence,
+    },
     /// Durable in a hint queue for the owner.
     Hinted {
         /// The node that keeps the hint.
@@ -33,6 +40,14 @@ pub enum CopyState {
     Refused,
     /// Not known yet, or never: the background work goes on.
     Outstanding,
+}
+
+impl CopyState {
+    /// Whether the owner has it, synced or not.
+    #[must_use]
+    pub const fn held(&self) -> bool {
+        matches!(self, Self::Stored { .. } | Self::Buffered { .. })
+    }
 }
 
 /// One owner's copy.
@@ -106,6 +121,13 @@ impl Receipt {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.parts.iter().filter(|part| part.reached).map(|part| part.rows).sum()
+    }
+
+    /// Copies that their owners have not synced yet, as far as known.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        let copies = self.parts.iter().flat_map(|part| &part.copies);
+        copies.filter(|copy| matches!(copy.state, CopyState::Buffered { .. })).count()
     }
 
     /// Hints that stand in for copies, as far as known.

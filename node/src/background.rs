@@ -9,7 +9,7 @@ use bytes::Bytes;
 use quorate_protocol::{
     batch::EncodedBatch, change::Change, id::NodeId, map::ClusterMap, message::Propose,
 };
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::{
     core::Core,
@@ -29,6 +29,7 @@ pub(crate) fn start(core: &Arc<Core>) {
     spawn(core, follow_map(Arc::clone(core)));
     spawn(core, housekeeping(Arc::clone(core)));
     spawn(core, expiry(Arc::clone(core)));
+    spawn(core, keep_synced(Arc::clone(core)));
     spawn(core, drain::run(Arc::clone(core)));
     core.shards.start();
 }
@@ -75,10 +76,16 @@ fn tell_over(core: &Core) {
     }
 }
 
-/// Gives folded journal segments back, and drops the shards that the map no longer has.
+/// Syncs what the journal has answered before its sync, where it does so.
+async fn keep_synced(core: Arc<Core>) {
+    core.journal.keep_synced().await;
+}
+
+/// Gives folded journal segments back, all of its room when idle, and drops the shards that the map no longer has.
 async fn housekeeping(core: Arc<Core>) {
     let mut timer = interval(core.config.housekeeping());
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut idle = (core.journal.stats().last_sequence, Instant::now());
     loop {
         timer.tick().await;
         tell_over(&core);
@@ -97,6 +104,13 @@ async fn housekeeping(core: Arc<Core>) {
         }
         if let Err(error) = core.journal.release(folded).await {
             tracing::warn!(%error, "journal segments could not be released");
+        }
+        let last = core.journal.stats().last_sequence;
+        if last != idle.0 {
+            idle = (last, Instant::now());
+        } else if last <= folded && idle.1.elapsed() >= core.config.idle_trim() {
+            // What has nothing to give back does nothing; an error is said above already.
+            let _ = core.journal.trim(folded).await;
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::{
     handoff::{DrainConfig, HandoffConfig},
-    journal::JournalConfig,
+    journal::{Durability, JournalConfig},
     meta::MetaConfig,
     shard::Config as ShardConfig,
 };
@@ -44,6 +44,12 @@ pub struct NodeConfig {
     pub housekeeping_s: u64,
     /// How often hints are looked at for their age, in seconds. Default 60.
     pub expiry_s: u64,
+    /// When a write is answered: `"commit"`, the default, after a sync; `"interval(50ms)"` once the
+    /// operating system has it, with a sync at most that much later. An interval saves the time of
+    /// the sync; a power cut or a system crash then costs what was answered since the last one, and
+    /// receipts say `Buffered`. The end of the process alone costs nothing. Hints, deliveries of
+    /// hints and metadata are synced before they are answered in any case.
+    pub durability: Durability,
     /// Connections, lanes, credit and windows.
     pub transport: TransportConfig,
     /// The journal.
@@ -70,6 +76,7 @@ impl Default for NodeConfig {
             join_timeout_s: 60,
             housekeeping_s: 5,
             expiry_s: 60,
+            durability: Durability::Commit,
             transport: TransportConfig::default(),
             journal: JournalConfig::default(),
             shard: ShardConfig::default(),
@@ -97,7 +104,26 @@ impl NodeConfig {
         Duration::from_secs(self.expiry_s.max(1))
     }
 
+    pub(crate) const fn idle_trim(&self) -> Duration {
+        Duration::from_millis(self.journal.idle_trim_ms)
+    }
+
     pub(crate) fn housekeeping(&self) -> Duration {
         Duration::from_secs(self.housekeeping_s.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durability_is_read_from_the_file_and_a_wrong_one_says_what_is_right() {
+        let read = |text: &str| toml::from_str::<NodeConfig>(text);
+        assert_eq!(read("").unwrap().durability, Durability::Commit);
+        let every = Durability::Interval(Duration::from_millis(50));
+        assert_eq!(read("durability = \"interval(50ms)\"").unwrap().durability, every);
+        let error = read("durability = \"never\"").unwrap_err().to_string();
+        assert!(error.contains("interval(50ms)"), "{error}");
     }
 }

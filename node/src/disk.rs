@@ -10,7 +10,7 @@ mod memory;
 mod system;
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,6 +48,15 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// # Errors
     /// Any I/O error; a prefix of `bytes` may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Writes all of `parts`, one behind the other, at `offset`, as one write. `parts` are used up.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    fn write_parts_at(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.write_at(offset, &bytes)
+    }
 
     /// Fills `buffer` from `offset`; fewer bytes than asked for means the end of the file.
     ///

@@ -9,8 +9,9 @@ use std::io;
 /// Where blocking work runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Executor {
-    /// On threads of its own: commits of the journal and the hint queues each on a dedicated one,
-    /// all else on tokio's threads for blocking work. The normal way.
+    /// On threads of its own: commits of the journal and the hint queues each on a dedicated one
+    /// (the journal's also in the task that asks, if nothing is under way and the runtime has
+    /// another thread to go on with), all else on tokio's threads for blocking work. The normal way.
     #[default]
     Thread,
     /// In the task that asks, one item at a time: for simulations under a paused clock, which other

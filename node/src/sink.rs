@@ -19,9 +19,10 @@ impl ShardSink {
         Self { shards }
     }
 
-    /// Takes one record; the version of its batch, if it is one.
+    /// Takes one record, whose own checksum holds; the version of its batch, if it is one.
     pub(crate) fn take(&self, record: &Committed) -> Option<Version> {
-        let batch = match EncodedBatch::parse(record.payload.clone()) {
+        // The batch's checksum was verified before it was journaled.
+        let batch = match EncodedBatch::parse_verified(record.payload.clone()) {
             Ok(batch) => batch,
             Err(error) => {
                 // The record's own checksum held, so it was accepted like this: a defect.

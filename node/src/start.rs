@@ -261,6 +261,7 @@ async fn open(
         node: identity.node,
         salt: world.env.entropy.next_u64(),
         applied: shards.found_applied(),
+        durability: config.durability,
     };
     let sink = Arc::new(ShardSink::new(shards.clone()));
     let mut highest_version = data.highest_version()?;

@@ -16,6 +16,7 @@ impl Core {
             journal_bytes: self.journal.stats().bytes,
             queues: self.queues(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            sync_interval_ms: self.config.durability.interval_ms(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Accepting batches: an owner's copy into the journal, hints into their queues.
 //!
-//! Invariants: nothing is answered as stored before its sync; whatever is refused was not
+//! Invariants: nothing is answered as stored before its sync, or the answer says that it is only
+//! buffered, which hints never are; whatever is refused was not
 //! appended; `ShardGone` is said only by a map at or beyond the index the batch was resolved at.
 //! Called for live writes by clients and for deliveries by other nodes' drains.
 
@@ -18,7 +19,7 @@ use crate::{
     core::Core,
     directory::Snapshot,
     handoff::{HandoffError, MarkReason},
-    journal::JournalError,
+    journal::{Appended, JournalError},
     shard::AdmitError,
 };
 
@@ -80,10 +81,11 @@ impl Core {
         let snapshot = self.snapshot_for(request.meta_index).await?;
         let copy = async {
             if !request.store {
-                return None;
+                return (None, false);
             }
             let stored = self.store(&snapshot, batch.clone(), Origin::Live).await;
-            Some(answer(COPIES, stored))
+            let buffered = stored.as_ref().is_ok_and(|appended| appended.buffered);
+            (Some(answer(COPIES, stored.map(|appended| appended.sequence))), buffered)
         };
         let hints = async {
             let mut answers = Vec::with_capacity(request.hint_for.len());
@@ -93,12 +95,14 @@ impl Core {
             }
             answers
         };
-        let (copy, hints) = tokio::join!(copy, hints);
+        // Hints first: they only hand over, while the copy may be committed right here.
+        let (hints, (copy, buffered)) = tokio::join!(hints, copy);
         Ok(Written {
             copy,
             hints,
             highest_version: self.highest_version(),
             meta_index: self.directory.index(),
+            buffered,
         })
     }
 
@@ -123,7 +127,7 @@ impl Core {
                 if batch.header().part.shard != shard {
                     return Err(Refusal::from(Code::Corrupt));
                 }
-                core.store(&snapshot, batch, Origin::Hint).await
+                Ok(core.store(&snapshot, batch, Origin::Hint).await?.sequence)
             }));
         }
         let mut answers = Vec::with_capacity(stores.len());
@@ -168,7 +172,7 @@ impl Core {
         snapshot: &Snapshot,
         batch: EncodedBatch,
         origin: Origin,
-    ) -> Result<Sequence, Refusal> {
+    ) -> Result<Appended, Refusal> {
         let header = batch.header();
         let part = header.part;
         let place = snapshot.shard(part.shard).ok_or_else(|| absent(snapshot, part.meta_index))?;
@@ -203,8 +207,18 @@ impl Core {
         })?;
         // Before the record can be folded and its segment released: the version must outlive it.
         self.accepted(part.version);
-        let sequence = self.journal.append(part.shard, bytes).await;
-        sequence.map_err(|error| Refusal::from(journal_code(&error)))
+        let appended = match origin {
+            Origin::Live => self.journal.append(part.shard, bytes).await,
+            // The holder forgets it.
+            Origin::Hint => self.journal.append_durable(part.shard, bytes).await,
+        };
+        appended.map_err(|error| Refusal {
+            code: journal_code(&error),
+            retry_after_ms: match error {
+                JournalError::Busy { retry_after_ms } => retry_after_ms,
+                _ => 0,
+            },
+        })
     }
 
     async fn hint(
@@ -238,6 +252,7 @@ fn absent(snapshot: &Snapshot, resolved: MetaIndex) -> Code {
 /// A failed sync is the one failure after which the batch may appear all the same.
 const fn journal_code(error: &JournalError) -> Code {
     match error {
+        JournalError::Busy { .. } => Code::Busy,
         JournalError::DiskFull => Code::DiskFull,
         JournalError::Poisoned(_) => Code::Poisoned,
         JournalError::TooLarge { .. } => Code::TooLarge,

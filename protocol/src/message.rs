@@ -141,6 +141,8 @@ pub struct Written {
     pub highest_version: Version,
     /// The node's metadata index.
     pub meta_index: MetaIndex,
+    /// The copy is written and not yet synced, as the node's operator chose.
+    pub buffered: bool,
 }
 
 /// One record of a [`Deliver`].
@@ -385,4 +387,6 @@ pub struct NodeStatus {
     pub queues: Vec<QueueStatus>,
     /// The software version.
     pub version: String,
+    /// How long a write may be answered before its sync, in milliseconds; 0: it never is.
+    pub sync_interval_ms: u32,
 }

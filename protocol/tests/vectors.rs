@@ -106,6 +106,7 @@ fn cases() -> Vec<Case> {
             ..Default::default()
         }],
         version: "0.1.0".to_owned(),
+        sync_interval_ms: 50,
     };
     vec![
         case(
@@ -160,6 +161,19 @@ fn cases() -> Vec<Case> {
                 hints: vec![HintAnswer { target: NodeId(3), answer: busy }],
                 highest_version: Version(1000),
                 meta_index: MetaIndex(12),
+                buffered: false,
+            },
+            b"",
+        ),
+        case(
+            "written-buffered",
+            4,
+            Written {
+                copy: Some(ok),
+                hints: vec![],
+                highest_version: Version(1000),
+                meta_index: MetaIndex(12),
+                buffered: true,
             },
             b"",
         ),

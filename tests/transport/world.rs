@@ -142,6 +142,7 @@ async fn write(request: &Frame, reply: ReplySink) {
         hints: vec![],
         highest_version: Version(0),
         meta_index: MetaIndex(0),
+        buffered: false,
     };
     reply.send(&written, request.payload.clone()).await;
 }

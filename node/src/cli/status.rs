@@ -142,6 +142,7 @@ fn describe(survey: &Survey) -> Value {
                 "fresh_bytes": answer.map(|answer| answer.fresh_bytes),
                 "journal_bytes": answer.map(|answer| answer.journal_bytes),
                 "version": answer.map(|answer| answer.version.clone()),
+                "sync_interval_ms": answer.map(|answer| answer.sync_interval_ms),
             })
         })
         .collect();
@@ -188,11 +189,17 @@ fn picture(survey: &Survey) -> String {
     }
     let hints = survey.hints();
     let leader = survey.leader().map_or_else(|| "none".to_owned(), |id| survey.name(id));
+    let late = survey.map.active_nodes().filter_map(|node| {
+        let every = survey.answer(node.id)?.sync_interval_ms;
+        let what = "answers writes before they are durable and syncs every";
+        (every > 0).then(|| format!("note: node {} ({}) {what} {every} ms\n", node.id, node.name))
+    });
+    let late: String = late.collect();
     let unknown = if survey.complete() { "" } else { " (of the nodes that answered)" };
     format!(
         "cluster '{}', leader {leader}\n\n{}\n\
          shards: {total}, of which {thin} lack an owner that is up, {bare} lack a quorum\n\
-         hints: {} pending, {} delivered of {} accepted{unknown}\n",
+         hints: {} pending, {} delivered of {} accepted{unknown}\n{late}",
         survey.map.name,
         nodes.render(),
         hints.pending,

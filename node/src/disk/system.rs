@@ -4,7 +4,7 @@
 //! directory. Preallocation falls back to plain extension where the file system has none.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +13,9 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::{Disk, DiskFile, Entry, Open};
+
+/// Parts of one system call: what every Unix takes.
+const PARTS: usize = 1024;
 
 /// Files through the standard library.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,6 +80,25 @@ impl DiskFile for File {
         self.write_all_at(bytes, offset)
     }
 
+    fn write_parts_at(&self, mut offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let mut parts = parts;
+        // Empty parts at the front would look like a write that gets nowhere.
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            let some = parts.get(..PARTS).unwrap_or(parts);
+            match rustix::io::pwritev(self, some, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset += written as u64;
+                    IoSlice::advance_slices(&mut parts, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -120,6 +142,20 @@ impl DiskFile for File {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_written_as_if_they_were_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = SystemDisk.open(&directory.path().join("file"), Open::CreateNew).unwrap();
+        let bytes: Vec<u8> = (0..5000u32).map(|at| at as u8).collect();
+        // More parts than one call takes, empty ones among them.
+        let mut parts: Vec<IoSlice<'_>> = vec![IoSlice::new(&[])];
+        parts.extend(bytes.chunks(2).flat_map(|part| [IoSlice::new(part), IoSlice::new(&[])]));
+        file.write_parts_at(7, &mut parts).unwrap();
+        let mut back = vec![0; 5008];
+        assert_eq!(DiskFile::read_at(&*file, 0, &mut back).unwrap(), 5007);
+        assert_eq!(back[7..5007], bytes);
+    }
 
     #[test]
     fn files_are_allocated_written_read_and_listed() {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use quorate_protocol::id::{NodeId, Sequence};
 use serde::{Deserialize, Serialize};
 
+use super::Durability;
+
 /// Limits of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -18,11 +20,19 @@ pub struct JournalConfig {
     /// Bytes of records one sync may cover. Default 16 MiB. More raises the rate under load and
     /// the wait of a record that arrives while a group is being written.
     pub group_bytes: usize,
-    /// Bytes of records that may wait for the disk; appends beyond it wait. Default 64 MiB.
+    /// Bytes of records that may wait for the disk; appends beyond it are answered with "busy".
+    /// Default 64 MiB. With `durability = "interval(D)"` also what may be unsynced. More rides out
+    /// longer stalls of the disk and costs that much memory.
     pub queue_bytes: usize,
+    /// What "busy" tells the sender to wait, in milliseconds. Default 20.
+    pub busy_retry_ms: u32,
     /// The largest batch in bytes. Default 64 MiB; one larger than a segment gets a segment of
     /// its own size.
     pub max_record_bytes: usize,
+    /// How long nothing may have come before a journal whose records are all applied gives its
+    /// disk space back, in milliseconds. Default 30,000. Shorter frees disk sooner; the first
+    /// append afterwards, and those until segments are recycled again, have slower syncs.
+    pub idle_trim_ms: u64,
 }
 
 impl Default for JournalConfig {
@@ -32,7 +42,9 @@ impl Default for JournalConfig {
             spare_segments: 4,
             group_bytes: 16 << 20,
             queue_bytes: 64 << 20,
+            busy_retry_ms: 20,
             max_record_bytes: 64 << 20,
+            idle_trim_ms: 30_000,
         }
     }
 }
@@ -50,4 +62,6 @@ pub struct JournalHome {
     /// The highest sequence that any shard has already applied (0 if none): new records come after
     /// it even if the journal itself was lost.
     pub applied: Sequence,
+    /// When appends are answered.
+    pub durability: Durability,
 }

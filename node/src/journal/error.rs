@@ -18,6 +18,12 @@ pub enum JournalError {
     /// There is no room; nothing was stored, and appends work again when there is.
     #[error("the journal's disk is full; free some space")]
     DiskFull,
+    /// As much waits for the disk as may; nothing of this record was written.
+    #[error("the journal is busy; retry in {retry_after_ms} ms")]
+    Busy {
+        /// When to come back, in milliseconds.
+        retry_after_ms: u32,
+    },
     /// This record's write or sync failed: it may or may not appear after a restart.
     #[error("the journal could not be written: {0}; check the disk, then restart the node")]
     Io(Arc<io::Error>),

@@ -2,13 +2,16 @@
 //!
 //! Invariant: [`Journal::append`] answers only after the record was written, checksummed and
 //! synced, and after the [`Sink`] has seen it; records reach the sink in sequence order without
-//! gaps. Sessions append, the shard store is the sink and releases what it has folded into LMDB.
+//! gaps. Only with [`Durability::Interval`] may the sync come later, and the answer says so. Sessions append, the shard store is the sink and releases what it has folded into LMDB.
 
 mod config;
+mod durability;
 mod error;
 mod log;
 mod recovery;
+mod seed;
 mod spare;
+mod trim;
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,15 +20,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use quorate_protocol::id::{Sequence, ShardId};
 use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use crate::disk::Disk;
 use crate::executor::Executor;
 use crate::poison::Poison;
-use crate::segment::commit::{Committer, Limits, SubmitError};
+use crate::segment::commit::{Committer, Limits, SubmitError, TrySubmitError};
 use log::{Item, JournalLog};
+use seed::Seed;
 use spare::Spares;
 
 pub use config::{JournalConfig, JournalHome};
+pub use durability::{Durability, DurabilityError};
 pub use error::{JournalError, JournalOpenError};
 
 /// A durable record.
@@ -39,10 +46,20 @@ pub struct Committed {
     pub payload: Bytes,
 }
 
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The record's place in the journal.
+    pub sequence: Sequence,
+    /// It is written, and will be synced: a power cut may take it until then.
+    pub buffered: bool,
+}
+
 /// Who makes durable records visible to reads.
 pub trait Sink: Send + Sync + 'static {
-    /// Takes records in sequence order, after their sync and before their writers are answered.
-    /// Runs on the journal's thread: must be quick and must not call the journal.
+    /// Takes records in sequence order, after their sync (with [`Durability::Interval`]: after they
+    /// were written) and before their writers are answered. Others wait for it to return: must be
+    /// quick and must not call the journal.
     fn committed(&self, records: &[Committed]);
 }
 
@@ -110,6 +127,10 @@ pub struct Journal {
     poison: Poison,
     stats: Arc<Mutex<JournalStats>>,
     max_record_bytes: usize,
+    busy_retry_ms: u32,
+    seed: Arc<Seed>,
+    durability: Durability,
+    sync_wanted: Arc<Notify>,
 }
 
 impl Journal {
@@ -131,6 +152,8 @@ impl Journal {
         let limits = Limits { group_bytes: config.group_bytes, queue_bytes: config.queue_bytes };
         let max_record_bytes = config.max_record_bytes.min(crate::segment::record::MAX_PAYLOAD);
         let path = home.directory.clone();
+        let (busy_retry_ms, durability) = (config.busy_retry_ms, home.durability);
+        let (seed, sync_wanted) = (Arc::new(Seed::default()), Arc::new(Notify::new()));
         let mut log = JournalLog {
             spares: Spares::new(config.spare_segments),
             config,
@@ -143,26 +166,70 @@ impl Journal {
             sealed: VecDeque::new(),
             next_sequence: 1,
             next_number: 1,
+            seed: Arc::clone(&seed),
+            unsynced: 0,
+            sync_wanted: Arc::clone(&sync_wanted),
         };
         let recovery = log.recover(recovered)?;
         log.publish();
-        let committer = Committer::start(log, executor, "journal", limits)
+        let committer = Committer::start_in_place(log, executor, "journal", limits)
             .map_err(|source| JournalOpenError::Io { path, source })?;
-        Ok((Self { committer, poison, stats, max_record_bytes }, recovery))
+        let journal = Self {
+            committer,
+            poison,
+            stats,
+            max_record_bytes,
+            busy_retry_ms,
+            seed,
+            durability,
+            sync_wanted,
+        };
+        Ok((journal, recovery))
     }
 
-    /// Stores a batch; answers when it is durable and the sink has seen it. Dropping the future
-    /// does not take the batch back.
+    /// Stores a batch; answers when it is durable (with [`Durability::Interval`]: written) and the
+    /// sink has seen it. Dropping the future does not take the batch back. On a runtime with
+    /// several threads the commit may run inside this call, which blocks the calling task.
     ///
     /// # Errors
     /// [`JournalError`], each definite or not: see [`JournalError::definite`].
-    pub async fn append(&self, shard: ShardId, batch: Bytes) -> Result<Sequence, JournalError> {
+    pub async fn append(&self, shard: ShardId, batch: Bytes) -> Result<Appended, JournalError> {
+        self.store(shard, batch, false).await
+    }
+
+    /// As [`append`](Self::append), but always answers after the sync: for what somebody else
+    /// forgets once it is answered.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub async fn append_durable(
+        &self,
+        shard: ShardId,
+        batch: Bytes,
+    ) -> Result<Appended, JournalError> {
+        self.store(shard, batch, true).await
+    }
+
+    async fn store(
+        &self,
+        shard: ShardId,
+        batch: Bytes,
+        durable: bool,
+    ) -> Result<Appended, JournalError> {
         let (bytes, limit) = (batch.len(), self.max_record_bytes);
         if bytes > limit {
             return Err(JournalError::TooLarge { bytes, limit });
         }
         self.poison.check()?;
-        self.submit(Item::Append { shard, batch }, bytes).await
+        let checksum = self.seed.checksum(&batch);
+        let item = Item::Append { shard, batch, checksum, durable };
+        match self.committer.try_submit(item, bytes).await {
+            Err(TrySubmitError::Full) => {
+                Err(JournalError::Busy { retry_after_ms: self.busy_retry_ms })
+            }
+            Err(TrySubmitError::Submit(error)) => self.answered(Err(error)),
+            Ok(output) => output,
+        }
     }
 
     /// Says that everything up to `upto` is stored elsewhere: segments that hold nothing newer are
@@ -171,11 +238,39 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Closed`] after [`close`](Self::close).
     pub async fn release(&self, upto: Sequence) -> Result<(), JournalError> {
-        self.submit(Item::Release(upto), 0).await.map(drop)
+        self.answered(self.committer.submit(Item::Release(upto), 0).await).map(drop)
     }
 
-    async fn submit(&self, item: Item, bytes: usize) -> Result<Sequence, JournalError> {
-        match self.committer.submit(item, bytes).await {
+    /// Gives back the disk space of a journal that has nothing to keep: does nothing unless
+    /// everything is released, and nothing came after `upto`.
+    ///
+    /// # Errors
+    /// [`JournalError::Closed`] after [`close`](Self::close).
+    pub async fn trim(&self, upto: Sequence) -> Result<(), JournalError> {
+        self.answered(self.committer.submit(Item::Trim(upto), 0).await).map(drop)
+    }
+
+    /// Makes durable, in time, what was answered before its sync; for as long as the journal is
+    /// open and well. Without it, [`Durability::Interval`] keeps no promise.
+    pub async fn keep_synced(&self) {
+        let Durability::Interval(every) = self.durability else {
+            return;
+        };
+        loop {
+            self.sync_wanted.notified().await;
+            sleep(every).await;
+            let synced = self.answered(self.committer.submit(Item::Sync, 0).await);
+            if synced.is_err() || self.poison.is_set() {
+                return;
+            }
+        }
+    }
+
+    fn answered(
+        &self,
+        result: Result<Result<Appended, JournalError>, SubmitError>,
+    ) -> Result<Appended, JournalError> {
+        match result {
             Ok(output) => output,
             Err(SubmitError::Closed) => Err(JournalError::Closed),
             Err(SubmitError::Died) => {

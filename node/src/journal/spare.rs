@@ -58,6 +58,15 @@ impl Spares {
         Ok(())
     }
 
+    /// Removes all of them.
+    pub(super) fn clear(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        while let Some(path) = self.paths.front() {
+            disk.remove(path)?;
+            self.paths.pop_front();
+        }
+        Ok(())
+    }
+
     /// Makes a spare the segment at `path`; `None` if there is none.
     pub(super) fn reuse(
         &mut self,

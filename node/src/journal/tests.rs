@@ -2,6 +2,7 @@
 //! disks, reuse of segments.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quorate_protocol::id::NodeId;
 
@@ -34,6 +35,7 @@ fn home() -> JournalHome {
         node: NodeId(4),
         salt: 11,
         applied: Sequence(0),
+        durability: Durability::Commit,
     }
 }
 
@@ -67,7 +69,9 @@ fn batch(index: u64) -> Bytes {
 }
 
 async fn append(journal: &Journal, index: u64) -> Result<Sequence, JournalError> {
-    journal.append(ShardId(index % 3), batch(index)).await
+    let appended = journal.append(ShardId(index % 3), batch(index)).await?;
+    assert!(!appended.buffered);
+    Ok(appended.sequence)
 }
 
 fn check(records: &[Committed]) {
@@ -387,7 +391,7 @@ async fn concurrent_appends_on_a_real_disk_share_syncs_and_reach_the_sink_in_ord
         .map(|index| {
             let (journal, sink) = (Arc::clone(&journal), Arc::clone(&sink));
             tokio::spawn(async move {
-                let sequence = journal.append(ShardId(1), batch(index)).await.unwrap();
+                let sequence = journal.append(ShardId(1), batch(index)).await.unwrap().sequence;
                 assert!(sink.sequences().contains(&sequence.0), "answered before visible");
             })
         })
@@ -403,3 +407,7 @@ async fn concurrent_appends_on_a_real_disk_share_syncs_and_reach_the_sink_in_ord
     let (_, recovery) = opened(&sink, &mut records);
     assert_eq!((sequences(&records), recovery.damaged_records), (up_to(200), 0));
 }
+
+mod busy;
+mod interval;
+mod trim;

@@ -77,20 +77,31 @@ pub fn end_mark(seed: u32) -> u32 {
 
 /// Appends the stored form of a record to `out`.
 pub fn encode(seed: u32, meta: &RecordMeta, payload: &[u8], out: &mut Vec<u8>) {
+    encode_head(seed, meta, payload.len(), checksum(seed, payload), out);
+    out.extend_from_slice(payload);
+    encode_tail(seed, payload.len(), out);
+}
+
+/// Appends what stands before a payload of `length` bytes with this checksum.
+pub fn encode_head(seed: u32, meta: &RecordMeta, length: usize, payload: u32, out: &mut Vec<u8>) {
     let start = out.len();
     // Callers bound payloads far below 4 GiB (see MAX_PAYLOAD).
-    let length = payload.len() as u32;
+    let length = length as u32;
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&meta.sequence.to_le_bytes());
     out.extend_from_slice(&meta.shard.to_le_bytes());
     out.extend_from_slice(&meta.stamp.to_le_bytes());
     out.extend_from_slice(&meta.flags.to_le_bytes());
-    out.extend_from_slice(&checksum(seed, payload).to_le_bytes());
+    out.extend_from_slice(&payload.to_le_bytes());
     let header_crc = checksum(seed, out.get(start..start + CHECKED).unwrap_or_default());
     out.extend_from_slice(&header_crc.to_le_bytes());
-    out.extend_from_slice(payload);
-    out.resize(start + total(u64::from(length)) as usize - MARK, 0);
+}
+
+/// Appends what stands behind a payload of `length` bytes.
+pub fn encode_tail(seed: u32, length: usize, out: &mut Vec<u8>) {
+    let zeros = total(length as u64) as usize - HEADER - length - MARK;
+    out.resize(out.len() + zeros, 0);
     out.extend_from_slice(&end_mark(seed).to_le_bytes());
 }
 

@@ -5,14 +5,21 @@
 //! any other failure the state of the file is unknown and the writer must not be used again.
 //! Owned by whoever commits: the journal's or the hint queues' committer.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::header::{self, Header, Kind};
 use super::record::{self, RecordMeta};
 use super::trailer;
 use crate::disk::{Disk, DiskFile, Open, is_full};
+
+/// Payloads below this are copied together: cheaper than a part of their own in a system call.
+const COPIED: usize = 4096;
+/// The largest buffer that is kept from group to group.
+const KEPT: usize = 4 << 20;
 
 /// Why a group was not stored.
 #[derive(Debug)]
@@ -29,10 +36,17 @@ pub struct Writer {
     file: Arc<dyn DiskFile>,
     header: Header,
     seed: u32,
-    /// Where the next group goes; everything before it is synced.
+    /// Where the next group goes.
     position: u64,
+    /// The group, but for the payloads in `shared`.
     buffer: Vec<u8>,
-    /// The file was cut back after the disk was full and needs its room again.
+    /// Payloads that are written from where they are, each with its place in the buffer.
+    shared: Vec<(usize, Bytes)>,
+    /// Bytes of the group.
+    pushed: usize,
+    /// Something was written since the last sync.
+    unsynced: bool,
+    /// The file does not have the room of its capacity and needs it before the next write.
     cut: bool,
 }
 
@@ -43,20 +57,35 @@ impl Writer {
     /// # Errors
     /// Any I/O error; a partly made file is removed again where possible.
     pub fn create(disk: &dyn Disk, path: &Path, header: Header) -> io::Result<Self> {
+        let mut writer = Self::create_small(disk, path, header)?;
+        if header.capacity == 0 {
+            return Ok(writer);
+        }
+        if let Err(error) = writer.file.allocate(header.capacity) {
+            drop(writer);
+            // The first error is the one to report; a leftover holds no record.
+            let _ = disk.remove(path);
+            return Err(error);
+        }
+        writer.cut = false;
+        Ok(writer)
+    }
+
+    /// As [`create`](Self::create), but takes the room of its capacity only before the first write.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_small(disk: &dyn Disk, path: &Path, header: Header) -> io::Result<Self> {
         let file = disk.open(path, Open::CreateNew)?;
-        let made = (|| {
-            if header.capacity > 0 {
-                file.allocate(header.capacity)?;
-            }
-            file.write_at(0, &header.encode())
-        })();
+        let made = file.write_at(0, &header.encode());
         if let Err(error) = made {
             drop(file);
             // The first error is the one to report; a leftover has no valid header.
             let _ = disk.remove(path);
             return Err(error);
         }
-        Ok(Self::resume(file, header, header::LENGTH))
+        let cut = header.capacity > 0;
+        Ok(Self { cut, ..Self::resume(file, header, header::LENGTH) })
     }
 
     /// Goes on in an existing file at `position`, behind which there must be nothing but zeros or
@@ -64,7 +93,17 @@ impl Writer {
     #[must_use]
     pub fn resume(file: Arc<dyn DiskFile>, header: Header, position: u64) -> Self {
         let seed = header.seed();
-        Self { file, header, seed, position, buffer: Vec::new(), cut: false }
+        Self {
+            file,
+            header,
+            seed,
+            position,
+            buffer: Vec::new(),
+            shared: Vec::new(),
+            pushed: 0,
+            unsynced: false,
+            cut: false,
+        }
     }
 
     /// The file, for readers of what is committed.
@@ -79,35 +118,76 @@ impl Writer {
         &self.header
     }
 
-    /// The end of what is synced.
+    /// The end of what is written.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position
     }
 
+    /// The checksum from which those of the records continue.
+    #[must_use]
+    pub fn seed(&self) -> u32 {
+        self.seed
+    }
+
+    /// Whether something was written since the last sync.
+    #[must_use]
+    pub fn unsynced(&self) -> bool {
+        self.unsynced
+    }
+
+    /// Bytes the file takes.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        if self.cut { self.position } else { self.header.capacity.max(self.position) }
+    }
+
     /// Bytes pushed but not flushed.
     #[must_use]
     pub fn pushed(&self) -> usize {
-        self.buffer.len()
+        self.pushed
     }
 
     /// Whether a payload of `length` bytes still fits behind what was pushed.
     #[must_use]
     pub fn fits(&self, length: usize) -> bool {
-        let end = self.position + self.buffer.len() as u64 + record::total(length as u64);
+        let end = self.position + self.pushed as u64 + record::total(length as u64);
         self.header.capacity == 0 || end <= records_end(&self.header)
     }
 
     /// Adds a record to the group; returns where it will start.
     pub fn push(&mut self, meta: &RecordMeta, payload: &[u8]) -> u64 {
-        let offset = self.position + self.buffer.len() as u64;
+        let before = self.buffer.len();
         record::encode(self.seed, meta, payload, &mut self.buffer);
+        self.grow(self.buffer.len() - before)
+    }
+
+    /// As [`push`](Self::push), but copies nothing of a payload that is not small. `checksum` must
+    /// be the payload's, continued from [`seed`](Self::seed).
+    pub fn push_shared(&mut self, meta: &RecordMeta, payload: &Bytes, checksum: u32) -> u64 {
+        let before = self.buffer.len();
+        record::encode_head(self.seed, meta, payload.len(), checksum, &mut self.buffer);
+        if payload.len() < COPIED {
+            self.buffer.extend_from_slice(payload);
+        } else {
+            self.shared.push((self.buffer.len(), payload.clone()));
+        }
+        record::encode_tail(self.seed, payload.len(), &mut self.buffer);
+        let elsewhere = if payload.len() < COPIED { 0 } else { payload.len() };
+        self.grow(self.buffer.len() - before + elsewhere)
+    }
+
+    fn grow(&mut self, bytes: usize) -> u64 {
+        let offset = self.position + self.pushed as u64;
+        self.pushed += bytes;
         offset
     }
 
     /// Forgets the pushed group.
     pub fn discard(&mut self) {
         self.buffer.clear();
+        self.shared.clear();
+        self.pushed = 0;
     }
 
     /// Writes the group without a sync: for notes whose loss is harmless until the next one.
@@ -126,21 +206,44 @@ impl Writer {
         self.put(true)
     }
 
-    fn put(&mut self, sync: bool) -> Result<(), FlushError> {
-        let group = std::mem::take(&mut self.buffer);
-        let result = self.put_bytes(&group, sync);
-        if result.is_ok() {
-            self.position += group.len() as u64;
+    /// Makes durable what was written without a sync.
+    ///
+    /// # Errors
+    /// See [`FlushError`].
+    pub fn sync(&mut self) -> Result<(), FlushError> {
+        if self.unsynced {
+            self.file.sync_data().map_err(FlushError::Failed)?;
+            self.unsynced = false;
         }
+        Ok(())
+    }
+
+    /// Gives the room back that no record takes; the next write takes it again.
+    ///
+    /// # Errors
+    /// Any I/O error; the file is then as long as it was, and usable.
+    pub fn shrink(&mut self) -> io::Result<()> {
+        if self.header.capacity > 0 && !self.cut {
+            self.file.set_length(self.position)?;
+            self.cut = true;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, sync: bool) -> Result<(), FlushError> {
+        let result = self.write_group().and_then(|()| if sync { self.sync() } else { Ok(()) });
+        if result.is_ok() {
+            self.position += self.pushed as u64;
+        }
+        self.discard();
         // Keeps the allocation, unless an unusual record made it unusually large.
-        if group.capacity() <= 32 << 20 {
-            self.buffer = group;
-            self.buffer.clear();
+        if self.buffer.capacity() > KEPT {
+            self.buffer = Vec::new();
         }
         result
     }
 
-    fn put_bytes(&mut self, group: &[u8], sync: bool) -> Result<(), FlushError> {
+    fn write_group(&mut self) -> Result<(), FlushError> {
         if self.cut {
             match self.file.allocate(self.header.capacity) {
                 Ok(()) => self.cut = false,
@@ -148,8 +251,22 @@ impl Writer {
                 Err(error) => return Err(FlushError::Failed(error)),
             }
         }
-        match self.file.write_at(self.position, group) {
-            Ok(()) if sync => self.file.sync_data().map_err(FlushError::Failed),
+        let written = if self.shared.is_empty() {
+            self.file.write_at(self.position, &self.buffer)
+        } else {
+            let mut parts = Vec::with_capacity(2 * self.shared.len() + 1);
+            let mut rest = self.buffer.as_slice();
+            let mut from = 0;
+            for (place, payload) in &self.shared {
+                let (before, after) = rest.split_at((place - from).min(rest.len()));
+                parts.extend([IoSlice::new(before), IoSlice::new(payload)]);
+                (rest, from) = (after, *place);
+            }
+            parts.push(IoSlice::new(rest));
+            self.file.write_parts_at(self.position, &mut parts)
+        };
+        self.unsynced = true;
+        match written {
             Ok(()) => Ok(()),
             Err(error) if is_full(&error) => self.take_back(),
             Err(error) => Err(FlushError::Failed(error)),
@@ -160,7 +277,7 @@ impl Writer {
     fn take_back(&mut self) -> Result<(), FlushError> {
         self.cut = self.header.capacity > 0;
         self.file.set_length(self.position).map_err(FlushError::Failed)?;
-        self.file.sync_data().map_err(FlushError::Failed)?;
+        self.sync()?;
         Err(FlushError::Full)
     }
 }
@@ -240,10 +357,57 @@ mod tests {
     }
 
     #[test]
+    fn shared_payloads_are_written_as_copied_ones_are() {
+        let write = |shared: bool| {
+            let memory = MemoryDisk::new();
+            memory.create_directory(Path::new("/d")).unwrap();
+            let header = Header { capacity: 1 << 20, kind: Kind::Journal, ..HEADER };
+            let mut writer = Writer::create(&memory, Path::new("/d/s"), header).unwrap();
+            for (sequence, length) in [(1, 0), (2, COPIED), (3, 5), (4, COPIED + 3), (5, 9000)] {
+                let payload = Bytes::from(vec![sequence as u8; length]);
+                let sum = record::checksum(writer.seed(), &payload);
+                let offset = if shared {
+                    writer.push_shared(&meta(sequence), &payload, sum)
+                } else {
+                    writer.push(&meta(sequence), &payload)
+                };
+                assert_eq!(offset % record::ALIGNMENT, 0);
+                if sequence == 3 {
+                    writer.flush().unwrap();
+                }
+            }
+            writer.flush().unwrap();
+            assert!(!writer.unsynced());
+            memory.crash(Keep::Synced).content(Path::new("/d/s"))
+        };
+        assert!(write(true) == write(false));
+    }
+
+    #[test]
+    fn a_file_that_gave_its_room_back_takes_it_again_with_the_next_record() {
+        let (memory, disk, mut writer) = setup();
+        writer.push(&meta(1), b"one");
+        writer.flush().unwrap();
+        writer.shrink().unwrap();
+        let length = || memory.content(Path::new("/d/s")).unwrap().len() as u64;
+        assert_eq!((length(), writer.allocated()), (writer.position(), writer.position()));
+        assert_eq!(sequences(&memory.crash(Keep::Synced)), [1]);
+        disk.set_room(Some(0));
+        writer.push(&meta(2), b"two");
+        assert!(matches!(writer.flush(), Err(FlushError::Full)));
+        disk.set_room(None);
+        writer.push(&meta(2), b"two");
+        writer.flush().unwrap();
+        assert_eq!((length(), writer.allocated()), (4096, 4096));
+        assert_eq!(sequences(&memory.crash(Keep::Synced)), [1, 2]);
+    }
+
+    #[test]
     fn a_group_is_durable_only_after_flush() {
         let (memory, _, mut writer) = setup();
         writer.push(&meta(1), b"one");
         writer.write().unwrap();
+        assert!(writer.unsynced());
         assert!(sequences(&memory.crash(Keep::All)) == [1]);
         assert!(memory.crash(Keep::Synced).content(Path::new("/d/s")).unwrap().is_empty());
         writer.push(&meta(2), b"two");

@@ -31,6 +31,16 @@ impl EncodedBatch {
         Ok(Self { bytes, header })
     }
 
+    /// As [`parse`](Self::parse), without its checksum: for bytes that were parsed before and have
+    /// been under another checksum, or in memory, since.
+    ///
+    /// # Errors
+    /// The header is no batch's.
+    pub fn parse_verified(bytes: Bytes) -> Result<Self, DecodeError> {
+        let header = BatchHeader::read(&bytes)?.0;
+        Ok(Self { bytes, header })
+    }
+
     /// The header.
     #[must_use]
     pub const fn header(&self) -> &BatchHeader {

@@ -108,6 +108,17 @@ impl BatchHeader {
 
     /// Reads the header and verifies the checksum of the whole part.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (header, checksum) = Self::read(bytes)?;
+        // That there is a header proves that there are bytes from CHECKED_FROM on.
+        if crc32fast::hash(bytes.get(CHECKED_FROM..).unwrap_or_default()) != checksum {
+            return Err(DecodeError::BadChecksum);
+        }
+        header.check()?;
+        Ok(header)
+    }
+
+    /// Reads the header and the checksum it names.
+    pub(super) fn read(bytes: &[u8]) -> Result<(Self, u32), DecodeError> {
         let mut reader = Fixed(bytes);
         if reader.take::<4>()? != MAGIC {
             return Err(DecodeError::BadMagic);
@@ -136,12 +147,7 @@ impl BatchHeader {
             rows: u32::from_le_bytes(reader.take()?),
             measurements: u32::from_le_bytes(reader.take()?),
         };
-        // The reads above prove that there are bytes from CHECKED_FROM on.
-        if crc32fast::hash(bytes.get(CHECKED_FROM..).unwrap_or_default()) != checksum {
-            return Err(DecodeError::BadChecksum);
-        }
-        header.check()?;
-        Ok(header)
+        Ok((header, checksum))
     }
 
     fn check(&self) -> Result<(), DecodeError> {

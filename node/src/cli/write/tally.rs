@@ -24,6 +24,8 @@ pub(crate) struct Tally {
     pub(crate) errors: usize,
     /// Hints that stand in for copies, as far as known when the writes were answered.
     pub(crate) hints: usize,
+    /// Copies that their owners had not synced when the writes were answered.
+    pub(crate) buffered: usize,
     /// Times of what was dropped.
     range: Option<(i64, i64)>,
 }
@@ -54,6 +56,7 @@ impl Tally {
 
     fn receipt(&mut self, receipt: &Receipt) {
         self.hints += receipt.hints();
+        self.buffered += receipt.buffered();
         if let Some(Dropped { points, min_time, max_time, .. }) = receipt.dropped {
             self.dropped += points;
             let (min, max) = self.range.unwrap_or((min_time, max_time));
@@ -91,6 +94,10 @@ impl Tally {
         );
         if self.hints > 0 {
             text.push_str(&format!("; {} hints for nodes that are down", number(self.hints)));
+        }
+        if self.buffered > 0 {
+            let copies = count(self.buffered, "copy", "copies");
+            text.push_str(&format!("; {copies} buffered, their nodes sync at intervals"));
         }
         if self.rejected > 0 {
             text.push_str(&format!("; {} rejected", number(self.rejected)));
@@ -143,5 +150,7 @@ mod tests {
         assert_eq!(object["points_per_s"], 20);
         assert!(tally.complete());
         assert_eq!(tally.sentence(0.5), "10 points in 2 batches, 0.5 s, 20 points/s");
+        let buffered = Tally { buffered: 4, ..tally }.sentence(0.5);
+        assert!(buffered.ends_with("; 4 copies buffered, their nodes sync at intervals"));
     }
 }
