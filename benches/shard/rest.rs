@@ -72,6 +72,10 @@ pub(crate) async fn write(dir: &Path, values: &str, hosts: usize, reports: usize
     engine.write_all(move |at| (at < source.len()).then(|| source.part(at))).await;
     engine.flush(SHARD).await;
     let wrote = (began.elapsed(), cpu() - cpu_began);
+    // A rewriting that runs in the background is not waited for by the calls below: from here on
+    // there is none.
+    engine.close().await;
+    let engine = Engine::open(dir, Config::default(), false);
     engine.settle(SHARD).await;
     let settled = (began.elapsed() - wrote.0, cpu() - cpu_began - wrote.1);
     let tiers = disk_usage(&dir.join("shards"));
