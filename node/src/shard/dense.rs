@@ -11,12 +11,13 @@ use std::{
     fs::{self, File},
     ops::Bound,
     path::Path,
+    sync::Arc,
 };
 
-use quorate_protocol::hash::series_hash;
+use quorate_protocol::{hash::series_hash, id::ShardId};
 
 use super::{
-    Inner,
+    Inner, ShardStore,
     assemble::{Assembler, Limits},
     block::Density,
     cursor::{Cursor, Trouble},
@@ -46,6 +47,27 @@ const KEYS: usize = 4096;
 /// Decoded blocks of several series that are kept for reading out of order, of all runs together;
 /// half a mebibyte each.
 const KEPT_BLOCKS: usize = 64;
+
+impl ShardStore {
+    /// Says that a shard's group is over: what comes now comes late. Once it is idle the shard is
+    /// rewritten densely, see [`super::Config::dense_idle_ms`].
+    pub fn set_over(&self, shard: ShardId) {
+        if let Some(slot) = self.inner.slot(shard) {
+            slot.set_over();
+        }
+    }
+
+    /// Rewrites the shard densely, with what it has fresh, if it has anything that is not.
+    ///
+    /// # Errors
+    /// The pass failed; the shard is as it was.
+    pub async fn densify(&self, shard: ShardId) -> Result<(), ShardError> {
+        self.flush(shard).await?;
+        let inner = Arc::clone(&self.inner);
+        let Some(slot) = inner.slot(shard) else { return Ok(()) };
+        self.inner.executor.run(move || densify(&inner, &slot, 0).map(drop)).await?
+    }
+}
 
 /// Whether a pass would gain enough to be worth the writing; `percent` is
 /// [`super::Config::dense_ratio_percent`].

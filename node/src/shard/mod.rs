@@ -1,8 +1,9 @@
 //! The shard store: fresh batches in memory, folded into LMDB runs, read back merged.
 //!
-//! Reading order: `fresh`, `pieces` and `slot` are a shard in memory; `directory`, `env`, `open`,
-//! `state`, `series` and `run` are a shard on disk; `fold` and `merge` turn one into the
-//! other, `background` says when; `read` and `filter` answer scans,
+//! Reading order: `fresh` and `slot` are a shard in memory; `directory`, `env`, `open`, `state`,
+//! `series`, `run` and `block` are a shard on disk. `fold` (with `gather` and `enrol`), `merge` and
+//! `dense` (with `cursor` and `weave`) turn one into the other through `assemble` and `writer`;
+//! `background` says when. `read` and `filter` answer scans,
 //! `aggregate` and `digest` sum them up, `verify` checks what is stored; `retention` drops.
 //! Formats: `SPEC.md`, section 13.
 //!
@@ -68,6 +69,7 @@ mod series;
 mod slot;
 mod source;
 mod state;
+mod summary;
 mod verify;
 mod weave;
 mod work;
@@ -91,6 +93,7 @@ use self::{
     fresh::Budget,
     open::OpenShards,
     slot::Slot,
+    summary::Summary,
 };
 use crate::executor::Executor;
 
@@ -132,8 +135,8 @@ enum Known {
 type Slots = DashMap<ShardId, Known, BuildHasherDefault<DefaultHasher>>;
 
 impl ShardStore {
-    /// Opens the store in `dir`, which is created if it is missing. Looks into every shard once,
-    /// which takes well under a millisecond each.
+    /// Opens the store in `dir`, which is created if it is missing. Opens only the shards that were
+    /// open when the store ended without [`Self::close`]; of the others it reads two small files.
     ///
     /// # Errors
     /// A shard of a newer format, or a directory that cannot be read or is damaged.
@@ -162,11 +165,16 @@ impl ShardStore {
         let mut highest = Version(0);
         let mut found_applied = Sequence(0);
         for id in ids {
-            let Some(shard) = open.pin(id)? else { continue };
-            let state = shard.state()?;
-            highest = highest.max(state.highest_version);
-            found_applied = found_applied.max(state.applied);
-            let slot = Slot::new(id, Arc::clone(&budget), state.applied);
+            let known = match summary::read(&directory::path(dir, id)) {
+                Some(known) => known,
+                None => match open.pin(id)? {
+                    Some(shard) => Summary::from(&shard.state()?),
+                    None => continue,
+                },
+            };
+            highest = highest.max(known.highest_version);
+            found_applied = found_applied.max(known.applied);
+            let slot = Slot::new(id, Arc::clone(&budget), known.applied);
             slots.insert(id, Known::Live(Arc::new(slot)));
         }
         let inner = Inner {
@@ -296,25 +304,6 @@ impl ShardStore {
     /// A merge failed; the old runs are still live.
     pub async fn settle(&self, shard: ShardId) -> Result<(), ShardError> {
         self.repeat(shard, Inner::merge).await
-    }
-
-    /// Says that a shard's group is over: what comes now comes late. Once it is idle the shard is
-    /// rewritten densely, see [`Config::dense_idle_ms`].
-    pub fn set_over(&self, shard: ShardId) {
-        if let Some(slot) = self.inner.slot(shard) {
-            slot.set_over();
-        }
-    }
-
-    /// Rewrites the shard densely, with what it has fresh, if it has anything that is not.
-    ///
-    /// # Errors
-    /// The pass failed; the shard is as it was.
-    pub async fn densify(&self, shard: ShardId) -> Result<(), ShardError> {
-        self.flush(shard).await?;
-        let inner = Arc::clone(&self.inner);
-        let Some(slot) = inner.slot(shard) else { return Ok(()) };
-        self.inner.executor.run(move || dense::densify(&inner, &slot, 0).map(drop)).await?
     }
 
     /// Repeats a step on a shard until it says that nothing is left to do.

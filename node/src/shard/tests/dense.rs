@@ -184,7 +184,10 @@ fn a_rewritten_shard_gives_its_space_back() {
         pin.state().unwrap().runs.iter().map(|run| run.bytes).sum()
     };
     // Keys, and what is left of pages, apart.
-    assert!(after < before && after < blocks + (400 << 10), "{before} -> {after}, {blocks} in blocks");
+    assert!(
+        after < before && after < blocks + (400 << 10),
+        "{before} -> {after}, {blocks} in blocks"
+    );
     assert_eq!(scan(&store, SHARD), model(&journal));
 }
 

@@ -4,6 +4,7 @@ mod crash;
 mod dense;
 mod faults;
 mod life;
+mod many;
 mod model;
 mod race;
 pub(super) mod support;
