@@ -2,14 +2,12 @@
 //!
 //! `cargo bench -p quorate-benches --bench shard -- [PART]... [--runs N] [--quick] [--minutes M] [--dir DIR]`
 //!
-//! Parts: `append`, `ingest`, `rest` (with scans and aggregates), `space`, `sustained`; all of them unless some are named.
+//! Parts: `ingest`, `rest` (with scans and aggregates), `space`, `sustained`; all of them unless some are named.
 //! Every run of a part is a process of its own, so that memory and CPU time are that run's alone; its
 //! load is made beforehand and read from a file. Prints `RES` lines of every run, then medians
 //! (`MED`) and goals (`GOAL`). `--quick` makes everything small: it shows that the benchmark works, and
 //! its figures mean nothing.
 
-#[path = "shard/append.rs"]
-mod append;
 #[path = "shard/engine.rs"]
 mod engine;
 #[path = "shard/ingest.rs"]
@@ -31,10 +29,10 @@ use std::{
 
 use quorate_benches::report::{Line, Summary};
 
-const PARTS: [&str; 5] = ["append", "ingest", "rest", "space", "sustained"];
+const PARTS: [&str; 4] = ["ingest", "rest", "space", "sustained"];
 const USAGE: &str = "\
 usage: shard [PART]... [--runs N] [--quick] [--minutes M] [--dir DIR]
-parts: append ingest rest space sustained";
+parts: ingest rest space sustained";
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -111,8 +109,6 @@ fn child(args: &[String]) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.expect("threads can be started");
     match part.as_str() {
-        "append" => runtime.block_on(append::run(dir, number(args, 1))),
-        "ack" => runtime.block_on(append::ack(dir, number(args, 1))),
         "ingest" => runtime.block_on(ingest::run(dir, number(args, 1), number(args, 2))),
         "rest" => runtime.block_on(rest::write(dir, &args[1], number(args, 2), number(args, 3))),
         "scan" => runtime.block_on(rest::scan(dir, &args[1])),
@@ -135,9 +131,6 @@ fn main() -> ExitCode {
     std::fs::create_dir_all(&plan.dir).expect("the folder can be made");
     let mut summary = Summary::default();
     let mut goals = String::new();
-    if plan.wants("append") {
-        goals.push_str(&append::parent(&plan, &mut summary));
-    }
     if plan.wants("ingest") {
         goals.push_str(&ingest::parent(&plan, &mut summary));
     }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use quorate_node::{
     disk::SystemDisk,
     executor::Executor,
-    journal::{Committed, Durability, Journal, JournalConfig, JournalHome, Sink},
+    journal::{Committed, Durability, Journal, JournalConfig, JournalError, JournalHome, Sink},
     shard::{AdmitError, Config, ShardStore},
 };
 use quorate_protocol::{
@@ -36,7 +36,8 @@ struct Feed(ShardStore);
 impl Sink for Feed {
     fn committed(&self, records: &[Committed]) {
         for record in records {
-            let batch = EncodedBatch::parse(record.payload.clone()).expect("it was parsed before");
+            let batch = EncodedBatch::parse_verified(record.payload.clone());
+            let batch = batch.expect("it was parsed before");
             // A record of a dropped shard has nowhere to go.
             let _ = self.0.accept(record.shard, record.sequence, batch);
         }
@@ -80,7 +81,15 @@ impl Engine {
                 Err(error) => panic!("cannot write: {error}"),
             }
         };
-        self.journal.append(shard, part).await.expect("the journal takes it");
+        loop {
+            match self.journal.append(shard, part.clone()).await {
+                Ok(_) => return,
+                Err(JournalError::Busy { retry_after_ms }) => {
+                    sleep(Duration::from_millis(retry_after_ms.into())).await;
+                }
+                Err(error) => panic!("cannot write: {error}"),
+            }
+        }
     }
 
     /// Writes all parts that `part` gives until it gives none, some of them at once; returns how
@@ -120,6 +129,11 @@ impl Engine {
         self.shards.settle(shard).await.expect("the shard can be merged");
     }
 
+    /// Rewrites the shard densely, as a node does when its group is over and idle.
+    pub(crate) async fn densify(&self, shard: ShardId) {
+        self.shards.densify(shard).await.expect("the shard can be made dense");
+    }
+
     pub(crate) async fn close(&self) {
         self.housekeeping.abort();
         self.journal.close().await;
@@ -128,19 +142,15 @@ impl Engine {
 }
 
 /// A journal in `dir` with the settings of a node.
-pub(crate) fn open_journal(
+fn open_journal(
     dir: &Path,
     sink: Arc<dyn Sink>,
     applied: Sequence,
     recovered: &mut dyn FnMut(Committed),
 ) -> Journal {
-    let home = JournalHome {
-        directory: dir.join("journal"),
-        node: NodeId(1),
-        salt: 7,
-        applied,
-        durability: Durability::Commit,
-    };
+    let durability = Durability::Commit;
+    let directory = dir.join("journal");
+    let home = JournalHome { directory, node: NodeId(1), salt: 7, applied, durability };
     let (config, disk) = (JournalConfig::default(), Arc::new(SystemDisk));
     let opened = Journal::open(config, home, disk, Executor::Thread, sink, recovered);
     opened.expect("the journal can be opened").0

@@ -13,8 +13,9 @@ use quorate_benches::{
 };
 use quorate_node::{
     executor::Executor,
-    shard::{Config, ScanFilter, ShardStore},
+    shard::{AggregateFilter, Config, ScanFilter, ShardStore},
 };
+use quorate_protocol::aggregate::Windows;
 
 use super::{
     Plan,
@@ -48,6 +49,14 @@ pub(crate) fn parent(plan: &Plan, summary: &mut Summary) -> String {
         let case = format!("scan values={name} what=all");
         let rate = summary.median(&case, "values_s_core");
         goals.push_str(&Summary::goal(&format!("{case} values/s/core"), rate, Some(20e6), None));
+        let whole = summary.median(&format!("scan values={name} what=aggregate"), "values_s_core");
+        let ratio = whole.zip(rate).map(|(whole, scanned)| whole / scanned);
+        goals.push_str(&Summary::goal(
+            &format!("aggregate values={name} over scan"),
+            ratio,
+            Some(10.0),
+            None,
+        ));
     }
     goals
 }
@@ -63,10 +72,18 @@ pub(crate) async fn write(dir: &Path, values: &str, hosts: usize, reports: usize
     engine.write_all(move |at| (at < source.len()).then(|| source.part(at))).await;
     engine.flush(SHARD).await;
     let wrote = (began.elapsed(), cpu() - cpu_began);
+    // A rewriting that runs in the background is not waited for by the calls below: from here on
+    // there is none.
+    engine.close().await;
+    let engine = Engine::open(dir, Config::default(), false);
     engine.settle(SHARD).await;
     let settled = (began.elapsed() - wrote.0, cpu() - cpu_began - wrote.1);
     let tiers = disk_usage(&dir.join("shards"));
-    engine.journal.release(engine.shards.applied_through()).await.expect("it is open");
+    let dense = (Instant::now(), cpu());
+    engine.densify(SHARD).await;
+    let dense = (dense.0.elapsed(), cpu() - dense.1);
+    // As a node does that has been idle for half a minute.
+    engine.journal.trim(engine.shards.applied_through()).await.expect("it is open");
     let shards = disk_usage(&dir.join("shards"));
     let all = disk_usage(dir);
     engine.close().await;
@@ -84,11 +101,13 @@ pub(crate) async fn write(dir: &Path, values: &str, hosts: usize, reports: usize
         .figure("write_cpu_ns_value", wrote.1.as_nanos() as f64 / cells)
         .figure("settle_s", settled.0.as_secs_f64())
         .figure("settle_cpu_ns_value", settled.1.as_nanos() as f64 / cells)
+        .figure("dense_s", dense.0.as_secs_f64())
+        .figure("dense_cpu_ns_value", dense.1.as_nanos() as f64 / cells)
         .count("peak_anon_mb", peak.stop() >> 20);
     println!("{line}");
 }
 
-/// Reads everything, and one field of everything, on one thread.
+/// Reads everything, and one field of everything, and aggregates everything, on one thread.
 pub(crate) async fn scan(dir: &Path, values: &str) {
     let store = ShardStore::open(Config::default(), &dir.join("shards"), Executor::Thread);
     let store = store.expect("the store can be opened");
@@ -96,10 +115,18 @@ pub(crate) async fn scan(dir: &Path, values: &str) {
     let one = ScanFilter { fields: vec![FIELDS[0].into()], ..ScanFilter::default() };
     // Once before, so that the file is in memory for all of them.
     read(&store, all.clone());
-    for (what, filter) in [("all", all), ("one_field", one)] {
+    // A window of a day takes blocks apart; one over all times takes them whole.
+    let day = Windows::new(86_400_000_000_000);
+    let works: [(&str, &dyn Fn() -> u64); 4] = [
+        ("all", &|| read(&store, all.clone())),
+        ("one_field", &|| read(&store, one.clone())),
+        ("aggregate", &|| aggregate(&store, Windows::default())),
+        ("aggregate_day", &|| aggregate(&store, day)),
+    ];
+    for (what, work) in works {
         let peak = Peak::watch();
         let (began, cpu_began) = (Instant::now(), thread_cpu());
-        let cells = read(&store, filter);
+        let cells = work();
         let (took, used) = (began.elapsed(), thread_cpu() - cpu_began);
         let line = Line::new("scan").case("values", values).case("what", what);
         let line = line
@@ -118,6 +145,17 @@ fn read(store: &ShardStore, filter: ScanFilter) -> u64 {
     for item in store.scan(SHARD, filter).expect("the shard is there") {
         let rows = item.expect("nothing is damaged").rows;
         cells += rows.columns.iter().map(|column| column.present.count() as u64).sum::<u64>();
+    }
+    cells
+}
+
+/// Aggregates all fields of all series on this thread and counts the values that are in it.
+fn aggregate(store: &ShardStore, windows: Windows) -> u64 {
+    let filter = AggregateFilter { windows, ..AggregateFilter::default() };
+    let mut cells = 0;
+    for item in store.aggregate(SHARD, filter).expect("the shard is there") {
+        let windows = item.expect("nothing is damaged").windows;
+        cells += windows.iter().map(|(_, partial)| partial.count).sum::<u64>();
     }
     cells
 }

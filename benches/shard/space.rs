@@ -24,7 +24,8 @@ pub(crate) fn parent(plan: &Plan, summary: &mut Summary) -> String {
 }
 
 pub(crate) async fn run(dir: &Path, hosts: usize, rows: usize) {
-    let engine = Arc::new(Engine::open(dir, Config::default(), true));
+    // Folded and merged when a round is over, so that sizes do not depend on chance.
+    let engine = Arc::new(Engine::open(dir, Config::default(), false));
     let parts = rows / BATCH_ROWS;
     for round in 1..=ROUNDS {
         let shape = Shape { hosts, ..Shape::default() };
@@ -39,8 +40,11 @@ pub(crate) async fn run(dir: &Path, hosts: usize, rows: usize) {
         engine.flush(SHARD).await;
         engine.settle(SHARD).await;
         let settled = disk_usage(&dir.join("shards"));
+        engine.densify(SHARD).await;
+        let dense = disk_usage(&dir.join("shards"));
         let line = Line::new("space").case("round", round);
         let line = line.figure("shard_mb", settled as f64 / 1e6);
+        let line = line.figure("dense_mb", dense as f64 / 1e6);
         println!("{}", line.count("rows", rows as u64));
     }
     engine.close().await;
