@@ -65,12 +65,23 @@ fn install(core: &Core, map: Arc<ClusterMap>) {
     core.directory.install(map);
 }
 
+/// Tells the store which shards are over, by this node's clock.
+fn tell_over(core: &Core) {
+    let after = i64::try_from(core.config.shard.dense_after_ms).unwrap_or(i64::MAX);
+    let now = i64::try_from(core.env.clock.wall_ns()).unwrap_or(i64::MAX);
+    let over = now.saturating_sub(after.saturating_mul(1_000_000));
+    for place in core.directory.current().map.shards().filter(|place| place.group.end <= over) {
+        core.shards.set_over(place.shard.id);
+    }
+}
+
 /// Gives folded journal segments back, and drops the shards that the map no longer has.
 async fn housekeeping(core: Arc<Core>) {
     let mut timer = interval(core.config.housekeeping());
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
+        tell_over(&core);
         if let Some(failure) = core.meta.failure() {
             tracing::error!(
                 failure,

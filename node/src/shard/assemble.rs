@@ -58,11 +58,12 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    pub(super) fn new(rows: usize, bytes: usize) -> Self {
+        Self { rows: rows.clamp(1, MAX_ROWS / 2), bytes: bytes.clamp(1, 4 * MAX_CELLS) }
+    }
+
     pub(super) fn of(config: &Config) -> Self {
-        Self {
-            rows: config.block_rows.clamp(1, MAX_ROWS / 2),
-            bytes: config.block_bytes.clamp(1, 4 * MAX_CELLS),
-        }
+        Self::new(config.block_rows, config.block_bytes)
     }
 }
 

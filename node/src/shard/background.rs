@@ -1,79 +1,201 @@
-//! The two tasks that fold and merge.
+//! The tasks that fold, merge and rewrite: a pool that all shards of a node share.
 //!
-//! Invariants: one fold and one merge at a time on a node; a shard whose fold failed for want of
-//! room is left alone until the next tick; both tasks end when the store is closed, and work that
-//! has begun is finished. Started by [`super::ShardStore::start`].
+//! Invariants: folds come before merges and merges before dense passes; where there are two threads
+//! or more, one is always free for folds; shards take turns at being merged. One fold and one merge
+//! or dense pass at a time per shard. A shard whose work failed is left alone until the next tick.
+//! All tasks end when the store is closed. Started by [`super::ShardStore::start`].
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use quorate_protocol::id::{Sequence, ShardId};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Inner, error::ShardError, slot::Slot};
+use super::{Inner, dense, error::ShardError, slot::Slot};
+use crate::executor::Executor;
 
-/// Folds what is large enough, old enough, or in the way of new writes.
-pub(super) async fn fold(store: Arc<Inner>) {
-    let mut ticks = ticks(&store);
-    // What was accepted before the last tick is old at the next one.
-    let (mut old, mut seen) = (Sequence(0), store.accepted());
-    let mut failed = BTreeSet::new();
+/// Something to do for a shard.
+enum Job {
+    Fold(Arc<Slot>),
+    Merge(Arc<Slot>),
+    Dense(Arc<Slot>),
+}
+
+/// What is being done, and what is due.
+#[derive(Default)]
+struct Plan {
+    folding: BTreeSet<ShardId>,
+    /// Merges and dense passes.
+    merging: BTreeSet<ShardId>,
+    failed: BTreeSet<ShardId>,
+    /// What was accepted up to here is old.
+    old: Sequence,
+    /// What was accepted up to here is old at the next tick.
+    seen: Sequence,
+    /// The shard that was merged last.
+    turn: ShardId,
+    /// Shards that may be worth a dense pass, by the last tick.
+    quiet: Vec<Arc<Slot>>,
+}
+
+/// The pool.
+struct Pool {
+    store: Arc<Inner>,
+    /// Merges and dense passes at once, at most.
+    merges: usize,
+    plan: Mutex<Plan>,
+}
+
+/// Starts the tasks.
+pub(super) fn start(store: &Arc<Inner>) {
+    let threads = match store.executor {
+        Executor::Inline => 1,
+        Executor::Thread => store.config.compaction_threads.max(1),
+    };
+    // Each merge keeps a shard open.
+    let most = store.config.max_open_shards.saturating_sub(1);
+    let merges = (threads - 1).min(most).max(1);
+    let plan = Plan { seen: store.accepted(), ..Plan::default() };
+    let pool = Arc::new(Pool { store: Arc::clone(store), merges, plan: Mutex::new(plan) });
+    for _ in 0..threads {
+        store.tasks.spawn(work(Arc::clone(&pool)));
+    }
+    store.tasks.spawn(tick(pool));
+}
+
+async fn work(pool: Arc<Pool>) {
+    let store = &pool.store;
     loop {
         tokio::select! {
             () = store.cancel.cancelled() => return,
-            () = store.fold_wanted.notified() => {}
-            _ = ticks.tick() => {
-                old = std::mem::replace(&mut seen, store.accepted());
-                failed.clear();
-            }
+            () = store.work_wanted.notified() => {}
         }
-        while let Some(slot) = next(&store, old, &failed) {
+        while let Some(job) = pool.next() {
+            // There may be more, for somebody else.
+            store.work_wanted.notify_one();
             if store.cancel.is_cancelled() {
                 return;
             }
-            let (id, inner) = (slot.id, Arc::clone(&store));
-            let done = store.executor.run(move || inner.fold(&slot)).await;
-            if note(id, done.map_err(ShardError::from).and_then(|done| done)) {
-                store.merge_wanted.notify_one();
-            } else {
-                failed.insert(id);
+            let (inner, pool_of) = (Arc::clone(store), Arc::clone(&pool));
+            // The job is over when the closure is, even if this task goes away.
+            if store.executor.run(move || pool_of.run(&inner, job)).await.is_err() {
+                return;
             }
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// Merges runs after folds have made new ones.
-pub(super) async fn merge(store: Arc<Inner>) {
-    let mut ticks = ticks(&store);
+async fn tick(pool: Arc<Pool>) {
+    let store = &pool.store;
+    let every = store.config.fold_age_ms.max(1);
+    let mut ticks = interval(Duration::from_millis(every));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let idle = u32::try_from(store.config.dense_idle_ms.div_ceil(every)).unwrap_or(u32::MAX);
     loop {
         tokio::select! {
             () = store.cancel.cancelled() => return,
-            () = store.merge_wanted.notified() => {}
             _ = ticks.tick() => {}
         }
-        for slot in store.slots_snapshot() {
-            loop {
-                if store.cancel.is_cancelled() {
-                    return;
-                }
-                if !slot.take_unmerged() {
-                    break;
-                }
-                let (id, inner, of) = (slot.id, Arc::clone(&store), Arc::clone(&slot));
-                let done = store.executor.run(move || inner.merge(&of)).await;
-                if note(id, done.map_err(ShardError::from).and_then(|done| done)) {
-                    slot.set_unmerged();
-                }
-                tokio::task::yield_now().await;
-            }
+        let quiet = store.slots_snapshot().into_iter().filter(|slot| slot.is_quiet(idle)).collect();
+        {
+            let mut plan = pool.plan();
+            plan.old = std::mem::replace(&mut plan.seen, store.accepted());
+            plan.failed.clear();
+            plan.quiet = quiet;
         }
+        store.work_wanted.notify_one();
     }
 }
 
-fn ticks(store: &Inner) -> tokio::time::Interval {
-    let mut ticks = interval(Duration::from_millis(store.config.fold_age_ms.max(1)));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
+impl Pool {
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is most worth doing now, if anything is.
+    fn next(&self) -> Option<Job> {
+        let plan = &mut *self.plan();
+        let slots = self.store.slots_snapshot();
+        if let Some(slot) = self.next_fold(&slots, plan) {
+            plan.folding.insert(slot.id);
+            return Some(Job::Fold(slot));
+        }
+        if plan.merging.len() >= self.merges {
+            return None;
+        }
+        let is_free = |id: ShardId| !plan.merging.contains(&id) && !plan.failed.contains(&id);
+        let behind = slots.partition_point(|slot| slot.id <= plan.turn);
+        let (before, after) = slots.split_at(behind);
+        let next = after
+            .iter()
+            .chain(before)
+            .find(|slot| is_free(slot.id) && slot.poisoned().is_none() && slot.take_unmerged());
+        if let Some(slot) = next {
+            plan.turn = slot.id;
+            plan.merging.insert(slot.id);
+            return Some(Job::Merge(Arc::clone(slot)));
+        }
+        let slot = plan.quiet.pop()?;
+        plan.merging.insert(slot.id);
+        Some(Job::Dense(slot))
+    }
+
+    /// The shard that is most worth folding, if any is.
+    fn next_fold(&self, slots: &[Arc<Slot>], plan: &Plan) -> Option<Arc<Slot>> {
+        // Under pressure, whatever holds an average share: folding crumbs would make more runs than
+        // room, if a shard that cannot be folded holds the rest.
+        let (store, count) = (&self.store, slots.len() as u64);
+        let used = store.budget.used();
+        let share = if used > store.budget.limit() / 2 { used / count.max(1) } else { u64::MAX };
+        let enough = share.min(store.config.fold_bytes);
+        let mut best: Option<(u64, &Arc<Slot>)> = None;
+        for slot in slots {
+            let taken = plan.folding.contains(&slot.id) || plan.failed.contains(&slot.id);
+            if taken || slot.poisoned().is_some() {
+                continue;
+            }
+            let (first, bytes) = {
+                let fresh = slot.fresh();
+                (fresh.first(), fresh.bytes())
+            };
+            let Some(first) = first else { continue };
+            let worth = bytes >= enough || first <= plan.old;
+            if worth && best.is_none_or(|(most, _)| bytes > most) {
+                best = Some((bytes, slot));
+            }
+        }
+        best.map(|(_, slot)| Arc::clone(slot))
+    }
+
+    /// Does a job, and says what it has led to.
+    fn run(&self, store: &Inner, job: Job) {
+        let (slot, done) = match &job {
+            Job::Fold(slot) => (slot, store.fold(slot)),
+            Job::Merge(slot) => (slot, store.merge(slot)),
+            Job::Dense(slot) => {
+                (slot, dense::densify(store, slot, store.config.dense_ratio_percent))
+            }
+        };
+        let failed = done.is_err();
+        let more = note(slot.id, done);
+        match &job {
+            Job::Merge(slot) if more || failed => slot.set_unmerged(),
+            Job::Dense(slot) if failed => slot.set_restless(),
+            _ => {}
+        }
+        let mut plan = self.plan();
+        match &job {
+            Job::Fold(_) => plan.folding.remove(&slot.id),
+            Job::Merge(_) | Job::Dense(_) => plan.merging.remove(&slot.id),
+        };
+        if failed || matches!(job, Job::Fold(_)) && !more {
+            plan.failed.insert(slot.id);
+        }
+    }
 }
 
 /// Logs a failure; whether something was done.
@@ -87,30 +209,4 @@ fn note(shard: ShardId, done: Result<bool, ShardError>) -> bool {
             false
         }
     }
-}
-
-/// The shard that is most worth folding, if any is.
-fn next(store: &Inner, old: Sequence, failed: &BTreeSet<ShardId>) -> Option<Arc<Slot>> {
-    let slots = store.slots_snapshot();
-    // Under pressure, whatever holds an average share: folding crumbs would make more runs than
-    // room, if a shard that cannot be folded holds the rest.
-    let (used, count) = (store.budget.used(), slots.len() as u64);
-    let share = if used > store.budget.limit() / 2 { used / count.max(1) } else { u64::MAX };
-    let enough = share.min(store.config.fold_bytes);
-    let mut best: Option<(u64, Arc<Slot>)> = None;
-    for slot in slots {
-        if failed.contains(&slot.id) || slot.poisoned().is_some() {
-            continue;
-        }
-        let (first, bytes) = {
-            let fresh = slot.fresh();
-            (fresh.first(), fresh.bytes())
-        };
-        let Some(first) = first else { continue };
-        let worth = bytes >= enough || first <= old;
-        if worth && best.as_ref().is_none_or(|(most, _)| bytes > *most) {
-            best = Some((bytes, slot));
-        }
-    }
-    best.map(|(_, slot)| slot)
 }

@@ -40,9 +40,27 @@ pub struct Config {
     pub txn_bytes: usize,
     /// Runs of one size tier that are merged into one; default 4.
     pub merge_runs: usize,
-    /// Runs larger than this, in bytes, are not merged any more; default 512 MiB. While a shard's
-    /// runs are merged, its fresh data waits.
+    /// Runs larger than this, in bytes, are not merged any more; default 512 MiB. A merge takes
+    /// memory of 2 `block_bytes` for each run it reads (at most twice `merge_runs`), 4 `block_bytes`
+    /// for what it writes, and 2 `txn_bytes`.
     pub merge_limit_bytes: u64,
+    /// Threads that fold, merge and rewrite shards; default 2. Folds come first, and from 2 on one
+    /// thread is left for them. So much memory is taken at most: one fold (see `fold_cells`) and,
+    /// for each further thread, a fold, a merge or a dense pass, whichever is largest.
+    pub compaction_threads: usize,
+    /// How long after its end a shard is taken for over, in milliseconds; default 600,000. Rows may
+    /// still come later; each dense pass they lead to rewrites the shard.
+    pub dense_after_ms: u64,
+    /// How long a shard that is over must have been without folds before it is rewritten densely, in
+    /// milliseconds; default 60,000.
+    pub dense_idle_ms: u64,
+    /// How much must have come since the last dense pass, in percent of what it wrote, for another
+    /// one; default 10.
+    pub dense_ratio_percent: u64,
+    /// Rows of a block of one series in a dense run; default 16,384. More compresses better. A dense
+    /// pass takes memory of 24 bytes per series, 64 `block_bytes` for reading, 16 for writing, and
+    /// 32 `txn_bytes`; and, while it runs, room on the disk for the shard once more.
+    pub dense_block_rows: usize,
     /// Stored bytes a scan reads in one read transaction, and bytes of a page of its items; default
     /// 1 MiB. What is read takes up to eight times that in memory.
     pub scan_bytes: usize,
@@ -79,6 +97,11 @@ impl Default for Config {
             txn_bytes: 4 << 20,
             merge_runs: 4,
             merge_limit_bytes: 512 << 20,
+            compaction_threads: 2,
+            dense_after_ms: 600_000,
+            dense_idle_ms: 60_000,
+            dense_ratio_percent: 10,
+            dense_block_rows: 16_384,
             scan_bytes: 1 << 20,
             scan_cache_bytes: 32 << 20,
             scan_series: 16_384,

@@ -141,10 +141,9 @@ impl<'a> Cursor<'a> {
         }
         let run = self.after.run;
         let found = self.shard.env.read(|txn, [runs, ..]| {
-            run::block_at(txn, runs, run, series, i64::MIN)
-                .map_err(|error| self.shard.env.wrap(error))
+            run::block_of(txn, runs, run, series).map_err(|error| self.shard.env.wrap(error))
         })?;
-        if let Some((key, bytes, _)) = found
+        if let Some((key, bytes)) = found
             && self.blocks.iter().all(|block| block.key != key)
         {
             let block = self.open(sources, key, bytes)?;
@@ -268,10 +267,5 @@ impl<'a> Cursor<'a> {
             }
             Content::Decoded(_) => None,
         }
-    }
-
-    /// Lets go of everything in memory.
-    pub(super) fn close(self, sources: &mut Sources) {
-        self.blocks.into_iter().for_each(|block| block.discard(sources));
     }
 }

@@ -21,10 +21,8 @@ use super::{
 
 /// Lookups of series in one read transaction: some milliseconds.
 const LOOKUPS: usize = 8192;
-/// What the hash of a series costs in a transaction, in bytes.
-const HASH_BYTES: usize = 64;
 /// What a series costs in a transaction beyond its key, which is stored twice.
-const KEY_BYTES: usize = 128;
+pub(super) const KEY_BYTES: usize = 128;
 
 /// New series that are not committed yet.
 #[derive(Default)]
@@ -92,15 +90,14 @@ impl Enrolment {
     ) -> Result<(), ShardError> {
         let cost = |new: &NewSeries| 2 * new.key.len() + KEY_BYTES;
         let mut left = self.new.iter().map(cost).sum::<usize>() + with;
-        if left + self.by_hash.len() * HASH_BYTES + self.tags.bytes() <= max {
+        if left + self.by_hash.len() * series::HASH_BYTES + self.tags.bytes() <= max {
             return Ok(());
         }
         let last = self.new.last().map_or(0, |new| new.id);
-        for some in self.by_hash.chunks((max / HASH_BYTES).max(1)) {
-            let hashes: Vec<&NewSeries> = some.iter().map(|at| &self.new[*at as usize]).collect();
+        for some in self.by_hash.chunks((max / series::HASH_BYTES).max(1)) {
             commit(&mut |txn, tables| {
                 series::take_ids(txn, tables, last)?;
-                series::insert_hashes(txn, tables, &hashes)
+                series::insert_hashes(txn, tables, self.hashes(some))
             })?;
         }
         self.by_hash.clear();
@@ -129,27 +126,17 @@ impl Enrolment {
         Ok(())
     }
 
+    fn hashes<'a>(&'a self, of: &'a [u32]) -> impl Iterator<Item = (u64, SeriesId)> {
+        of.iter().filter_map(|at| self.new.get(*at as usize)).map(|new| (new.hash, new.id))
+    }
+
     /// Writes all that is left.
     pub(super) fn finish(&self, txn: &mut RwTxn<'_>, tables: &Tables) -> heed::Result<()> {
-        let hashes: Vec<&NewSeries> =
-            self.by_hash.iter().map(|at| &self.new[*at as usize]).collect();
         if let Some(last) = self.new.last() {
             series::take_ids(txn, tables, last.id)?;
         }
-        series::insert_hashes(txn, tables, &hashes)?;
+        series::insert_hashes(txn, tables, self.hashes(&self.by_hash))?;
         self.tags.put(txn, &tables[4], 0..self.tags.len())?;
         series::insert_keys(txn, tables, &self.new)
     }
-}
-
-/// Gives new series their ids, and enters them in the index of tags.
-#[allow(dead_code, reason = "the dense pass comes to it")]
-pub(super) fn insert_keys(
-    txn: &mut RwTxn<'_>,
-    tables: &Tables,
-    new: &[NewSeries],
-) -> heed::Result<()> {
-    let tags = Postings::of(new.iter().map(|new| (new.id, &new.key[..])));
-    tags.put(txn, &tables[4], 0..tags.len())?;
-    series::insert_keys(txn, tables, new)
 }

@@ -6,13 +6,14 @@
 
 use super::error::ShardError;
 
-/// A place in a fold, a merge, a scan or an opening.
+/// A place in a fold, a merge, a dense pass or a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Step {
     /// A fold has taken its batches and nothing is written.
     FoldBegins,
-    /// A transaction with series or blocks of an unfinished run is about to be committed.
+    /// A transaction with series or blocks of an unfinished run, or of a draft, is about to be
+    /// committed.
     Commit,
     /// It is committed.
     Committed,
@@ -23,6 +24,14 @@ pub enum Step {
     Flipped,
     /// Some blocks of dead runs are deleted.
     Deleted,
+    /// A dense pass has begun and nothing is written.
+    DenseBegins,
+    /// Its draft is complete and synced.
+    DenseWritten,
+    /// The draft is about to take the place of the shard's file.
+    Replace,
+    /// It has; the name is not synced yet.
+    Replaced,
     /// A scan has taken its fresh batches and has not read anything stored yet.
     ScanBegins,
     /// A scan is about to read the next page of stored blocks.

@@ -43,6 +43,7 @@ mod block;
 mod config;
 mod counters;
 mod cursor;
+mod dense;
 mod digest;
 mod directory;
 mod enrol;
@@ -114,8 +115,7 @@ struct Inner {
     /// The last record any shard had folded when the store was opened.
     found_applied: Sequence,
     released: watch::Sender<Sequence>,
-    fold_wanted: Notify,
-    merge_wanted: Notify,
+    work_wanted: Notify,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -181,8 +181,7 @@ impl ShardStore {
             highest_version: AtomicU64::new(highest.0),
             found_applied,
             released: watch::Sender::new(Sequence(0)),
-            fold_wanted: Notify::new(),
-            merge_wanted: Notify::new(),
+            work_wanted: Notify::new(),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -192,8 +191,7 @@ impl ShardStore {
     /// Starts folding and merging on the current runtime, until [`Self::close`].
     pub fn start(&self) {
         let inner = &self.inner;
-        inner.tasks.spawn(background::fold(Arc::clone(inner)));
-        inner.tasks.spawn(background::merge(Arc::clone(inner)));
+        background::start(inner);
     }
 
     /// Stops the tasks and closes all environments. What is fresh stays in the journal. Scans that
@@ -221,7 +219,7 @@ impl ShardStore {
             return Err(AdmitError::Poisoned(shard));
         }
         self.inner.budget.admit(bytes).ok_or_else(|| {
-            self.inner.fold_wanted.notify_one();
+            self.inner.work_wanted.notify_one();
             AdmitError::Busy { retry_after_ms: self.inner.config.busy_retry_ms }
         })
     }
@@ -252,7 +250,7 @@ impl ShardStore {
         };
         inner.highest_version.fetch_max(version.0, Ordering::Relaxed);
         if bytes >= inner.config.fold_bytes || inner.budget.used() > inner.budget.limit() / 2 {
-            inner.fold_wanted.notify_one();
+            inner.work_wanted.notify_one();
         }
         Ok(())
     }
@@ -298,6 +296,25 @@ impl ShardStore {
     /// A merge failed; the old runs are still live.
     pub async fn settle(&self, shard: ShardId) -> Result<(), ShardError> {
         self.repeat(shard, Inner::merge).await
+    }
+
+    /// Says that a shard's group is over: what comes now comes late. Once it is idle the shard is
+    /// rewritten densely, see [`Config::dense_idle_ms`].
+    pub fn set_over(&self, shard: ShardId) {
+        if let Some(slot) = self.inner.slot(shard) {
+            slot.set_over();
+        }
+    }
+
+    /// Rewrites the shard densely, with what it has fresh, if it has anything that is not.
+    ///
+    /// # Errors
+    /// The pass failed; the shard is as it was.
+    pub async fn densify(&self, shard: ShardId) -> Result<(), ShardError> {
+        self.flush(shard).await?;
+        let inner = Arc::clone(&self.inner);
+        let Some(slot) = inner.slot(shard) else { return Ok(()) };
+        self.inner.executor.run(move || dense::densify(&inner, &slot, 0).map(drop)).await?
     }
 
     /// Repeats a step on a shard until it says that nothing is left to do.
@@ -452,7 +469,7 @@ impl Inner {
     fn fold(&self, slot: &Slot) -> Result<bool, ShardError> {
         let folded = fold::fold(self, slot)?;
         if folded {
-            slot.set_unmerged();
+            slot.set_folded();
             self.publish_released();
         }
         Ok(folded)

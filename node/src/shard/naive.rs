@@ -136,6 +136,7 @@ pub(super) enum Event {
     Nothing,
     Fold,
     Merge,
+    Dense,
     /// Closed and opened, and everything is replayed.
     Reopen,
 }
@@ -145,6 +146,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
         4 => Just(Event::Nothing),
         3 => Just(Event::Fold),
         2 => Just(Event::Merge),
+        1 => Just(Event::Dense),
         1 => Just(Event::Reopen),
     ]
 }
@@ -169,6 +171,7 @@ pub(super) fn store(config: Config, dir: &Path, writes: &[Write], events: &[Even
                 block_on(store.flush(SHARD)).unwrap();
                 block_on(store.settle(SHARD)).unwrap();
             }
+            Some(Event::Dense) => block_on(store.densify(SHARD)).unwrap(),
             Some(Event::Reopen) => {
                 drop(store);
                 store = open();

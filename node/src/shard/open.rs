@@ -13,6 +13,7 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use heed::RoTxn;
@@ -21,7 +22,7 @@ use quorate_protocol::id::ShardId;
 use super::{
     block::VersionTable,
     config::Config,
-    directory,
+    dense, directory,
     env::{EnvError, EnvLimits, Environment, Table},
     error::ShardError,
     run::{self, BlockKey},
@@ -30,6 +31,11 @@ use super::{
 
 /// The tables of a shard, in the order of [`Tables`].
 pub(super) const NAMES: [&str; 6] = ["runs", "series", "ids", "keys", "index", "state"];
+
+/// How long, and how often, somebody waits who wants a shard that others use to be closed. Reads use
+/// it for milliseconds; only a stream of them makes this end.
+const WAIT: Duration = Duration::from_millis(100);
+const WAITS: u32 = 100;
 
 /// `runs`, `series`, `ids`, `keys`, `index`, `state`.
 pub(super) type Tables = [Table; NAMES.len()];
@@ -74,6 +80,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl OpenShard {
     /// Opens the environment of a directory that has its marker.
     fn open(path: PathBuf, config: Config, opening: u64) -> Result<Self, ShardError> {
+        dense::remove_draft(&path)?;
+        Self::open_draft(path, config, opening)
+    }
+
+    /// Opens the environment of a directory, for a dense pass.
+    pub(super) fn open_draft(
+        path: PathBuf,
+        config: Config,
+        opening: u64,
+    ) -> Result<Self, ShardError> {
         let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
         let limits = EnvLimits {
             map_bytes: bytes(config.map_bytes),
@@ -279,6 +295,27 @@ impl OpenShards {
         // Nobody finds it any more; deleting it may take its time.
         drop(opened);
         condemned.map_or(Ok(()), |path| directory::delete(&path))
+    }
+
+    /// Closes a shard, and calls `replace` while nobody can open it. `false`: it is used too much, and
+    /// nothing was done.
+    pub(super) fn replace(
+        &self,
+        id: ShardId,
+        replace: impl FnOnce() -> Result<(), ShardError>,
+    ) -> Result<bool, ShardError> {
+        let mut opened = self.lock();
+        let mut waits = 0;
+        while opened.shards.get(&id).is_some_and(|(shard, _)| Arc::strong_count(shard) > 1) {
+            waits += 1;
+            if waits > WAITS {
+                return Ok(false);
+            }
+            let waited = self.unpinned.wait_timeout(opened, WAIT);
+            opened = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(opened.shards.remove(&id));
+        replace().map(|()| true)
     }
 
     /// Closes everything; nothing can be pinned any more.

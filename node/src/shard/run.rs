@@ -75,35 +75,25 @@ pub(super) fn decode(
     (first == key.series && group.times.first() == Some(&key.start)).then_some(group)
 }
 
-/// The block of a run that has the rows of a series from time `from` on: the one that may hold
-/// `from`, else the next. A packed block that is returned may turn out not to have the series.
-pub(super) fn block_at(
+/// The first block of a run that may have rows of a series: its own first one, else one that began
+/// with a series before it and may turn out not to have it.
+pub(super) fn block_of(
     txn: &RoTxn<'_>,
     runs: &Table,
     run: u32,
     series: SeriesId,
-    from: i64,
-) -> heed::Result<Option<(BlockKey, Vec<u8>, Option<i64>)>> {
+) -> heed::Result<Option<(BlockKey, Vec<u8>)>> {
     let ours = |found: Option<(&[u8], &[u8])>| {
         let (key, bytes) = found?;
         let key = BlockKey::decode(key)?;
         (key.run == run && key.series > 0 && key.series <= series).then(|| (key, bytes.to_vec()))
     };
-    let at = BlockKey { run, series, start: from }.encode();
-    let before = ours(runs.get_lower_than_or_equal_to(txn, &at)?);
-    let found = match before {
-        Some((key, _)) if key.series == series => before,
-        _ => ours(runs.get_greater_than(txn, &at)?).or(before),
-    };
-    let Some((key, bytes)) = found else {
-        return Ok(None);
-    };
-    let next = runs.get_greater_than(txn, &key.encode())?;
-    let end = next
-        .and_then(|(key, _)| BlockKey::decode(key))
-        .filter(|next| next.run == run && next.series == series)
-        .map(|next| next.start);
-    Ok(Some((key, bytes, end)))
+    let at = BlockKey { run, series, start: i64::MIN }.encode();
+    // No row has this time, so all blocks of the series are behind it.
+    match ours(runs.get_greater_than(txn, &at)?) {
+        Some(found) => Ok(Some(found)),
+        None => Ok(ours(runs.get_lower_than_or_equal_to(txn, &at)?)),
+    }
 }
 
 /// The first block of a run behind a key.

@@ -20,6 +20,8 @@ pub(super) type SeriesId = u64;
 
 /// The longest order-preserving form of a key; with an id behind it, it stays below 511 bytes.
 const ORDERED_MAX: usize = 480;
+/// What the hash of a series costs in a transaction, in bytes.
+pub(super) const HASH_BYTES: usize = 64;
 /// Ends an order-preserving form that was not cut. Smaller than anything that can follow a byte of
 /// a longer key, since a zero byte within a key is followed by [`ZERO`].
 const END: [u8; 2] = [0, 1];
@@ -96,14 +98,14 @@ pub(super) fn next_id(txn: &RoTxn<'_>, [.., states]: &Tables) -> heed::Result<Se
 pub(super) fn insert_hashes(
     txn: &mut RwTxn<'_>,
     [_, series, ..]: &Tables,
-    new: &[&NewSeries],
+    new: impl Iterator<Item = (u64, SeriesId)>,
 ) -> heed::Result<()> {
-    for new in new {
+    for (hash, id) in new {
         let mut ordinal = 0;
-        while series.get(txn, &series_key(new.hash, ordinal))?.is_some() {
+        while series.get(txn, &series_key(hash, ordinal))?.is_some() {
             ordinal += 1;
         }
-        series.put(txn, &series_key(new.hash, ordinal), &new.id.to_le_bytes())?;
+        series.put(txn, &series_key(hash, ordinal), &id.to_le_bytes())?;
     }
     Ok(())
 }
@@ -310,17 +312,16 @@ mod tests {
                 .collect();
             let (first, second) = new.split_at(first.len());
             for part in [first, second] {
-                let mut by_hash: Vec<_> = part.iter().collect();
-                by_hash.sort_by_key(|new| new.hash);
+                let mut by_hash: Vec<_> = part.iter().map(|new| (new.hash, new.id)).collect();
+                by_hash.sort_unstable();
                 env.write(|txn, tables| {
-                    insert_hashes(txn, tables, &by_hash)?;
+                    insert_hashes(txn, tables, by_hash.iter().copied())?;
                     insert_keys(txn, tables, part)
                 }).unwrap();
             }
             // What a crash between the two leaves behind.
             env.write(|txn, tables| {
-                let id = ids.len() as u64 + 1;
-                insert_hashes(txn, tables, &[&NewSeries { hash: 0, key: "lost".into(), id }])
+                insert_hashes(txn, tables, [(0, ids.len() as u64 + 1)].into_iter())
             }).unwrap();
             for bound in [
                 Bound::Unbounded, Bound::Included(&from[..]), Bound::Excluded(&from[..]),

@@ -7,7 +7,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use quorate_protocol::id::{Sequence, ShardId};
@@ -27,6 +27,10 @@ pub(super) struct Slot {
     poison: OnceLock<Arc<str>>,
     /// Somebody rewrites runs.
     merging: AtomicBool,
+    /// The shard's group is over: rows come late or not at all.
+    over: AtomicBool,
+    /// Ticks since the last fold.
+    quiet: AtomicU32,
     /// A run has come since the last look for something to merge.
     unmerged: AtomicBool,
 }
@@ -48,6 +52,8 @@ impl Slot {
             folding: Mutex::default(),
             poison: OnceLock::new(),
             merging: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            quiet: AtomicU32::new(0),
             unmerged: AtomicBool::new(true),
         }
     }
@@ -104,8 +110,32 @@ impl Slot {
         Some(ShardError::Poisoned { shard: self.id, cause })
     }
 
+    /// A fold has made a run.
+    pub(super) fn set_folded(&self) {
+        self.quiet.store(0, Ordering::Relaxed);
+        self.set_unmerged();
+    }
+
     pub(super) fn set_unmerged(&self) {
         self.unmerged.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_over(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// A dense pass was worth it and did not come to its end.
+    pub(super) fn set_restless(&self) {
+        self.quiet.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts a tick. Whether the shard is over and has seen exactly so many without a fold and
+    /// without anything fresh; only then is it worth a look.
+    pub(super) fn is_quiet(&self, ticks: u32) -> bool {
+        if !self.over.load(Ordering::Relaxed) || self.fresh().first().is_some() {
+            return false;
+        }
+        self.quiet.fetch_add(1, Ordering::Relaxed) == ticks
     }
 
     /// Whether a look for something to merge is due; it is taken as done.

@@ -17,7 +17,7 @@ use quorate_protocol::{
 
 use super::{
     BlockError, MAX_CELLS, MAX_ROWS, RowGroup, Span, VersionTable, clock, columns, encode::range,
-    integers, statistics::Statistics, versions,
+    statistics::Statistics, versions,
 };
 
 /// What the head of a block says of a column.

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod dense;
 mod drops;
 mod faults;
 mod images;
