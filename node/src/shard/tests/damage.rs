@@ -65,7 +65,7 @@ fn filled(root: &Path) -> Journal {
     for number in 0..3_i64 {
         let mut cells = Vec::new();
         // Packed blocks: of some thousands of rows, whatever a solo one may have.
-        for series in 0..600 {
+        for series in 0..200 {
             cells.extend((0..8).map(|time| cell(series, time, (time % 5) as u8, number)));
         }
         cells.extend((0..1500).map(|time| cell(1003, time * 2 + number, 0, time * 0x9e37_79b9)));
@@ -129,7 +129,7 @@ fn any_byte_of_any_block_may_change_and_the_rest_is_served() {
         luck ^= luck << 17;
         luck as usize % below
     };
-    for round in 0..if soak() { 1000 } else { 40 } {
+    for round in 0..if soak() { 1000 } else { 12 } {
         let dir = scratch();
         let path = dir.path().join(SHARD.to_string());
         fs::create_dir(&path).unwrap();
