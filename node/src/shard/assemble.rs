@@ -151,8 +151,7 @@ impl<S: Sink> Assembler<S> {
         self.current_rows += rows.len();
         self.current_bytes += rows.len() * sources.get(source).row_bytes;
         self.current.push(Piece { series: self.series, source, rows });
-        if !self.solo
-            && (self.current_rows >= SOLO_ROWS || self.current_bytes > self.limits.bytes)
+        if !self.solo && (self.current_rows >= SOLO_ROWS || self.current_bytes > self.limits.bytes)
         {
             self.flush(sources)?;
             self.solo = true;
@@ -391,20 +390,15 @@ fn spans(pieces: &[Piece]) -> Vec<Span> {
     for of_series in pieces.chunk_by(|a, b| a.series == b.series) {
         // A row group has far fewer rows than fit into u32.
         let rows: u32 = of_series.iter().map(|piece| piece.rows.end - piece.rows.start).sum();
-        spans.extend(of_series.first().map(|piece| Span {
-            series: piece.series,
-            rows: start..start + rows,
-        }));
+        spans.extend(
+            of_series.first().map(|piece| Span { series: piece.series, rows: start..start + rows }),
+        );
         start += rows;
     }
     spans
 }
 
-fn presence(
-    from: &[Option<&Column>],
-    parts: &[(u32, Range<usize>)],
-    len: usize,
-) -> Presence {
+fn presence(from: &[Option<&Column>], parts: &[(u32, Range<usize>)], len: usize) -> Presence {
     if from.iter().all(|column| column.is_some_and(|column| column.present.is_all())) {
         return Presence::all(len);
     }

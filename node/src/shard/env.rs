@@ -13,7 +13,8 @@ use std::{
 };
 
 use heed::{
-    CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls, types::Bytes,
+    CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls,
+    types::Bytes,
 };
 
 /// A database of raw keys and values; named databases live as long as their environment.
@@ -240,10 +241,7 @@ impl<const N: usize> Environment<N> {
 impl<const N: usize> Environment<N> {
     /// Opens an environment that nobody else has open, to read it; nothing in the directory is
     /// changed, not even the lock file. `None` if a table is missing.
-    pub(crate) fn open_read_only(
-        path: &Path,
-        names: [&str; N],
-    ) -> Result<Option<Self>, EnvError> {
+    pub(crate) fn open_read_only(path: &Path, names: [&str; N]) -> Result<Option<Self>, EnvError> {
         let wrap = |source| EnvError::Open { path: path.to_owned(), source };
         let file = path.join("data.mdb").metadata().map_err(|e| wrap(e.into()))?;
         let map = round_up(usize::try_from(file.len()).unwrap_or(usize::MAX));

@@ -135,9 +135,9 @@ impl Gathered {
     }
 
     fn is(&self, number: u32, hash: u64, key: &[u8]) -> bool {
-        self.series
-            .get(number as usize)
-            .is_some_and(|named| named.hash == hash && self.keys.get(named.key.clone()) == Some(key))
+        self.series.get(number as usize).is_some_and(|named| {
+            named.hash == hash && self.keys.get(named.key.clone()) == Some(key)
+        })
     }
 
     /// Hash and key of each series, by number. The keys are not here any more.

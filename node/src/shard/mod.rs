@@ -68,6 +68,7 @@ mod series;
 mod slot;
 mod source;
 mod state;
+mod summary;
 mod verify;
 mod weave;
 mod work;
@@ -91,6 +92,7 @@ use self::{
     fresh::Budget,
     open::OpenShards,
     slot::Slot,
+    summary::Summary,
 };
 use crate::executor::Executor;
 
@@ -132,8 +134,8 @@ enum Known {
 type Slots = DashMap<ShardId, Known, BuildHasherDefault<DefaultHasher>>;
 
 impl ShardStore {
-    /// Opens the store in `dir`, which is created if it is missing. Looks into every shard once,
-    /// which takes well under a millisecond each.
+    /// Opens the store in `dir`, which is created if it is missing. Opens only the shards that were
+    /// open when the store ended without [`Self::close`]; of the others it reads two small files.
     ///
     /// # Errors
     /// A shard of a newer format, or a directory that cannot be read or is damaged.
@@ -162,11 +164,16 @@ impl ShardStore {
         let mut highest = Version(0);
         let mut found_applied = Sequence(0);
         for id in ids {
-            let Some(shard) = open.pin(id)? else { continue };
-            let state = shard.state()?;
-            highest = highest.max(state.highest_version);
-            found_applied = found_applied.max(state.applied);
-            let slot = Slot::new(id, Arc::clone(&budget), state.applied);
+            let known = match summary::read(&directory::path(dir, id)) {
+                Some(known) => known,
+                None => match open.pin(id)? {
+                    Some(shard) => Summary::from(&shard.state()?),
+                    None => continue,
+                },
+            };
+            highest = highest.max(known.highest_version);
+            found_applied = found_applied.max(known.applied);
+            let slot = Slot::new(id, Arc::clone(&budget), known.applied);
             slots.insert(id, Known::Live(Arc::new(slot)));
         }
         let inner = Inner {

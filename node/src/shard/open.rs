@@ -27,6 +27,7 @@ use super::{
     error::ShardError,
     run::{self, BlockKey},
     state::{self, State},
+    summary::{self, Stamp, Summary},
 };
 
 /// The tables of a shard, in the order of [`Tables`].
@@ -51,8 +52,17 @@ pub(super) struct OpenShard {
     building: Mutex<BTreeSet<u32>>,
     /// The version tables of runs, once they were read.
     versions: Mutex<BTreeMap<u32, Option<VersionTable>>>,
+    /// Of the file before it was opened.
+    stamp: Option<Stamp>,
     /// Tells this opening from all others of this process.
     opening: u64,
+}
+
+/// Closes a shard that nobody has pinned.
+fn close(shard: Arc<OpenShard>) {
+    if let Some(shard) = Arc::into_inner(shard) {
+        shard.close();
+    }
 }
 
 /// A run being written; while this is alive nobody deletes it.
@@ -81,7 +91,20 @@ impl OpenShard {
     /// Opens the environment of a directory that has its marker.
     fn open(path: PathBuf, config: Config, opening: u64) -> Result<Self, ShardError> {
         dense::remove_draft(&path)?;
-        Self::open_draft(path, config, opening)
+        let stamp = Stamp::of(&path).ok();
+        summary::remove(&path);
+        let shard = Self::open_draft(path, config, opening)?;
+        Ok(Self { stamp, ..shard })
+    }
+
+    /// Closes the environment, which nobody else has.
+    fn close(self) {
+        let summary = self.state().map(|state| Summary::from(&state));
+        let Self { env, path, stamp, .. } = self;
+        drop(env);
+        if let Ok(summary) = summary {
+            let _ = summary::write(&path, summary, stamp);
+        }
     }
 
     /// Opens the environment of a directory, for a dense pass.
@@ -109,6 +132,7 @@ impl OpenShard {
             building: Mutex::default(),
             versions: Mutex::default(),
             opening,
+            stamp: None,
         };
         let state = shard.state()?;
         while shard.has_dead()? {
@@ -276,7 +300,9 @@ impl OpenShards {
             let idle = opened.shards.iter().filter(|(_, (shard, _))| Arc::strong_count(shard) == 1);
             match idle.min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id) {
                 // Nobody else has it, and nobody can get it while the lock is held: this closes it.
-                Some(idle) => drop(opened.shards.remove(&idle)),
+                Some(idle) => {
+                    opened.shards.remove(&idle).into_iter().for_each(|(shard, _)| close(shard));
+                }
                 None => {
                     opened = self.unpinned.wait(opened).unwrap_or_else(PoisonError::into_inner);
                 }
@@ -325,7 +351,7 @@ impl OpenShards {
         while opened.shards.values().any(|(shard, _)| Arc::strong_count(shard) > 1) {
             opened = self.unpinned.wait(opened).unwrap_or_else(PoisonError::into_inner);
         }
-        opened.shards.clear();
+        std::mem::take(&mut opened.shards).into_values().for_each(|(shard, _)| close(shard));
     }
 
     /// How many environments are open.

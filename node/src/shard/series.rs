@@ -129,11 +129,7 @@ pub(super) fn insert_keys(
 }
 
 /// Takes all ids up to one: no series that comes later gets them.
-pub(super) fn take_ids(
-    txn: &mut RwTxn<'_>,
-    tables: &Tables,
-    last: SeriesId,
-) -> heed::Result<()> {
+pub(super) fn take_ids(txn: &mut RwTxn<'_>, tables: &Tables, last: SeriesId) -> heed::Result<()> {
     let next = next_id(txn, tables)?.max(last.saturating_add(1));
     let [.., states] = tables;
     states.put(txn, state::NEXT_SERIES, &next.to_le_bytes())

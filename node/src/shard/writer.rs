@@ -146,11 +146,7 @@ impl Sink for Writer<'_> {
 }
 
 /// Stores blocks.
-pub(super) fn store(
-    txn: &mut RwTxn<'_>,
-    runs: &Table,
-    blocks: &[NewBlock],
-) -> heed::Result<()> {
+pub(super) fn store(txn: &mut RwTxn<'_>, runs: &Table, blocks: &[NewBlock]) -> heed::Result<()> {
     let Some((first, _)) = blocks.first() else {
         return Ok(());
     };

@@ -7,6 +7,7 @@ mod drops;
 mod faults;
 mod images;
 mod life;
+mod many;
 mod model;
 mod race;
 mod readers;

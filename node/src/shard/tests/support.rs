@@ -232,7 +232,12 @@ pub(in crate::shard) struct Journal {
 
 impl Journal {
     /// Journals a batch and hands it on, as the sink does.
-    pub(in crate::shard) fn append(&mut self, store: &ShardStore, shard: ShardId, batch: EncodedBatch) {
+    pub(in crate::shard) fn append(
+        &mut self,
+        store: &ShardStore,
+        shard: ShardId,
+        batch: EncodedBatch,
+    ) {
         self.records.push((shard, batch.clone()));
         store.accept(shard, Sequence(self.records.len() as u64), batch).unwrap();
     }
