@@ -489,7 +489,9 @@ impl Inner {
     fn drop_shard(&self, shard: ShardId) -> Result<(), ShardError> {
         if let Some(Known::Live(slot)) = self.slots.insert(shard, Known::Dropped) {
             slot.fresh().drop_all();
-            let _writer = slot.last_writer();
+            // Only to let a fold end that has begun: whoever comes now finds the shard gone, and a
+            // merge that has it pinned may wait for this right itself.
+            drop(slot.last_writer());
             self.open.remove(shard)?;
         } else {
             self.open.remove(shard)?;
