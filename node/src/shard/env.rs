@@ -7,7 +7,9 @@
 #![allow(unsafe_code)]
 
 use std::{
+    fs::{self, File},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
 };
@@ -16,6 +18,8 @@ use heed::{
     CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls,
     types::Bytes,
 };
+
+use rustix::{fs::FallocateFlags, io::Errno};
 
 /// A database of raw keys and values; named databases live as long as their environment.
 pub(crate) type Table = Database<'static, Bytes, Bytes>;
@@ -33,7 +37,25 @@ pub(crate) fn open_env(
     open(path, map_size, max_dbs, DEFAULT_READERS)
 }
 
+/// Makes room for the file in which readers register: LMDB writes it through memory, and a disk that
+/// is full then would end the process. Its length, which tells LMDB the number of slots, stays.
+fn reserve_readers(path: &Path, readers: u32) -> io::Result<()> {
+    let path = path.join("lock.mdb");
+    // A slot takes 64 bytes; some more for what comes before them, in whole pages.
+    let bytes = (u64::from(readers) * 64 + 1024).next_multiple_of(4096);
+    // Not opened once it has its room: closing it would give up LMDB's locks on it.
+    if fs::metadata(&path).is_ok_and(|meta| meta.blocks() * 512 >= bytes) {
+        return Ok(());
+    }
+    let file = File::options().create(true).write(true).truncate(false).open(&path)?;
+    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        done => Ok(done?),
+    }
+}
+
 fn open(path: &Path, map: usize, dbs: u32, readers: u32) -> heed::Result<Env<WithoutTls>> {
+    reserve_readers(path, readers)?;
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map).max_dbs(dbs).max_readers(readers);
     // SAFETY: a map is undefined behaviour only if something other than LMDB writes to the file
@@ -116,7 +138,13 @@ pub(crate) struct Environment<const N: usize> {
 impl<const N: usize> Environment<N> {
     /// Opens or creates the environment and its databases; the directory must exist.
     pub(crate) fn open(path: &Path, limits: EnvLimits, names: [&str; N]) -> Result<Self, EnvError> {
-        let wrap = |source| EnvError::Open { path: path.to_owned(), source };
+        let wrap = |source| {
+            let path = path.to_owned();
+            if disk_full(&source) || matches!(source, heed::Error::Io(_)) && no_room(&path) {
+                return EnvError::Full { path, cause: "the disk is full" };
+            }
+            EnvError::Open { path, source }
+        };
         let dbs = u32::try_from(N).unwrap_or(u32::MAX);
         let mut map = round_up(limits.map_bytes);
         loop {
@@ -179,7 +207,7 @@ impl<const N: usize> Environment<N> {
                     return Err(self.full("the disk is full"));
                 }
                 // LMDB calls a write that was cut short for want of room an I/O error.
-                Err(Failed::Commit(source)) if disk_full(&source) || self.no_room() => {
+                Err(Failed::Commit(source)) if disk_full(&source) || no_room(&self.path) => {
                     return Err(self.full("the disk is full"));
                 }
                 // LMDB panics (in its own sense) after a half-written meta page.
@@ -221,13 +249,6 @@ impl<const N: usize> Environment<N> {
         unsafe { self.env.resize(next) }.map_err(|e| self.wrap(e))
     }
 
-    /// Whether the file system has next to no room. The failed transaction is done over from what
-    /// was committed, writing all of its pages again, so this may even be wrong.
-    fn no_room(&self) -> bool {
-        let room = |stat: rustix::fs::StatVfs| stat.f_bavail.saturating_mul(stat.f_frsize);
-        rustix::fs::statvfs(&self.path).is_ok_and(|stat| room(stat) < LITTLE_ROOM)
-    }
-
     fn full(&self, cause: &'static str) -> EnvError {
         EnvError::Full { path: self.path.clone(), cause }
     }
@@ -242,7 +263,13 @@ impl<const N: usize> Environment<N> {
     /// Opens an environment that nobody else has open, to read it; nothing in the directory is
     /// changed, not even the lock file. `None` if a table is missing.
     pub(crate) fn open_read_only(path: &Path, names: [&str; N]) -> Result<Option<Self>, EnvError> {
-        let wrap = |source| EnvError::Open { path: path.to_owned(), source };
+        let wrap = |source| {
+            let path = path.to_owned();
+            if disk_full(&source) || matches!(source, heed::Error::Io(_)) && no_room(&path) {
+                return EnvError::Full { path, cause: "the disk is full" };
+            }
+            EnvError::Open { path, source }
+        };
         let file = path.join("data.mdb").metadata().map_err(|e| wrap(e.into()))?;
         let map = round_up(usize::try_from(file.len()).unwrap_or(usize::MAX));
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
@@ -304,6 +331,13 @@ fn create_tables<const N: usize>(
         // One table was pushed per name, so the conversion above cannot fail.
         CommitOrAbort::Abort(()) => Err(heed::Error::Mdb(MdbError::DbsFull)),
     }
+}
+
+/// Whether the file system has next to no room. The failed transaction is done over from what was
+/// committed, writing all of its pages again, so this may even be wrong.
+fn no_room(path: &Path) -> bool {
+    let room = |stat: rustix::fs::StatVfs| stat.f_bavail.saturating_mul(stat.f_frsize);
+    rustix::fs::statvfs(path).is_ok_and(|stat| room(stat) < LITTLE_ROOM)
 }
 
 fn disk_full(error: &heed::Error) -> bool {

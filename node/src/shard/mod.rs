@@ -140,7 +140,7 @@ impl ShardStore {
     /// open when the store ended without [`Self::close`]; of the others it reads two small files.
     ///
     /// # Errors
-    /// A shard of a newer format, or a directory that cannot be read or is damaged.
+    /// A shard of a newer format, or a directory that cannot be read. A damaged shard is poisoned.
     pub fn open(config: Config, dir: &Path, executor: Executor) -> Result<Self, ShardError> {
         Self::open_probed(config, dir, executor, Arc::new(NoProbe))
     }
@@ -158,7 +158,11 @@ impl ShardStore {
         let ids = directory::list(dir)?;
         // All markers first: with a newer format anywhere, nothing is touched anywhere.
         for id in &ids {
-            directory::check(&directory::path(dir, *id))?;
+            if let Err(error @ ShardError::NewerFormat { .. }) =
+                directory::check(&directory::path(dir, *id))
+            {
+                return Err(error);
+            }
         }
         let open = OpenShards::new(dir, config);
         let budget = Budget::new(config.fresh_bytes);
@@ -168,9 +172,16 @@ impl ShardStore {
         for id in ids {
             let known = match summary::read(&directory::path(dir, id)) {
                 Some(known) => known,
-                None => match open.pin(id)? {
-                    Some(shard) => shard.summary()?,
-                    None => continue,
+                None => match open.pin(id).and_then(|pin| pin.map(|pin| pin.summary()).transpose()) {
+                    Ok(Some(known)) => known,
+                    Ok(None) => continue,
+                    // Its damage costs no other shard anything, and the journal keeps its records.
+                    Err(error) => {
+                        let slot = Slot::new(id, Arc::clone(&budget), Sequence(0));
+                        slot.set_poison(&error.to_string());
+                        slots.insert(id, Known::Live(Arc::new(slot)));
+                        continue;
+                    }
                 },
             };
             highest = highest.max(known.highest_version);
@@ -513,7 +524,9 @@ impl Inner {
     fn drop_shard(&self, shard: ShardId) -> Result<(), ShardError> {
         if let Some(Known::Live(slot)) = self.slots.insert(shard, Known::Dropped) {
             slot.fresh().drop_all();
-            let _writer = slot.last_writer();
+            // Only to let a fold end that has begun: whoever comes now finds the shard gone, and a
+            // merge that has it pinned may wait for this right itself.
+            drop(slot.last_writer());
             self.open.remove(shard)?;
         } else {
             self.open.remove(shard)?;

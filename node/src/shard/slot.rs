@@ -120,7 +120,7 @@ impl Slot {
     /// No write to the environment is believed any more.
     pub(super) fn set_poison(&self, cause: &str) -> ShardError {
         let cause = Arc::clone(self.poison.get_or_init(|| cause.into()));
-        tracing::error!(shard = %self.id, %cause, "a sync failed; the shard is folded no more");
+        tracing::error!(shard = %self.id, %cause, "a sync failed or the files are damaged; the shard is folded no more");
         metrics::counter!("quorate_shard_poisoned_total").increment(1);
         ShardError::Poisoned { shard: self.id, cause }
     }

@@ -45,7 +45,7 @@ fn is_dense(store: &ShardStore) -> Vec<bool> {
 
 #[test]
 fn a_dense_shard_has_the_same_content_and_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(tiny(), dir.path());
     let mut journal = Journal::default();
     write(&store, &mut journal, 0..12);
@@ -74,7 +74,7 @@ fn a_dense_shard_has_the_same_content_and_goes_on() {
 fn a_crash_at_any_step_of_a_dense_pass_leaves_the_old_file_or_the_new_one() {
     let (mut at, mut stopped_at) = (0, Vec::new());
     loop {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let mut journal = Journal::default();
         let store = open(tiny(), dir.path());
         write(&store, &mut journal, 0..6);
@@ -122,7 +122,7 @@ fn a_crash_at_any_step_of_a_dense_pass_leaves_the_old_file_or_the_new_one() {
 
 #[test]
 fn scans_and_folds_beside_a_dense_pass_lose_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let journal = Arc::new(std::sync::Mutex::new(Journal::default()));
     let beside = Arc::clone(&journal);
     let (store, visitor) = Visitor::open(tiny(), dir.path(), move |store, step| {
@@ -148,7 +148,7 @@ fn scans_and_folds_beside_a_dense_pass_lose_nothing() {
 
 #[test]
 fn a_scan_between_whose_pages_ids_change_yields_every_series_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let (store, visitor) = Visitor::open(tiny(), dir.path(), |store, step| {
         if step == Step::ScanPage {
             densify(store, 0).unwrap();
@@ -163,7 +163,7 @@ fn a_scan_between_whose_pages_ids_change_yields_every_series_once() {
 
 #[test]
 fn a_rewritten_shard_gives_its_space_back() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let config = Config { merge_runs: 2, ..Config::default() };
     let store = open(config, dir.path());
     let mut journal = Journal::default();
@@ -193,7 +193,7 @@ fn a_rewritten_shard_gives_its_space_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shard_that_is_over_and_idle_becomes_dense_by_itself() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let config = Config { dense_idle_ms: 60_000, ..tiny() };
     let store = open(config, dir.path());
     store.start();

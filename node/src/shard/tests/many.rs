@@ -6,7 +6,7 @@ use super::support::*;
 
 #[tokio::test]
 async fn a_start_opens_only_what_was_open_when_the_process_died() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let store = open(tiny(), dir.path());
     for id in 1..=20 {
         let batch = batch(ShardId(id), id, &[cell(1, 1, 0, 1)]);

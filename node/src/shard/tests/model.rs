@@ -7,14 +7,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_protocol::{
+    aggregate::Windows,
     id::{FieldId, Sequence, ShardId, Version},
-    point::key::{measurement_of, tags_of},
+    point::{
+        Value,
+        key::{measurement_of, tags_of},
+    },
 };
 
 use tempfile::TempDir;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::support::*;
-use crate::shard::{Config, ScanFilter, ShardError, ShardStore, TagFilter, TagTest};
+use crate::shard::{
+    BucketDigest, Config, DigestFilter, ScanFilter, ShardError, ShardStore, TagFilter, TagTest,
+};
 
 /// How large the numbers of a case are: what they cross is different for each.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +120,9 @@ enum Op {
     Fold(u64),
     FoldAll,
     Settle(u64),
+    /// The dense pass.
+    Dense(u64),
+    Digest(u64, u64),
     /// Closes and opens, and replays the journal from somewhere below what was released.
     Reopen(u64),
     Drop(u64),
@@ -157,6 +167,8 @@ fn op(shape: Shape) -> impl Strategy<Value = Op> {
         3 => shard.clone().prop_map(Op::Fold),
         1 => Just(Op::FoldAll),
         2 => shard.clone().prop_map(Op::Settle),
+        1 => shard.clone().prop_map(Op::Dense),
+        1 => (shard.clone(), 1_u64..9).prop_map(|(shard, every)| Op::Digest(shard, every)),
         1 => (0_u64..40).prop_map(Op::Reopen),
         1 => (shard.clone(), any::<prop::sample::Index>())
             // The only shard is dropped in few cases, or there is little left to look at.
@@ -196,6 +208,29 @@ fn filtered(content: &Content, filter: &ScanFilter, host: Option<&str>) -> Conte
             && (fields.is_empty() || fields.contains(&Bytes::from(format!("f{}", field.0 - 1))))
     };
     content.iter().filter(|(at, _)| wanted(at)).map(|(at, v)| (at.clone(), v.clone())).collect()
+}
+
+/// The digests of buckets as the specification has them, without any reuse.
+fn digests(content: &Content, buckets: Windows) -> Vec<BucketDigest> {
+    let mut digests: BTreeMap<i64, BucketDigest> = BTreeMap::new();
+    for ((key, time, field), (version, value)) in content {
+        let (kind, value) = match value {
+            Value::Float(value) => (0_u8, value.to_bits().to_le_bytes().to_vec()),
+            Value::Integer(value) => (1, value.to_le_bytes().to_vec()),
+            Value::Unsigned(value) => (2, value.to_le_bytes().to_vec()),
+            Value::Boolean(value) => (3, vec![u8::from(*value)]),
+            Value::String(value) => (4, value.to_vec()),
+        };
+        let key = xxh3_128(key).to_le_bytes();
+        let (time_bytes, version) = (time.to_le_bytes(), version.0.to_le_bytes());
+        let field = field.0.to_le_bytes();
+        let cell = [&key[..], &time_bytes, &version, &field, &[kind], &value].concat();
+        let start = buckets.bounds(*time).0;
+        let bucket = digests.entry(start).or_insert(BucketDigest { start, cells: 0, digest: 0 });
+        bucket.cells += 1;
+        bucket.digest = bucket.digest.wrapping_add(xxh3_128(&cell));
+    }
+    digests.into_values().collect()
 }
 
 /// A store, the journal before it, and what it must hold.
@@ -282,7 +317,7 @@ impl World {
         assert!(!self.dir.path().join(shard.to_string()).exists());
     }
 
-    /// A scan that is interrupted after every item.
+    /// A scan that is interrupted after every item; in the end everything is dense.
     fn interrupted(&self, shard: ShardId) -> Content {
         let mut found = Content::new();
         for item in self.store.scan(shard, ScanFilter::default()).unwrap() {
@@ -290,13 +325,31 @@ impl World {
             add_rows(&mut found, &item.key, &item.rows);
             fold(&self.store, shard).unwrap();
             settle(&self.store, shard).unwrap();
+            now(self.store.densify(shard)).unwrap();
         }
         found
+    }
+
+    /// The digests of buckets of so many ns.
+    fn digest(&self, shard: ShardId, every: u64) {
+        let everything = |buckets| DigestFilter {
+            from: i64::MIN,
+            to: i64::MAX,
+            buckets,
+            up_to: Version(u64::MAX),
+        };
+        let filter = everything(Windows::new(every));
+        let nothing = Content::new();
+        let model = self.models.get(&shard).unwrap_or(&nothing);
+        assert_eq!(self.store.digest(shard, filter).unwrap(), digests(model, filter.buckets));
     }
 
     fn check(&self) {
         for (shard, model) in &self.models {
             assert_content(&scan(&self.store, *shard), model);
+            self.digest(*shard, 1000);
+            let report = self.store.verify(*shard).unwrap();
+            assert!(report.is_good(), "{:?}", report.problems);
         }
         for shard in &self.dropped {
             let scan = self.store.scan(*shard, ScanFilter::default());
@@ -332,6 +385,10 @@ fn run_case(shape: Shape, ops: Vec<Op>) {
             Op::Fold(shard) => fold(&world.store, id(shard)).unwrap(),
             Op::FoldAll => world.fold_all(),
             Op::Settle(shard) => settle(&world.store, id(shard)).unwrap(),
+            Op::Dense(shard) if world.live(id(shard)) => {
+                now(world.store.densify(id(shard))).unwrap();
+            }
+            Op::Digest(shard, every) if world.live(id(shard)) => world.digest(id(shard), every),
             Op::Reopen(less) => world = world.reopen(less),
             Op::Drop(shard) => world.drop_shard(id(shard)),
             Op::Interrupted(shard) if world.live(id(shard)) => {
@@ -342,7 +399,7 @@ fn run_case(shape: Shape, ops: Vec<Op>) {
                 let model = world.models.get(&id(shard)).unwrap_or(&nothing);
                 look(&world.store, id(shard), model, from..from + len, series, field);
             }
-            Op::Interrupted(_) | Op::Scan { .. } => {}
+            Op::Dense(_) | Op::Digest(..) | Op::Interrupted(_) | Op::Scan { .. } => {}
         }
     }
     world.check();
