@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     ops::Deref,
     path::{Path, PathBuf},
     sync::{
@@ -41,6 +42,9 @@ const WAITS: u32 = 100;
 
 /// `runs`, `series`, `ids`, `keys`, `index`, `state`.
 pub(super) type Tables = [Table; NAMES.len()];
+
+/// LMDB's two pages of meta data, at their smallest.
+const META_BYTES: u64 = 2 * 4096;
 
 /// An open shard.
 pub(super) struct OpenShard {
@@ -92,6 +96,7 @@ impl OpenShard {
     /// Opens the environment of a directory that has its marker.
     fn open(path: PathBuf, config: Config, opening: u64) -> Result<Self, ShardError> {
         dense::remove_draft(&path)?;
+        remove_stillborn(&path)?;
         let stamp = Stamp::of(&path).ok();
         summary::remove(&path);
         let shard = Self::open_draft(path, config, opening)?;
@@ -258,6 +263,16 @@ impl OpenShard {
             }),
         }
     }
+}
+
+/// Removes a `data.mdb` that is shorter than LMDB's first write to it, which a full disk may have cut:
+/// nothing was ever committed to it, and LMDB would refuse it for ever.
+fn remove_stillborn(path: &Path) -> Result<(), ShardError> {
+    let data = path.join("data.mdb");
+    if fs::metadata(&data).is_ok_and(|meta| meta.len() < META_BYTES) {
+        fs::remove_file(&data).map_err(directory::io_error("remove", &data))?;
+    }
+    Ok(())
 }
 
 #[derive(Default)]

@@ -38,7 +38,7 @@ fn read(root: &Path, at: &Path, files: &mut Files) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             read(root, &path, files);
-        } else if !path.file_name().is_some_and(|name| name == "lock.mdb") {
+        } else if path.file_name().is_none_or(|name| name != "lock.mdb") {
             files.insert(path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap());
         }
     }

@@ -419,8 +419,8 @@ fn look(
     field: u8,
 ) {
     let filter = ScanFilter {
-        measurement: (series % 3 > 0)
-            .then(|| if series % 2 == 0 { "cpu".into() } else { "cpu load".into() }),
+        measurement: (!series.is_multiple_of(3))
+            .then(|| if series.is_multiple_of(2) { "cpu".into() } else { "cpu load".into() }),
         fields: if field == 5 { vec![] } else { vec![format!("f{field}").into()] },
         from: times.start,
         to: times.end,
