@@ -5,10 +5,10 @@
 //! [`meta`] keep what must last, over [`segment`] and [`disk`].
 
 mod background;
+mod cardinality;
 mod change;
 pub mod cli;
 pub mod config;
-mod cardinality;
 mod core;
 mod data;
 mod directory;

@@ -17,8 +17,8 @@ use crate::{
 mod read;
 
 pub use self::read::{
-    Aggregate, Aggregated, Digest, Digested, Rows, Scan, ShardList, ShardProblem, ShardState, Shards,
-    TagMatch, Verified, Verify,
+    Aggregate, Aggregated, Digest, Digested, Rows, Scan, ShardList, ShardProblem, ShardState,
+    Shards, TagMatch, Verified, Verify,
 };
 
 /// A message that expects an answer.

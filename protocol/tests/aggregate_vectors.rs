@@ -27,9 +27,8 @@ fn value(kind: FieldType, text: &str) -> Value {
 fn window(kind: FieldType, text: &str) -> (i64, Partial) {
     let mut words = text.split(' ');
     let (start, count) = (words.next().unwrap(), words.next().unwrap());
-    let word = |name: &str| {
-        text.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
-    };
+    let word =
+        |name: &str| text.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     let at = |name: &str| {
         let (text, time) = word(name)?.split_once('@')?;
         Some((time.parse::<i64>().unwrap(), value(kind, text)))

@@ -176,9 +176,7 @@ impl Pool {
         let (slot, done) = match &job {
             Job::Fold(slot) => (slot, store.fold(slot)),
             Job::Merge(slot) => (slot, store.merge(slot)),
-            Job::Dense(slot) => {
-                (slot, store.densify(slot, store.config.dense_ratio_percent))
-            }
+            Job::Dense(slot) => (slot, store.densify(slot, store.config.dense_ratio_percent)),
         };
         let failed = done.is_err();
         let more = note(slot.id, done);

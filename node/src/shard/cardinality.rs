@@ -67,9 +67,8 @@ impl Inner {
     pub(super) fn brings_series(&self, batch: &EncodedBatch) -> Result<bool, LookupError> {
         let decoded = batch.decode()?;
         let series = decoded.measurements.iter().flat_map(|measurement| &measurement.series);
-        let mut series: Vec<Lookup<'_>> = series
-            .map(|series| Lookup { hash: series.hash, key: &series.key, id: 0 })
-            .collect();
+        let mut series: Vec<Lookup<'_>> =
+            series.map(|series| Lookup { hash: series.hash, key: &series.key, id: 0 }).collect();
         let Some(slot) = self.slot(batch.header().part.shard) else {
             return Ok(!series.is_empty());
         };
@@ -113,4 +112,3 @@ fn unfolded(slot: &Slot) -> MutexGuard<'_, Unfolded> {
     }
     known
 }
-

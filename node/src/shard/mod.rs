@@ -172,7 +172,8 @@ impl ShardStore {
         for id in ids {
             let known = match summary::read(&directory::path(dir, id)) {
                 Some(known) => known,
-                None => match open.pin(id).and_then(|pin| pin.map(|pin| pin.summary()).transpose()) {
+                None => match open.pin(id).and_then(|pin| pin.map(|pin| pin.summary()).transpose())
+                {
                     Ok(Some(known)) => known,
                     Ok(None) => continue,
                     // Its damage costs no other shard anything, and the journal keeps its records.
