@@ -86,6 +86,7 @@ fn shards_are_dropped_in_the_middle_of_folds_merges_and_scans_and_stay_away() {
                 }
             }
         });
+        let _end = AtEnd(&done);
         for shard in (1..=SHARDS).map(ShardId) {
             accept(KEPT, shard.0).unwrap();
             add_batch(&mut kept, &batch(KEPT, shard.0 % 7 + 1, &rows(shard.0 as i64)));
@@ -97,7 +98,6 @@ fn shards_are_dropped_in_the_middle_of_folds_merges_and_scans_and_stay_away() {
             assert!(matches!(fold(&store, shard), Ok(()) | Err(ShardError::Gone(_))));
             assert!(!path.exists(), "a late hint made the directory again");
         }
-        done.store(true, Ordering::Release);
     });
     assert_eq!(store.shards(), [KEPT]);
     assert_content(&scan(&store, KEPT), &kept);

@@ -68,13 +68,13 @@ fn a_map_grows_under_scans_that_see_everything_all_the_time() {
                 }
             });
         }
+        let _end = AtEnd(&done);
         for number in 2..=ROUNDS {
             let batch = batch(SHARD, number, &rows(number as i64));
             store.accept(SHARD, Sequence(number), batch).unwrap();
             acked.store(number, Ordering::Release);
             fold(&store, SHARD).unwrap();
         }
-        done.store(true, Ordering::Release);
     });
     assert!(file_bytes(dir.path(), SHARD) > 256 << 10, "the map never grew");
     while take(held.next()) {}

@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -165,6 +165,15 @@ pub(in crate::shard) fn assert_content(found: &Content, model: &Content) {
         invented.first(),
         wrong.first()
     );
+}
+
+/// Tells other threads to end, also by a panic: a scope of threads waits for all of them.
+pub(in crate::shard) struct AtEnd<'a>(pub(in crate::shard) &'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// Whether repetitions are many.
