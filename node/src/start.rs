@@ -255,7 +255,8 @@ async fn open(
     pool: Arc<Pool>,
 ) -> Result<Arc<Core>, StartError> {
     let executor = if world.inline { Executor::Inline } else { Executor::Thread };
-    let shards = ShardStore::open(config.shard, &data.join("shards"), executor)?;
+    let key = world.env.entropy.next_u64();
+    let shards = ShardStore::open_keyed(config.shard, &data.join("shards"), executor, key)?;
     let home = JournalHome {
         directory: data.join("journal"),
         node: identity.node,

@@ -8,11 +8,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use quorate_protocol::{
-    batch::{Column, Presence, Values},
-    id::FieldId,
-    schema::FieldType,
-};
+use quorate_protocol::{batch::Column, id::FieldId, schema::FieldType};
 
 use super::{
     block::{MAX_CELLS, MAX_ROWS, RowGroup, Span},
@@ -20,6 +16,7 @@ use super::{
     error::ShardError,
     series::SeriesId,
     source::{Source, Sources, Versions},
+    splice::{Splice, push_all},
 };
 
 /// Rows of a packed row group, at most.
@@ -341,7 +338,7 @@ fn build(sources: &Sources, pieces: &[Piece], heads: &[Head]) -> RowGroup {
     let len: usize = pieces.iter().map(|piece| piece.rows.len()).sum();
     let mut group = RowGroup {
         spans: spans(pieces),
-        times: Vec::with_capacity(len),
+        times: Vec::new(),
         versions: Vec::with_capacity(len),
         columns: Vec::with_capacity(heads.len()),
     };
@@ -350,20 +347,20 @@ fn build(sources: &Sources, pieces: &[Piece], heads: &[Head]) -> RowGroup {
     order.sort_unstable();
     order.dedup();
     let used: Vec<&Source> = order.iter().map(|number| sources.get(*number)).collect();
-    let parts: Vec<(u32, Range<usize>)> = pieces
-        .iter()
-        .map(|piece| {
-            // Found, since `order` was made from the same pieces.
-            let at = order.partition_point(|number| *number < piece.source);
-            (at as u32, piece.rows.start as usize..piece.rows.end as usize)
-        })
-        .collect();
-    for (at, range) in &parts {
-        let source = used[*at as usize];
-        push_all(&mut group.times, &source.times, range.clone());
-        match &source.versions {
-            Versions::One(version) => group.versions.resize(group.times.len(), *version),
-            Versions::Each(versions) => push_all(&mut group.versions, versions, range.clone()),
+    let parts = pieces.iter().map(|piece| {
+        // Found, since `order` was made from the same pieces.
+        let at = order.partition_point(|number| *number < piece.source);
+        (at as u32, piece.rows.start as usize..piece.rows.end as usize)
+    });
+    let splice = Splice::new(parts.collect(), used.len());
+    let times: Vec<_> = used.iter().map(|source| Some(source.times.as_slice())).collect();
+    group.times = splice.slots(&times);
+    for (at, rows) in splice.parts() {
+        match &used[at].versions {
+            Versions::One(version) => {
+                group.versions.resize(group.versions.len() + rows.len(), *version);
+            }
+            Versions::Each(versions) => push_all(&mut group.versions, versions, rows),
         }
     }
     for head in heads {
@@ -375,11 +372,11 @@ fn build(sources: &Sources, pieces: &[Piece], heads: &[Head]) -> RowGroup {
                 source.columns.get(at)
             })
             .collect();
-        let present = presence(&from, &parts, len);
+        let present = splice.presence(&from);
         if !present.any() {
             continue;
         }
-        let values = values(head.kind, &from, &parts, len);
+        let values = splice.values(head.kind, &from);
         group.columns.push(Column { field: head.field, name: head.name.clone(), present, values });
     }
     group
@@ -396,63 +393,6 @@ fn spans(pieces: &[Piece]) -> Vec<Span> {
         start += rows;
     }
     spans
-}
-
-fn presence(from: &[Option<&Column>], parts: &[(u32, Range<usize>)], len: usize) -> Presence {
-    if from.iter().all(|column| column.is_some_and(|column| column.present.is_all())) {
-        return Presence::all(len);
-    }
-    let mut present = Presence::all(0);
-    for (at, range) in parts {
-        match from[*at as usize] {
-            Some(column) => present.extend(&column.present, range.clone()),
-            None => range.clone().for_each(|_| present.push(false)),
-        }
-    }
-    present
-}
-
-fn values(
-    kind: FieldType,
-    from: &[Option<&Column>],
-    parts: &[(u32, Range<usize>)],
-    len: usize,
-) -> Values {
-    macro_rules! gather {
-        ($variant:ident) => {{
-            let slots: Vec<Option<&[_]>> = from
-                .iter()
-                .map(|column| match column.map(|column| &column.values) {
-                    Some(Values::$variant(slots)) => Some(slots.as_slice()),
-                    _ => None,
-                })
-                .collect();
-            let mut out = Vec::with_capacity(len);
-            for (at, range) in parts {
-                match slots[*at as usize] {
-                    Some(slots) => push_all(&mut out, slots, range.clone()),
-                    None => out.resize_with(out.len() + range.len(), Default::default),
-                }
-            }
-            Values::$variant(out)
-        }};
-    }
-    match kind {
-        FieldType::Float => gather!(Float),
-        FieldType::Integer => gather!(Integer),
-        FieldType::Unsigned => gather!(Unsigned),
-        FieldType::Boolean => gather!(Boolean),
-        FieldType::String => gather!(String),
-    }
-}
-
-/// `extend_from_slice`, and fast for the single rows that many series come in.
-#[inline]
-fn push_all<T: Clone>(to: &mut Vec<T>, from: &[T], range: Range<usize>) {
-    match &from[range] {
-        [only] => to.push(only.clone()),
-        many => to.extend_from_slice(many),
-    }
 }
 
 #[cfg(test)]

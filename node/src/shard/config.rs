@@ -71,6 +71,10 @@ pub struct Config {
     /// which are never refused. Each series costs disk for its key and its place in the index, and
     /// time in every fold.
     pub max_series_per_database: u64,
+    /// Memory for the ids of series, of all open shards together, in bytes; default 64 MiB. A series
+    /// takes 22 to 43 bytes. Folds look up on disk what is not there, which takes them several times
+    /// as long when a fold has a few rows of each series; more serves more active series.
+    pub series_cache_bytes: usize,
     /// Decoded blocks shared by several series that a scan keeps in memory, in bytes; default 32 MiB.
     /// With less, a scan may decode blocks again and again if the order of keys is not that of
     /// arrival.
@@ -111,6 +115,7 @@ impl Default for Config {
             dense_block_rows: 16_384,
             scan_bytes: 1 << 20,
             max_series_per_database: 10_000_000,
+            series_cache_bytes: 64 << 20,
             scan_cache_bytes: 32 << 20,
             scan_series: 16_384,
             aggregate_partials: 16_384,

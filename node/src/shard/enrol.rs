@@ -36,16 +36,21 @@ pub(super) struct Enrolment {
 }
 
 /// The ids of series, given by hash and key; new ones get the next ids in the order of their keys.
+/// `all_new`: none of them has one yet.
 pub(super) fn resolve<'a>(
     shard: &OpenShard,
     series: impl Iterator<Item = (u64, &'a Bytes)>,
+    all_new: bool,
 ) -> Result<(Vec<SeriesId>, Enrolment), ShardError> {
     let series: Vec<(u64, &Bytes)> = series.collect();
-    let mut order: Vec<(u64, u32)> = series.iter().map(|(hash, _)| *hash).zip(0..).collect();
-    order.sort_unstable();
     let mut ids = vec![0; series.len()];
-    let mut unknown = Vec::new();
-    let mut next = 1;
+    let (mut unknown, mut order) = (Vec::new(), Vec::new());
+    if all_new {
+        unknown.extend(0..series.len() as u32);
+    } else {
+        order.extend(series.iter().map(|(hash, _)| *hash).zip(0_u32..));
+        order.sort_unstable();
+    }
     for some in order.chunks(LOOKUPS) {
         let lookup = |(hash, at): &(u64, u32)| {
             let key = series.get(*at as usize).map_or(&[][..], |(_, key)| key);
@@ -53,9 +58,7 @@ pub(super) fn resolve<'a>(
         };
         let mut lookups: Vec<Lookup<'_>> = some.iter().map(lookup).collect();
         shard.env.read(|txn, tables| {
-            let wrap = |error| shard.env.wrap(error);
-            next = series::next_id(txn, tables).map_err(wrap)?;
-            series::find(txn, tables, &mut lookups).map_err(wrap)
+            series::find(txn, tables, &mut lookups).map_err(|error| shard.env.wrap(error))
         })?;
         for (lookup, (_, at)) in lookups.iter().zip(some) {
             match lookup.id {
@@ -65,6 +68,9 @@ pub(super) fn resolve<'a>(
         }
     }
     unknown.sort_unstable_by_key(|at| series[*at as usize].1);
+    let next = shard
+        .env
+        .read(|txn, tables| series::next_id(txn, tables).map_err(|error| shard.env.wrap(error)))?;
     let mut new = Vec::with_capacity(unknown.len());
     for (id, at) in (next..).zip(unknown) {
         let (hash, key) = series[at as usize];

@@ -21,6 +21,7 @@ use super::{
     gather::Gathered,
     open::OpenShard,
     quarantine,
+    series_cache::SeriesCache,
     slot::Slot,
     state::{self, State},
     work::Work,
@@ -36,6 +37,7 @@ pub(super) fn fold(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
     };
     store.probe.at(Step::FoldBegins)?;
     let shard = store.open.pin_or_create(slot.id)?;
+    store.open.note_fold(&shard);
     let work = Work::new(store, slot, &shard);
     let state = shard.state()?;
     let folded = if last > state.applied { write(work, &entries, state)? } else { last };
@@ -50,12 +52,15 @@ fn write(work: Work<'_>, entries: &[Arc<Entry>], mut state: State) -> Result<Seq
     if !work.slot.is_merging() {
         work.clean()?;
     }
-    let (mut gathered, last) = take(work, entries, state.applied)?;
+    let mut cache = work.shard.series_cache();
+    let (mut gathered, last) = take(work, entries, state.applied, &cache)?;
     let highest = gathered.versions().iter().max().copied().unwrap_or(Version(0));
-    let names = gathered.take_names();
-    let (ids, mut enrolment) =
-        enrol::resolve(work.shard, names.iter().map(|(hash, key)| (*hash, key)))?;
-    drop(names);
+    let unknown = gathered.take_unknown();
+    let complete = cache.is_complete();
+    let named = unknown.iter().map(|(hash, key)| (*hash, key));
+    let (ids, mut enrolment) = enrol::resolve(work.shard, named, complete)?;
+    // If the fold fails, some of them may have been committed.
+    cache.set_complete(complete && unknown.is_empty());
     let writer = Writer::new(work, Density::Cheap, Some(gathered.versions().to_vec()));
     let assembler = Assembler::new(writer, Limits::of(&work.shard.config));
     let finished = gathered.assemble(&ids, assembler)?.finish();
@@ -78,6 +83,12 @@ fn write(work: Work<'_>, entries: &[Arc<Entry>], mut state: State) -> Result<Seq
         states.put(txn, state::KEY, &record)
     })?;
     work.at(Step::Flipped)?;
+    let known = || unknown.iter().map(|(_, key)| &key[..]).zip(ids.iter().copied());
+    let mut all = cache.extend(known());
+    while !all && work.store.open.forget_series() {
+        all = cache.extend(known());
+    }
+    cache.set_complete(complete && all);
     Ok(last)
 }
 
@@ -87,6 +98,7 @@ fn take(
     work: Work<'_>,
     entries: &[Arc<Entry>],
     applied: Sequence,
+    series: &SeriesCache,
 ) -> Result<(Gathered, Sequence), ShardError> {
     let limit = work.store.config.fold_cells;
     let (mut taken, mut last) = (Gathered::default(), applied);
@@ -101,7 +113,7 @@ fn take(
             Err(format!("it is addressed to shard {}", part.shard))
         };
         match decoded {
-            Ok(batch) => taken.add(batch),
+            Ok(batch) => taken.add(batch, series),
             Err(reason) => set_aside(work.store, work.shard, work.slot, entry, &reason)?,
         }
         last = entry.sequence;

@@ -1,7 +1,8 @@
 //! The rows of fresh batches by series, for a fold: decoded once, never taken apart.
 //!
-//! Invariant: each distinct key is copied once and numbered in order of arrival; pieces refer to the
-//! columns the batches were decoded into. A batch with the series of an earlier one, in the same
+//! Invariant: a piece names its series by the id it has, or by a number if nobody knows one; each
+//! distinct key without an id is copied once and numbered in order of arrival. Pieces refer to the
+//! columns the batches were decoded into. A batch with the series of the one before it, in the same
 //! order, costs one comparison of keys per series. Filled and emptied by [`super::fold`].
 
 use std::{
@@ -11,27 +12,41 @@ use std::{
 };
 
 use bytes::Bytes;
-use quorate_protocol::{batch::DecodedBatch, id::Version, rows::Rows};
+use quorate_protocol::{
+    batch::{DecodedBatch, DecodedSeries},
+    id::Version,
+    rows::Rows,
+};
 
 use super::{
     assemble::{Assembler, Sink},
     error::ShardError,
     series::SeriesId,
+    series_cache::{Fingerprint, SeriesCache},
     source::{Source, Sources},
 };
 
 /// No further series of the same hash.
 const NONE: u32 = u32::MAX;
 
+/// From here on it is the number of a series that has no id yet.
+const UNNAMED: u64 = 1 << 63;
+
 /// Decoded batches.
 #[derive(Default)]
 pub(super) struct Gathered {
     sources: Sources,
     pieces: Vec<Piece>,
-    series: Vec<Named>,
-    /// All keys, one behind the other.
+    /// The series of the last batch, in its order.
+    previous: Vec<(Bytes, u64)>,
+    /// Buffers of [`Self::find`].
+    found: Vec<u64>,
+    wanted: Vec<usize>,
+    prints: Vec<Fingerprint>,
+    unknown: Vec<Named>,
+    /// Their keys, one behind the other.
     keys: Vec<u8>,
-    /// The first series of each hash.
+    /// The first of them of each hash.
     by_hash: HashMap<u64, u32, BuildHasherDefault<Mixed>>,
     versions: Vec<Version>,
     cells: u64,
@@ -39,11 +54,13 @@ pub(super) struct Gathered {
 }
 
 struct Piece {
-    series: u32,
+    /// An id, or a number from [`UNNAMED`] on.
+    series: u64,
     source: u32,
     rows: Range<u32>,
 }
 
+/// A series without an id.
 struct Named {
     hash: u64,
     key: Range<usize>,
@@ -89,39 +106,64 @@ impl Gathered {
     }
 
     /// Adds all rows of a batch.
-    pub(super) fn add(&mut self, batch: DecodedBatch) {
+    pub(super) fn add(&mut self, batch: DecodedBatch, ids: &SeriesCache) {
         let version = batch.header.part.version;
         if self.versions.last() != Some(&version) {
             self.versions.push(version);
         }
+        let mut latest = Vec::new();
         for mut measurement in batch.measurements {
             let series = std::mem::take(&mut measurement.series);
             let (rows, columns) = (measurement.times.len(), measurement.columns.len());
             let source = Source::of_batch(measurement, version);
             self.cells += (rows * columns) as u64;
             self.bytes += (rows * source.row_bytes + 24 * series.len()) as u64;
-            let source = self.sources.add(source);
-            let mut expected = 0;
-            for one in series {
-                let number = self.number(one.hash, &one.key, expected);
-                expected = number + 1;
-                self.pieces.push(Piece { series: number, source, rows: one.rows });
+            self.find(&series, latest.len(), ids);
+            let mut rows: Vec<(u64, Range<u32>)> = Vec::with_capacity(series.len());
+            for (at, one) in series.into_iter().enumerate() {
+                let series = match self.found[at] {
+                    0 => UNNAMED | u64::from(self.number(one.hash, &one.key)),
+                    found => found,
+                };
+                rows.push((series, one.rows));
+                latest.push((one.key, series));
             }
+            let source = self.sources.add(in_order(source, &mut rows));
+            let piece = |(series, rows)| Piece { series, source, rows };
+            self.pieces.extend(rows.into_iter().map(piece));
+        }
+        self.previous = latest;
+    }
+
+    /// Fills `found` with what stands for each series in a piece, or 0 for those that are not known
+    /// yet. `first`: how many series of the batch came before them.
+    fn find(&mut self, series: &[DecodedSeries], first: usize, ids: &SeriesCache) {
+        let Self { found, wanted, prints, .. } = self;
+        (found.clear(), wanted.clear(), prints.clear());
+        for (at, one) in series.iter().enumerate() {
+            match self.previous.get(first + at) {
+                Some((key, series)) if *key == one.key => found.push(*series),
+                _ => {
+                    found.push(0);
+                    wanted.push(at);
+                    prints.push(ids.print(&one.key));
+                }
+            }
+        }
+        for (at, print) in wanted.iter().zip(prints) {
+            found[*at] = ids.get(*print);
         }
     }
 
-    /// The number of a series, which is perhaps `expected`.
-    fn number(&mut self, hash: u64, key: &[u8], expected: u32) -> u32 {
-        if self.is(expected, hash, key) {
-            return expected;
-        }
-        let new = u32::try_from(self.series.len()).unwrap_or(NONE);
+    /// The number of a series without an id.
+    fn number(&mut self, hash: u64, key: &[u8]) -> u32 {
+        let new = u32::try_from(self.unknown.len()).unwrap_or(NONE);
         let mut at = *self.by_hash.entry(hash).or_insert(new);
         while at != new {
             if self.is(at, hash, key) {
                 return at;
             }
-            let named = &mut self.series[at as usize];
+            let named = &mut self.unknown[at as usize];
             if named.next == NONE {
                 named.next = new;
             }
@@ -129,82 +171,98 @@ impl Gathered {
         }
         let start = self.keys.len();
         self.keys.extend_from_slice(key);
-        self.series.push(Named { hash, key: start..self.keys.len(), next: NONE });
+        self.unknown.push(Named { hash, key: start..self.keys.len(), next: NONE });
         self.bytes += key.len() as u64 + 64;
         new
     }
 
     fn is(&self, number: u32, hash: u64, key: &[u8]) -> bool {
-        self.series.get(number as usize).is_some_and(|named| {
+        self.unknown.get(number as usize).is_some_and(|named| {
             named.hash == hash && self.keys.get(named.key.clone()) == Some(key)
         })
     }
 
-    /// Hash and key of each series, by number. The keys are not here any more.
-    pub(super) fn take_names(&mut self) -> Vec<(u64, Bytes)> {
+    /// Hash and key of each series without an id, by number. The keys are not here any more.
+    pub(super) fn take_unknown(&mut self) -> Vec<(u64, Bytes)> {
         let keys = Bytes::from(std::mem::take(&mut self.keys));
-        self.series.iter().map(|named| (named.hash, keys.slice(named.key.clone()))).collect()
+        self.unknown.iter().map(|named| (named.hash, keys.slice(named.key.clone()))).collect()
     }
 
-    /// Passes all rows on, in order of (series, time), conflicts resolved. `ids` by number.
+    /// Passes all rows on, in order of (series, time), conflicts resolved. `ids` by number, of those
+    /// that had none.
     pub(super) fn assemble<S: Sink>(
         mut self,
         ids: &[SeriesId],
         mut assembler: Assembler<S>,
     ) -> Result<S, ShardError> {
-        let mut order: Vec<(SeriesId, u32)> = ids.iter().copied().zip(0..).collect();
-        order.sort_unstable();
-        // The pieces of each series together, in order of arrival.
-        let mut starts = vec![0_u32; ids.len() + 1];
-        for piece in &self.pieces {
-            starts[piece.series as usize + 1] += 1;
+        self.previous.clear();
+        let mut pieces = std::mem::take(&mut self.pieces);
+        for piece in &mut pieces {
+            if piece.series >= UNNAMED {
+                // Numbers are those of `unknown`.
+                piece.series = ids[(piece.series - UNNAMED) as usize];
+            }
         }
-        for at in 1..starts.len() {
-            starts[at] += starts[at - 1];
-        }
-        let mut next = starts.clone();
-        let mut sorted: Vec<(u32, Range<u32>)> = vec![(0, 0..0); self.pieces.len()];
-        for piece in std::mem::take(&mut self.pieces) {
-            let at = &mut next[piece.series as usize];
-            sorted[*at as usize] = (piece.source, piece.rows);
-            *at += 1;
-        }
-        for (id, number) in order {
-            let range = starts[number as usize] as usize..starts[number as usize + 1] as usize;
-            assembler.begin(&mut self.sources, id)?;
-            add(&mut self.sources, &mut assembler, &mut sorted[range])?;
+        // Those of one series stay in order of arrival. Fast, since ids ascend within most batches.
+        pieces.sort_by_key(|piece| piece.series);
+        for of_series in pieces.chunk_by_mut(|a, b| a.series == b.series) {
+            if let Some(first) = of_series.first() {
+                assembler.begin(&mut self.sources, first.series)?;
+            }
+            add(&mut self.sources, &mut assembler, of_series)?;
         }
         assembler.finish(&mut self.sources)
     }
+}
+
+/// A source whose series stand in order, where that is worth it: it will be read in order, together
+/// with many others, and single rows that stand anywhere would each be a wait for memory.
+fn in_order(source: Source, rows: &mut [(u64, Range<u32>)]) -> Source {
+    const SHORT: usize = 4;
+    let few = source.times.len() >= SHORT * rows.len() || rows.len() < 2 * SHORT;
+    if few || rows.is_sorted_by_key(|(series, _)| *series) {
+        return source;
+    }
+    rows.sort_unstable_by_key(|(series, _)| *series);
+    let order: Vec<Range<u32>> = rows.iter().map(|(_, rows)| rows.clone()).collect();
+    let mut start = 0;
+    for (_, rows) in rows {
+        let end = start + (rows.end - rows.start);
+        *rows = start..end;
+        start = end;
+    }
+    source.reordered(&order)
 }
 
 /// Adds the pieces of one series.
 fn add<S: Sink>(
     sources: &mut Sources,
     assembler: &mut Assembler<S>,
-    pieces: &mut [(u32, Range<u32>)],
+    pieces: &mut [Piece],
 ) -> Result<(), ShardError> {
-    let times = |sources: &Sources, (source, rows): &(u32, Range<u32>)| {
-        sources.get(*source).time_range(rows)
-    };
-    let apart = |two: &[(u32, Range<u32>)]| times(sources, &two[0]).1 < times(sources, &two[1]).0;
+    let times =
+        |sources: &Sources, piece: &Piece| sources.get(piece.source).time_range(&piece.rows);
+    let apart = |two: &[Piece]| times(sources, &two[0]).1 < times(sources, &two[1]).0;
     if !pieces.windows(2).all(apart) {
         pieces.sort_by_key(|piece| times(sources, piece));
     }
     let mut at = 0;
     while let Some(first) = pieces.get(at) {
         // As many as overlap each other, in time, one with the next.
-        let (mut last, mut end) = (times(sources, first).1, at + 1);
-        while let Some(next) = pieces.get(end)
-            && times(sources, next).0 <= last
-        {
-            last = last.max(times(sources, next).1);
-            end += 1;
+        let mut end = at + 1;
+        if end < pieces.len() {
+            let mut last = times(sources, first).1;
+            while let Some(next) = pieces.get(end)
+                && times(sources, next).0 <= last
+            {
+                last = last.max(times(sources, next).1);
+                end += 1;
+            }
         }
-        if let [(source, rows)] = &pieces[at..end] {
-            assembler.add(sources, *source, rows.clone())?;
+        if let [piece] = &pieces[at..end] {
+            assembler.add(sources, piece.source, piece.rows.clone())?;
         } else {
-            let rows = |(source, rows): &(u32, Range<u32>)| sources.get(*source).rows(rows.clone());
+            let rows = |piece: &Piece| sources.get(piece.source).rows(piece.rows.clone());
             let merged = Rows::merge(pieces[at..end].iter().map(rows).collect());
             add_merged(sources, assembler, merged)?;
         }

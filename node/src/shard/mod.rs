@@ -67,8 +67,10 @@ mod read;
 pub mod retention;
 mod run;
 mod series;
+mod series_cache;
 mod slot;
 mod source;
+mod splice;
 mod state;
 mod summary;
 mod verify;
@@ -142,7 +144,21 @@ impl ShardStore {
     /// # Errors
     /// A shard of a newer format, or a directory that cannot be read. A damaged shard is poisoned.
     pub fn open(config: Config, dir: &Path, executor: Executor) -> Result<Self, ShardError> {
-        Self::open_probed(config, dir, executor, Arc::new(NoProbe))
+        Self::open_keyed(config, dir, executor, 0)
+    }
+
+    /// As [`Self::open`]; `key` is a random number that nobody else knows, for the hashes by which
+    /// series are found in memory: whoever knows it might choose tags that make two series one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_keyed(
+        config: Config,
+        dir: &Path,
+        executor: Executor,
+        key: u64,
+    ) -> Result<Self, ShardError> {
+        Self::open_as(config, dir, executor, Arc::new(NoProbe), key)
     }
 
     /// As [`Self::open`]; `probe` watches every step, for tests.
@@ -155,6 +171,16 @@ impl ShardStore {
         executor: Executor,
         probe: Arc<dyn Probe>,
     ) -> Result<Self, ShardError> {
+        Self::open_as(config, dir, executor, probe, 0)
+    }
+
+    fn open_as(
+        config: Config,
+        dir: &Path,
+        executor: Executor,
+        probe: Arc<dyn Probe>,
+        key: u64,
+    ) -> Result<Self, ShardError> {
         let ids = directory::list(dir)?;
         // All markers first: with a newer format anywhere, nothing is touched anywhere.
         for id in &ids {
@@ -164,7 +190,7 @@ impl ShardStore {
                 return Err(error);
             }
         }
-        let open = OpenShards::new(dir, config);
+        let open = OpenShards::new(dir, config, key);
         let budget = Budget::new(config.fresh_bytes);
         let slots = Slots::default();
         let mut highest = Version(0);

@@ -35,6 +35,7 @@ pub(super) fn tiny() -> Config {
         block_rows: 3,
         merge_runs: 2,
         scan_bytes: 300,
+        series_cache_bytes: 1 << 10,
         aggregate_partials: 4,
         ..Config::default()
     }

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +27,8 @@ use super::{
     env::{EnvError, EnvLimits, Environment, Table},
     error::ShardError,
     run::{self, BlockKey},
+    series,
+    series_cache::{CacheBudget, SeriesCache},
     slot::Stored,
     state::{self, State},
     summary::{self, Stamp, Summary},
@@ -57,6 +59,10 @@ pub(super) struct OpenShard {
     building: Mutex<BTreeSet<u32>>,
     /// The version tables of runs, once they were read.
     versions: Mutex<BTreeMap<u32, Option<VersionTable>>>,
+    /// Ids of its series; held by a fold all along.
+    series: Mutex<SeriesCache>,
+    /// When it was last folded, in folds of any shard.
+    folded: AtomicU64,
     /// Of the file before it was opened.
     stamp: Option<Stamp>,
     /// Tells this opening from all others of this process.
@@ -94,13 +100,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl OpenShard {
     /// Opens the environment of a directory that has its marker.
-    fn open(path: PathBuf, config: Config, opening: u64) -> Result<Self, ShardError> {
+    fn open(
+        path: PathBuf,
+        config: Config,
+        opening: u64,
+        caches: &Caches,
+    ) -> Result<Self, ShardError> {
         dense::remove_draft(&path)?;
         remove_stillborn(&path)?;
         let stamp = Stamp::of(&path).ok();
         summary::remove(&path);
         let shard = Self::open_draft(path, config, opening)?;
-        Ok(Self { stamp, ..shard })
+        let next = shard.env.read(|txn, tables| {
+            series::next_id(txn, tables).map_err(|error| shard.env.wrap(error))
+        })?;
+        let series = SeriesCache::new(caches.key, Arc::clone(&caches.budget), next == 1);
+        Ok(Self { stamp, series: Mutex::new(series), ..shard })
     }
 
     /// Closes the environment, which nobody else has.
@@ -137,6 +152,8 @@ impl OpenShard {
             next_run: AtomicU32::new(1),
             building: Mutex::default(),
             versions: Mutex::default(),
+            series: Mutex::new(SeriesCache::new(0, CacheBudget::new(0), false)),
+            folded: AtomicU64::new(0),
             opening,
             stamp: None,
         };
@@ -174,6 +191,11 @@ impl OpenShard {
     /// since a shard may be rewritten while nobody has it open.
     pub(super) const fn opening(&self) -> u64 {
         self.opening
+    }
+
+    /// The ids of its series in memory, for a fold.
+    pub(super) fn series_cache(&self) -> MutexGuard<'_, SeriesCache> {
+        lock(&self.series)
     }
 
     /// Begins a run.
@@ -283,17 +305,61 @@ struct Opened {
     closed: bool,
 }
 
+/// What the series caches of all open shards share.
+struct Caches {
+    /// Of their hashes.
+    key: u64,
+    budget: Arc<CacheBudget>,
+    /// Folds so far.
+    folds: AtomicU64,
+}
+
 /// All open shards below one directory.
 pub(super) struct OpenShards {
     root: PathBuf,
     config: Config,
+    caches: Caches,
     opened: Mutex<Opened>,
     unpinned: Condvar,
 }
 
 impl OpenShards {
-    pub(super) fn new(root: &Path, config: Config) -> Self {
-        Self { root: root.to_owned(), config, opened: Mutex::default(), unpinned: Condvar::new() }
+    pub(super) fn new(root: &Path, config: Config, cache_key: u64) -> Self {
+        let budget = CacheBudget::new(config.series_cache_bytes);
+        let caches = Caches { key: cache_key, budget, folds: AtomicU64::new(0) };
+        let (opened, unpinned) = (Mutex::default(), Condvar::new());
+        Self { root: root.to_owned(), config, caches, opened, unpinned }
+    }
+
+    /// A fold of the shard begins.
+    pub(super) fn note_fold(&self, shard: &OpenShard) {
+        let folds = self.caches.folds.fetch_add(1, Ordering::Relaxed) + 1;
+        shard.folded.store(folds, Ordering::Relaxed);
+    }
+
+    /// Forgets the series of the shard that was not folded for longest; whether there was one.
+    /// Those that take turns at being folded keep theirs: they would only take them from each other.
+    pub(super) fn forget_series(&self) -> bool {
+        let opened = self.lock();
+        let folds = self.caches.folds.load(Ordering::Relaxed);
+        let mut idle: Vec<(u64, MutexGuard<'_, SeriesCache>)> = Vec::new();
+        for (shard, _) in opened.shards.values() {
+            // Whoever folds has it locked.
+            if let Ok(series) = shard.series.try_lock()
+                && !series.is_empty()
+            {
+                idle.push((shard.folded.load(Ordering::Relaxed), series));
+            }
+        }
+        let turns = 2 * (idle.len() as u64 + 1);
+        let oldest = idle.iter_mut().min_by_key(|(folded, _)| *folded);
+        match oldest {
+            Some((folded, series)) if *folded + turns <= folds => {
+                series.clear();
+                true
+            }
+            _ => false,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Opened> {
@@ -330,7 +396,7 @@ impl OpenShards {
                 if !directory::check(&path)? {
                     return Ok(None);
                 }
-                let shard = Arc::new(OpenShard::open(path, self.config, clock)?);
+                let shard = Arc::new(OpenShard::open(path, self.config, clock, &self.caches)?);
                 opened.shards.insert(id, (Arc::clone(&shard), clock));
                 return Ok(Some(Pin { shard: Some(shard), of: self }));
             }

@@ -12,7 +12,7 @@ use quorate_protocol::{
     rows::Rows,
 };
 
-use super::block::RowGroup;
+use super::{block::RowGroup, splice::Splice};
 
 /// The versions of the rows of a source.
 #[derive(Clone, Debug)]
@@ -63,6 +63,29 @@ impl Source {
 
     pub(super) fn of_rows(rows: Rows) -> Self {
         Self::new(rows.times, Versions::Each(rows.versions), rows.columns)
+    }
+
+    /// The same rows in another order. `order` covers each of them once; times ascend within its
+    /// ranges only.
+    pub(super) fn reordered(&self, order: &[Range<u32>]) -> Self {
+        let parts = order.iter().map(|rows| (0, rows.start as usize..rows.end as usize));
+        let splice = Splice::new(parts.collect(), 1);
+        let column = |column: &Column| Column {
+            field: column.field,
+            name: column.name.clone(),
+            present: splice.presence(&[Some(column)]),
+            values: splice.values(column.kind(), &[Some(column)]),
+        };
+        let versions = match &self.versions {
+            Versions::One(version) => Versions::One(*version),
+            Versions::Each(versions) => Versions::Each(splice.slots(&[Some(versions.as_slice())])),
+        };
+        Self {
+            times: splice.slots(&[Some(self.times.as_slice())]),
+            versions,
+            columns: self.columns.iter().map(column).collect(),
+            ..*self
+        }
     }
 
     /// Some rows, which are of one series, on their own.

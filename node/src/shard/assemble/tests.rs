@@ -10,6 +10,7 @@ use super::*;
 use crate::shard::{
     block::{self, Density, Scratch, View},
     gather::Gathered,
+    series_cache::{CacheBudget, SeriesCache},
     tests::support::{Cell, Content, SHARD, add_batch, add_rows, batch, cell},
 };
 
@@ -36,12 +37,13 @@ fn cells() -> impl Strategy<Value = Vec<Cell>> {
 /// The row groups of some batches, and the keys by id.
 fn assemble(batches: &[(u64, Vec<Cell>)], limits: Limits) -> (Vec<RowGroup>, Vec<Bytes>, Content) {
     let (mut gathered, mut model) = (Gathered::default(), Content::new());
+    let cache = SeriesCache::new(0, CacheBudget::new(0), true);
     for (version, cells) in batches {
         let batch = batch(SHARD, *version, cells);
         add_batch(&mut model, &batch);
-        gathered.add(batch.decode().unwrap());
+        gathered.add(batch.decode().unwrap(), &cache);
     }
-    let names = gathered.take_names();
+    let names = gathered.take_unknown();
     // Ids that do not follow the order of arrival.
     let count = names.len() as u64;
     let ids: Vec<SeriesId> = (0..count).map(|number| count - number).collect();

@@ -14,5 +14,6 @@ mod race;
 mod readers;
 mod reuse;
 mod room;
+mod series_cache;
 pub(super) mod support;
 mod vectors;

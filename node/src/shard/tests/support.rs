@@ -38,6 +38,7 @@ pub(in crate::shard) fn tiny() -> Config {
         block_rows: 3,
         merge_runs: 2,
         scan_bytes: 300,
+        series_cache_bytes: 1 << 10,
         ..Config::default()
     }
 }
