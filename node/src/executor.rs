@@ -4,14 +4,17 @@
 //! simulation's virtual clock cannot run ahead of a disk. One choice for all of a node: the
 //! journal, the hint queues, the shard store and the metadata.
 
-use std::io;
+use std::{io, thread};
+
+use tokio::sync::oneshot;
 
 /// Where blocking work runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Executor {
     /// On threads of its own: commits of the journal and the hint queues each on a dedicated one
     /// (the journal's also in the task that asks, if nothing is under way and the runtime has
-    /// another thread to go on with), all else on tokio's threads for blocking work. The normal way.
+    /// another thread to go on with), compaction on threads of low priority, all else on tokio's
+    /// threads for blocking work. The normal way.
     #[default]
     Thread,
     /// In the task that asks, one item at a time: for simulations under a paused clock, which other
@@ -44,5 +47,33 @@ impl Executor {
             Self::Inline => Ok(work()),
             Self::Thread => tokio::task::spawn_blocking(work).await.map_err(|_| Stopped),
         }
+    }
+
+    /// As [`Self::run`], for long work that must not keep short work waiting: on a thread of its own
+    /// whose priority is lower by `nice` (see `nice(1)`; 0 to 19), so that whoever wakes up on a busy
+    /// processor comes first.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_behind<T: Send + 'static>(
+        self,
+        nice: u8,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        if self == Self::Inline {
+            return Ok(work());
+        }
+        let (done, result) = oneshot::channel();
+        let thread = thread::Builder::new().name("compaction".to_owned()).spawn(move || {
+            // Of this thread only, on Linux. Without it the work is done all the same.
+            let _ = rustix::process::nice(nice.min(19).into());
+            // Nobody may be waiting any more.
+            let _ = done.send(work());
+        });
+        // Without a thread, and if the work panics, the sender is dropped.
+        if let Err(error) = thread {
+            tracing::warn!(%error, "no thread for compaction");
+        }
+        result.await.map_err(|_| Stopped)
     }
 }

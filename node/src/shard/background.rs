@@ -81,7 +81,8 @@ async fn work(pool: Arc<Pool>) {
             }
             let (inner, pool_of) = (Arc::clone(store), Arc::clone(&pool));
             // The job is over when the closure is, even if this task goes away.
-            if store.executor.run(move || pool_of.run(&inner, job)).await.is_err() {
+            let work = move || pool_of.run(&inner, job);
+            if store.executor.run_behind(store.config.compaction_nice, work).await.is_err() {
                 return;
             }
             tokio::task::yield_now().await;

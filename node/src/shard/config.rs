@@ -48,6 +48,11 @@ pub struct Config {
     /// thread is left for them. So much memory is taken at most: one fold (see `fold_cells`) and,
     /// for each further thread, a fold, a merge or a dense pass, whichever is largest.
     pub compaction_threads: usize,
+    /// How far those threads step back behind the rest of the node, 0 (not at all) to 19, as for
+    /// `nice(1)`; default 10. On a busy processor, with less, acknowledgements wait for compaction;
+    /// with more, compaction falls behind other programs and writes are answered with "busy" in the
+    /// end.
+    pub compaction_nice: u8,
     /// How long after its end a shard is taken for over, in milliseconds; default 600,000. Rows may
     /// still come later; each dense pass they lead to rewrites the shard.
     pub dense_after_ms: u64,
@@ -109,6 +114,7 @@ impl Default for Config {
             merge_runs: 4,
             merge_limit_bytes: 512 << 20,
             compaction_threads: 2,
+            compaction_nice: 10,
             dense_after_ms: 600_000,
             dense_idle_ms: 60_000,
             dense_ratio_percent: 10,
