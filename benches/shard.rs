@@ -113,7 +113,11 @@ fn child(args: &[String]) {
         "rest" => runtime.block_on(rest::write(dir, &args[1], number(args, 2), number(args, 3))),
         "scan" => runtime.block_on(rest::scan(dir, &args[1])),
         "space" => runtime.block_on(space::run(dir, number(args, 1), number(args, 2))),
-        "sustained" => runtime.block_on(sustained::run(dir, number(args, 1), number(args, 2))),
+        "peak" => runtime.block_on(sustained::peak(dir, number(args, 1))),
+        "bare" | "full" => {
+            let (rate, millis) = (number(args, 1), number(args, 2));
+            runtime.block_on(sustained::load(dir, rate, millis, part == "full"));
+        }
         other => panic!("no part is named {other}"),
     }
 }

@@ -36,10 +36,18 @@ pub(crate) fn parent(plan: &Plan, summary: &mut Summary) -> String {
     let spool = plan.dir.join("sustained.parts");
     spool::make(&spool, Shape::default(), plan.scale(4_000, 100));
     let millis = |seconds: f64| ((seconds * 1e3) as usize).to_string();
+    let path = || spool.display().to_string();
     let peak = millis(if plan.quick { 0.5 } else { 20.0 });
-    let args = [spool.display().to_string(), peak, millis(plan.minutes * 60.0)];
-    let [path, peak, time] = args;
-    plan.child(summary, &["sustained".into(), path, peak, time]);
+    let time = millis(plan.minutes * 60.0);
+    // As long as its memory suffices: nothing is folded.
+    let bare = millis((plan.minutes * 60.0).min(20.0));
+    for _ in 0..plan.runs {
+        plan.child(summary, &["peak".into(), path(), peak.clone()]);
+        let peak = summary.median("sustained phase=peak", "rows_s");
+        let rate = ((0.8 * peak.expect("it was printed")) as usize).to_string();
+        plan.child(summary, &["bare".into(), path(), rate.clone(), bare.clone()]);
+        plan.child(summary, &["full".into(), path(), rate, time.clone()]);
+    }
     std::fs::remove_file(spool).expect("the load was made here");
     let with = |name| summary.median("sustained compaction=true", name);
     let without = summary.median("sustained compaction=false", "p99_ms");
@@ -59,32 +67,21 @@ fn part(spool: &Spool, first: u64, at: usize) -> Bytes {
     readdressed(&spool.part(at % spool.len()), shard)
 }
 
-pub(crate) async fn run(path: &Path, peak_millis: usize, millis: usize) {
-    let spool = Arc::new(Spool::open(path));
-    let dir = path.with_extension("data");
-    let peak = peak(&spool, &dir.join("peak"), Duration::from_millis(peak_millis as u64)).await;
-    let rate = 0.8 * peak;
-    println!("{}", Line::new("sustained").case("phase", "peak").figure("rows_s", peak));
-    // As long as its memory suffices: nothing is folded.
-    let short = Duration::from_millis(millis.min(20_000) as u64);
-    load(&spool, &dir.join("bare"), rate, short, false).await;
-    load(&spool, &dir.join("full"), rate, Duration::from_millis(millis as u64), true).await;
-    std::fs::remove_dir_all(dir).expect("the data was written here");
-}
-
 /// Rows/s of a closed loop, until all is folded.
-async fn peak(spool: &Arc<Spool>, dir: &Path, time: Duration) -> f64 {
-    let engine = Arc::new(Engine::open(dir, Config::default(), true));
-    let (source, began) = (Arc::clone(spool), Instant::now());
+pub(crate) async fn peak(path: &Path, millis: usize) {
+    let (spool, dir) = (Arc::new(Spool::open(path)), path.with_extension("data"));
+    let time = Duration::from_millis(millis as u64);
+    let engine = Arc::new(Engine::open(&dir, Config::default(), true));
+    let began = Instant::now();
     let parts =
-        engine.write_all(move |at| (began.elapsed() < time).then(|| part(&source, 1, at))).await;
+        engine.write_all(move |at| (began.elapsed() < time).then(|| part(&spool, 1, at))).await;
     for shard in engine.shards.shards() {
         engine.flush(shard).await;
     }
     let rate = (parts * BATCH_ROWS) as f64 / began.elapsed().as_secs_f64();
+    println!("{}", Line::new("sustained").case("phase", "peak").figure("rows_s", rate));
     engine.close().await;
     std::fs::remove_dir_all(dir).expect("the data was written here");
-    rate
 }
 
 /// What is seen once a second.
@@ -96,10 +93,13 @@ struct Look {
     journal: u64,
 }
 
-async fn load(spool: &Arc<Spool>, dir: &Path, rate: f64, time: Duration, compaction: bool) {
+/// So many rows/s for so long, with or without compaction.
+pub(crate) async fn load(path: &Path, rate: usize, millis: usize, compaction: bool) {
+    let (spool, dir) = (Arc::new(Spool::open(path)), path.with_extension("data"));
+    let (rate, time) = (rate as f64, Duration::from_millis(millis as u64));
     let fresh_bytes = if compaction { Config::default().fresh_bytes } else { 64 << 30 };
     let config = Config { fresh_bytes, ..Config::default() };
-    let engine = Arc::new(Engine::open(dir, config, compaction));
+    let engine = Arc::new(Engine::open(&dir, config, compaction));
     let acked = Arc::new(AtomicU64::new(0));
     let latencies = Arc::new(Mutex::new(Vec::new()));
     let looks = Arc::new(Mutex::new(Vec::new()));
@@ -113,7 +113,7 @@ async fn load(spool: &Arc<Spool>, dir: &Path, rate: f64, time: Duration, compact
     while began.elapsed() < time {
         let due = began + gap.mul_f64(sent as f64);
         sleep_until(due).await;
-        let bytes = part(spool, 1, usize::try_from(sent).unwrap_or(usize::MAX));
+        let bytes = part(&spool, 1, usize::try_from(sent).unwrap_or(usize::MAX));
         let shard = 1 + sent / spool.len() as u64;
         if sent.is_multiple_of(spool.len() as u64) && shard > KEPT {
             let dropped = engine.shards.drop_shard(ShardId(shard - KEPT)).await;
@@ -170,7 +170,7 @@ async fn load(spool: &Arc<Spool>, dir: &Path, rate: f64, time: Duration, compact
         .figure("anon_last_mb", tenth(9, |look| look.anon))
         .figure("anon_max_mb", most(|look| look.anon))
         .figure("settle_s", settled)
-        .figure("disk_mb", disk_usage(dir) as f64 / 1e6);
+        .figure("disk_mb", disk_usage(&dir) as f64 / 1e6);
     println!("{line}");
     engine.close().await;
     std::fs::remove_dir_all(dir).expect("the data was written here");

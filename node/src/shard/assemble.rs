@@ -7,16 +7,15 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-use quorate_protocol::{batch::Column, id::FieldId, schema::FieldType};
+use quorate_protocol::rows::Rows;
 
 use super::{
     block::{MAX_CELLS, MAX_ROWS, RowGroup, Span},
     config::Config,
     error::ShardError,
     series::SeriesId,
-    source::{Source, Sources, Versions},
-    splice::{Splice, push_all},
+    source::{Source, Sources},
+    splice::{self, Head, count, missing},
 };
 
 /// Rows of a packed row group, at most.
@@ -69,19 +68,6 @@ struct Piece {
     series: SeriesId,
     source: u32,
     rows: Range<u32>,
-}
-
-#[derive(Clone, Debug)]
-struct Head {
-    field: FieldId,
-    kind: FieldType,
-    name: Bytes,
-}
-
-impl Head {
-    const fn key(&self) -> (FieldId, FieldType) {
-        (self.field, self.kind)
-    }
 }
 
 /// Makes row groups of spans.
@@ -309,39 +295,8 @@ impl<S: Sink> Assembler<S> {
     }
 }
 
-fn find(heads: &[Head], column: &Column) -> Result<usize, usize> {
-    heads.binary_search_by_key(&(column.field, column.kind()), Head::key)
-}
-
-/// How many columns of a source are not there yet.
-fn missing(heads: &[Head], source: &Source) -> usize {
-    source.columns.iter().filter(|column| find(heads, column).is_err()).count()
-}
-
-/// Adds the columns of a source.
-fn count(heads: &mut Vec<Head>, source: &Source) {
-    for column in &source.columns {
-        match find(heads, column) {
-            // One field has one name; this only keeps the result independent of the order.
-            Ok(at) if heads[at].name > column.name => heads[at].name = column.name.clone(),
-            Ok(_) => {}
-            Err(at) => {
-                let (field, kind) = (column.field, column.kind());
-                heads.insert(at, Head { field, kind, name: column.name.clone() });
-            }
-        }
-    }
-}
-
 /// Copies the pieces together.
 fn build(sources: &Sources, pieces: &[Piece], heads: &[Head]) -> RowGroup {
-    let len: usize = pieces.iter().map(|piece| piece.rows.len()).sum();
-    let mut group = RowGroup {
-        spans: spans(pieces),
-        times: Vec::new(),
-        versions: Vec::with_capacity(len),
-        columns: Vec::with_capacity(heads.len()),
-    };
     // Each source once, and which one a piece is of.
     let mut order: Vec<u32> = pieces.iter().map(|piece| piece.source).collect();
     order.sort_unstable();
@@ -352,34 +307,8 @@ fn build(sources: &Sources, pieces: &[Piece], heads: &[Head]) -> RowGroup {
         let at = order.partition_point(|number| *number < piece.source);
         (at as u32, piece.rows.start as usize..piece.rows.end as usize)
     });
-    let splice = Splice::new(parts.collect(), used.len());
-    let times: Vec<_> = used.iter().map(|source| Some(source.times.as_slice())).collect();
-    group.times = splice.slots(&times);
-    for (at, rows) in splice.parts() {
-        match &used[at].versions {
-            Versions::One(version) => {
-                group.versions.resize(group.versions.len() + rows.len(), *version);
-            }
-            Versions::Each(versions) => push_all(&mut group.versions, versions, rows),
-        }
-    }
-    for head in heads {
-        let from: Vec<Option<&Column>> = used
-            .iter()
-            .map(|source| {
-                let key = |column: &Column| (column.field, column.kind());
-                let at = source.columns.binary_search_by_key(&head.key(), key).ok()?;
-                source.columns.get(at)
-            })
-            .collect();
-        let present = splice.presence(&from);
-        if !present.any() {
-            continue;
-        }
-        let values = splice.values(head.kind, &from);
-        group.columns.push(Column { field: head.field, name: head.name.clone(), present, values });
-    }
-    group
+    let Rows { times, versions, columns } = splice::rows(&used, parts.collect(), heads);
+    RowGroup { spans: spans(pieces), times, versions, columns }
 }
 
 fn spans(pieces: &[Piece]) -> Vec<Span> {

@@ -23,7 +23,7 @@ use super::{
     error::ShardError,
     series::SeriesId,
     series_cache::{Fingerprint, SeriesCache},
-    source::{Source, Sources},
+    source::{Source, Sources, one_behind_the_other},
 };
 
 /// No further series of the same hash.
@@ -225,13 +225,9 @@ fn in_order(source: Source, rows: &mut [(u64, Range<u32>)]) -> Source {
     }
     rows.sort_unstable_by_key(|(series, _)| *series);
     let order: Vec<Range<u32>> = rows.iter().map(|(_, rows)| rows.clone()).collect();
-    let mut start = 0;
-    for (_, rows) in rows {
-        let end = start + (rows.end - rows.start);
-        *rows = start..end;
-        start = end;
-    }
-    source.reordered(&order)
+    let ordered = source.select(&order);
+    one_behind_the_other(rows.iter_mut().map(|(_, rows)| rows));
+    ordered
 }
 
 /// Adds the pieces of one series.

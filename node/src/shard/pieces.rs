@@ -1,33 +1,25 @@
-//! The rows of fresh batches, by series, without taking the batches apart.
+//! The rows of fresh batches that a scan wants, by series.
 //!
 //! Invariant: each distinct key is kept once, each value once, in the column it was decoded into;
 //! a series' rows are put together only when they are asked for. (Rows of their own for every series
 //! of every batch take fifteen times the memory when there are 100,000 series.) Filled from decoded
-//! batches by [`super::fold`] and [`super::read`].
+//! batches by [`super::read`].
 
 use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
-use quorate_protocol::{
-    batch::{Column, DecodedBatch, DecodedMeasurement},
-    id::{FieldId, Version},
-    rows::{Rows, Values},
-    schema::FieldType,
+use quorate_protocol::{batch::DecodedBatch, rows::Rows};
+
+use super::{
+    filter::ScanFilter,
+    source::{Source, one_behind_the_other},
+    splice::{self, count},
 };
 
-use super::filter::ScanFilter;
-
-/// One measurement of one batch.
-struct Table {
-    version: Version,
-    times: Vec<i64>,
-    columns: Vec<Column>,
-}
-
-/// The rows of one series in one table.
+/// The rows of one series in one measurement of one batch.
 struct Piece {
     series: u32,
-    table: u32,
+    source: u32,
     rows: Range<u32>,
 }
 
@@ -43,7 +35,7 @@ pub(super) struct FreshSeries {
 /// Decoded batches while they are being added.
 #[derive(Default)]
 pub(super) struct Collector {
-    tables: Vec<Table>,
+    sources: Vec<Source>,
     pieces: Vec<Piece>,
     series: BTreeMap<(u64, Bytes), u32>,
 }
@@ -51,7 +43,7 @@ pub(super) struct Collector {
 /// Decoded batches, by series.
 #[derive(Default)]
 pub(super) struct Pieces {
-    tables: Vec<Table>,
+    sources: Vec<Source>,
     pieces: Vec<Piece>,
 }
 
@@ -60,7 +52,7 @@ impl Collector {
     pub(super) fn add_wanted(
         &mut self,
         batch: DecodedBatch,
-        filter: Option<&ScanFilter>,
+        filter: &ScanFilter,
         escaped: Option<&[u8]>,
     ) {
         let version = batch.header.part.version;
@@ -68,29 +60,26 @@ impl Collector {
             if escaped.is_some_and(|wanted| *wanted != *measurement.escaped_name) {
                 continue;
             }
-            let mut ranges = Vec::new();
+            let (mut wanted, mut ranges) = (Vec::new(), Vec::new());
             for series in std::mem::take(&mut measurement.series) {
-                let mut rows = series.rows;
-                if let Some(filter) = filter {
-                    if !filter.tags_match(&series.key) {
-                        continue;
+                if filter.tags_match(&series.key) {
+                    let rows = within(&measurement.times, series.rows, filter);
+                    if !rows.is_empty() {
+                        wanted.push(self.number(series.hash, &series.key));
+                        ranges.push(rows);
                     }
-                    rows = within(&measurement.times, rows, filter);
-                }
-                if !rows.is_empty() {
-                    ranges.push((self.number(series.hash, &series.key), rows));
                 }
             }
             if ranges.is_empty() {
                 continue;
             }
-            if let Some(filter) = filter.filter(|filter| !filter.fields.is_empty()) {
+            if !filter.fields.is_empty() {
                 measurement.columns.retain(|column| filter.fields.contains(&column.name));
             }
-            let table = u32::try_from(self.tables.len()).unwrap_or(u32::MAX);
-            self.tables.push(shrink(version, measurement, &mut ranges));
-            let pieces = ranges.into_iter().map(|(series, rows)| Piece { series, table, rows });
-            self.pieces.extend(pieces);
+            let number = u32::try_from(self.sources.len()).unwrap_or(u32::MAX);
+            self.sources.push(shrink(Source::of_batch(measurement, version), &mut ranges));
+            let piece = |(series, rows)| Piece { series, source: number, rows };
+            self.pieces.extend(wanted.into_iter().zip(ranges).map(piece));
         }
     }
 
@@ -124,7 +113,7 @@ impl Collector {
                 FreshSeries { hash, key, pieces: start..end(number) }
             })
             .collect();
-        (series, Pieces { tables: self.tables, pieces: self.pieces })
+        (series, Pieces { sources: self.sources, pieces: self.pieces })
     }
 }
 
@@ -137,49 +126,28 @@ fn within(times: &[i64], rows: Range<u32>, filter: &ScanFilter) -> Range<u32> {
     rows.start + start..rows.start + end.max(start)
 }
 
-/// Keeps a table as it is if most of it is wanted, else only its wanted rows.
-fn shrink(
-    version: Version,
-    measurement: DecodedMeasurement,
-    ranges: &mut [(u32, Range<u32>)],
-) -> Table {
-    let DecodedMeasurement { times, columns, .. } = measurement;
-    let wanted: usize = ranges.iter().map(|(_, rows)| rows.len()).sum();
-    if wanted * 4 > times.len() {
-        return Table { version, times, columns };
+/// Keeps a source as it is if most of it is wanted, else only its wanted rows.
+fn shrink(source: Source, ranges: &mut [Range<u32>]) -> Source {
+    let wanted: usize = ranges.iter().map(Range::len).sum();
+    if wanted * 4 > source.times.len() {
+        return source;
     }
-    let empty = |column: &Column| Column::new(column.field, column.name.clone(), column.kind());
-    let mut table = Table {
-        version,
-        times: Vec::with_capacity(wanted),
-        columns: columns.iter().map(empty).collect(),
-    };
-    let mut at = 0;
-    for (_, rows) in ranges {
-        let old = rows.start as usize..rows.end as usize;
-        table.times.extend(times.get(old.clone()).unwrap_or_default());
-        for (to, from) in table.columns.iter_mut().zip(&columns) {
-            to.extend(from, old.clone());
-        }
-        let len = rows.end - rows.start;
-        *rows = at..at + len;
-        at += len;
-    }
-    table
+    let wanted = source.select(ranges);
+    one_behind_the_other(ranges.iter_mut());
+    wanted
 }
 
 impl Pieces {
     /// The merged rows of a series.
     pub(super) fn rows(&self, series: &FreshSeries) -> Rows {
-        let mut pieces: Vec<&Piece> =
-            self.pieces.get(series.pieces.clone()).unwrap_or_default().iter().collect();
-        pieces.sort_by_key(|piece| self.times(piece).first().copied());
+        let mut pieces: Vec<&Piece> = self.of(series).iter().collect();
+        pieces.sort_by_key(|piece| self.times(piece));
         let apart = |two: &[&Piece]| match two {
-            [a, b] => self.times(a).last() < self.times(b).first(),
+            [a, b] => self.times(a).map(|times| times.1) < self.times(b).map(|times| times.0),
             _ => true,
         };
         if pieces.windows(2).all(apart) {
-            // The usual case. Merging also drops columns and rows without values.
+            // The usual case. Merging also drops rows without values.
             return Rows::merge(vec![self.joined(&pieces)]);
         }
         Rows::merge(pieces.into_iter().map(|piece| self.joined(&[piece])).collect())
@@ -187,57 +155,32 @@ impl Pieces {
 
     /// The first and the last time of a series.
     pub(super) fn time_range(&self, series: &FreshSeries) -> Option<(i64, i64)> {
-        let pieces = self.pieces.get(series.pieces.clone()).unwrap_or_default();
-        let first = pieces.iter().filter_map(|piece| self.times(piece).first()).min()?;
-        let last = pieces.iter().filter_map(|piece| self.times(piece).last()).max()?;
-        Some((*first, *last))
+        let times = || self.of(series).iter().filter_map(|piece| self.times(piece));
+        Some((times().map(|(first, _)| first).min()?, times().map(|(_, last)| last).max()?))
     }
 
-    fn table(&self, piece: &Piece) -> Option<&Table> {
-        self.tables.get(piece.table as usize)
+    fn of(&self, series: &FreshSeries) -> &[Piece] {
+        self.pieces.get(series.pieces.clone()).unwrap_or_default()
     }
 
-    fn times(&self, piece: &Piece) -> &[i64] {
-        self.table(piece).and_then(|table| table.times.get(range(piece))).unwrap_or_default()
+    /// The first and the last time of a piece.
+    fn times(&self, piece: &Piece) -> Option<(i64, i64)> {
+        Some(self.sources.get(piece.source as usize)?.time_range(&piece.rows))
     }
 
     /// Rows of pieces that follow each other in time.
     fn joined(&self, pieces: &[&Piece]) -> Rows {
-        let len = pieces.iter().map(|piece| piece.rows.len()).sum();
-        let mut rows = Rows {
-            times: Vec::with_capacity(len),
-            versions: Vec::with_capacity(len),
-            columns: Vec::new(),
-        };
-        let mut heads: BTreeMap<(FieldId, FieldType), &Bytes> = BTreeMap::new();
-        for table in pieces.iter().filter_map(|piece| self.table(piece)) {
-            for column in &table.columns {
-                heads.entry((column.field, column.kind())).or_insert(&column.name);
-            }
-        }
-        for ((field, kind), name) in heads {
-            let mut column = Column::new(field, name.clone(), kind);
-            column.values = Values::with_capacity(kind, len);
-            for piece in pieces {
-                let columns = self.table(piece).map_or(&[][..], |table| &table.columns);
-                match columns.iter().find(|from| from.field == field && from.kind() == kind) {
-                    Some(from) => column.extend(from, range(piece)),
-                    None => piece.rows.clone().for_each(|_| column.push_absent()),
-                }
-            }
-            rows.columns.push(column);
-        }
+        let (mut sources, mut parts, mut heads) = (Vec::new(), Vec::new(), Vec::new());
         for piece in pieces {
-            let Some(table) = self.table(piece) else {
-                continue;
-            };
-            rows.times.extend(self.times(piece));
-            rows.versions.resize(rows.times.len(), table.version);
+            if let Some(source) = self.sources.get(piece.source as usize) {
+                parts.push((
+                    sources.len() as u32,
+                    piece.rows.start as usize..piece.rows.end as usize,
+                ));
+                sources.push(source);
+                count(&mut heads, source);
+            }
         }
-        rows
+        splice::rows(&sources, parts, &heads)
     }
-}
-
-fn range(piece: &Piece) -> Range<usize> {
-    piece.rows.start as usize..piece.rows.end as usize
 }

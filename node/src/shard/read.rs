@@ -138,7 +138,7 @@ impl Scan {
         for entry in entries.iter().filter(|entry| entry.batch.header().part.shard == slot.id) {
             // Folding puts a batch that breaks the rules into quarantine; it is served nowhere.
             if let Ok(batch) = entry.batch.decode() {
-                taken.add_wanted(batch, Some(&self.filter), escaped.as_deref());
+                taken.add_wanted(batch, &self.filter, escaped.as_deref());
             }
         }
         let (series, pieces) = taken.finish();

@@ -65,10 +65,9 @@ impl Source {
         Self::new(rows.times, Versions::Each(rows.versions), rows.columns)
     }
 
-    /// The same rows in another order. `order` covers each of them once; times ascend within its
-    /// ranges only.
-    pub(super) fn reordered(&self, order: &[Range<u32>]) -> Self {
-        let parts = order.iter().map(|rows| (0, rows.start as usize..rows.end as usize));
+    /// Some of the rows, in this order, one range behind the other.
+    pub(super) fn select(&self, ranges: &[Range<u32>]) -> Self {
+        let parts = ranges.iter().map(|rows| (0, rows.start as usize..rows.end as usize));
         let splice = Splice::new(parts.collect(), 1);
         let column = |column: &Column| Column {
             field: column.field,
@@ -119,6 +118,16 @@ impl Source {
     pub(super) fn time_range(&self, range: &Range<u32>) -> (i64, i64) {
         let time = |row: u32| self.times.get(row as usize).copied().unwrap_or_default();
         (time(range.start), time(range.end.saturating_sub(1)))
+    }
+}
+
+/// Where ranges stand in what [`Source::select`] makes of them.
+pub(super) fn one_behind_the_other<'a>(ranges: impl Iterator<Item = &'a mut Range<u32>>) {
+    let mut start = 0;
+    for range in ranges {
+        let end = start + (range.end - range.start);
+        *range = start..end;
+        start = end;
     }
 }
 

@@ -1,14 +1,95 @@
 //! Copying rows of several sources one behind the other, column by column.
 //!
 //! Invariant: each column comes out with one slot per row, whatever its sources have; slots of absent
-//! rows mean nothing. Used by [`super::assemble`] for row groups and by [`super::source`].
+//! rows mean nothing. Used by [`super::assemble`] for row groups, by [`super::source`] and by
+//! [`super::pieces`].
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use quorate_protocol::{
     batch::{Column, Presence, Values},
+    id::FieldId,
+    rows::Rows,
     schema::FieldType,
 };
+
+use super::source::{Source, Versions};
+
+/// What a column of sources is called.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    field: FieldId,
+    kind: FieldType,
+    name: Bytes,
+}
+
+impl Head {
+    const fn key(&self) -> (FieldId, FieldType) {
+        (self.field, self.kind)
+    }
+}
+
+fn find(heads: &[Head], column: &Column) -> Result<usize, usize> {
+    heads.binary_search_by_key(&(column.field, column.kind()), Head::key)
+}
+
+/// How many columns of a source are not there yet.
+pub(super) fn missing(heads: &[Head], source: &Source) -> usize {
+    source.columns.iter().filter(|column| find(heads, column).is_err()).count()
+}
+
+/// Adds the columns of a source.
+pub(super) fn count(heads: &mut Vec<Head>, source: &Source) {
+    for column in &source.columns {
+        match find(heads, column) {
+            // One field has one name; this only keeps the result independent of the order.
+            Ok(at) if heads[at].name > column.name => heads[at].name = column.name.clone(),
+            Ok(_) => {}
+            Err(at) => {
+                let (field, kind) = (column.field, column.kind());
+                heads.insert(at, Head { field, kind, name: column.name.clone() });
+            }
+        }
+    }
+}
+
+/// Rows of some sources, each part one behind the other; a source by its position. `heads` are all
+/// columns of them, as [`count`] makes them; those without values are left out.
+pub(super) fn rows(sources: &[&Source], parts: Vec<(u32, Range<usize>)>, heads: &[Head]) -> Rows {
+    let splice = Splice::new(parts, sources.len());
+    let times: Vec<_> = sources.iter().map(|source| Some(source.times.as_slice())).collect();
+    let mut rows = Rows {
+        times: splice.slots(&times),
+        versions: Vec::with_capacity(splice.len),
+        columns: Vec::with_capacity(heads.len()),
+    };
+    for (at, part) in splice.parts() {
+        match &sources[at].versions {
+            Versions::One(version) => {
+                rows.versions.resize(rows.versions.len() + part.len(), *version);
+            }
+            Versions::Each(versions) => push_all(&mut rows.versions, versions, part),
+        }
+    }
+    for head in heads {
+        let from: Vec<Option<&Column>> = sources
+            .iter()
+            .map(|source| {
+                let key = |column: &Column| (column.field, column.kind());
+                let at = source.columns.binary_search_by_key(&head.key(), key).ok()?;
+                source.columns.get(at)
+            })
+            .collect();
+        let present = splice.presence(&from);
+        if present.any() {
+            let values = splice.values(head.kind, &from);
+            let name = head.name.clone();
+            rows.columns.push(Column { field: head.field, name, present, values });
+        }
+    }
+    rows
+}
 
 /// Sources from which on it is worth staging what is copied.
 const MANY: usize = 8;
@@ -127,7 +208,7 @@ fn windows(
 
 /// `extend_from_slice`, and fast for the single rows that many series come in.
 #[inline]
-pub(super) fn push_all<T: Clone>(to: &mut Vec<T>, from: &[T], range: Range<usize>) {
+fn push_all<T: Clone>(to: &mut Vec<T>, from: &[T], range: Range<usize>) {
     match &from[range] {
         [only] => to.push(only.clone()),
         many => to.extend_from_slice(many),
