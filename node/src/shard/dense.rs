@@ -29,7 +29,7 @@ use super::{
     merge::{all_versions, leave_alone},
     open::OpenShard,
     series::{self, InOrder, NewSeries, SeriesId},
-    slot::Slot,
+    slot::{Merging, Slot},
     source::Sources,
     state::{self, State},
     weave::weave,
@@ -57,7 +57,8 @@ impl ShardStore {
         }
     }
 
-    /// Rewrites the shard densely, with what it has fresh, if it has anything that is not.
+    /// Rewrites the shard densely, with what it has fresh, if it has anything that is not. Waits for
+    /// a merge or a pass that is under way. If rows come in meanwhile, the shard is left as it was.
     ///
     /// # Errors
     /// The pass failed; the shard is as it was.
@@ -65,7 +66,7 @@ impl ShardStore {
         self.flush(shard).await?;
         let inner = Arc::clone(&self.inner);
         let Some(slot) = inner.slot(shard) else { return Ok(()) };
-        self.inner.executor.run(move || inner.densify(&slot, 0).map(drop)).await?
+        self.inner.executor.run(move || inner.densify_now(&slot)).await?
     }
 }
 
@@ -90,10 +91,12 @@ pub(super) fn remove_draft(shard: &Path) -> Result<(), ShardError> {
 }
 
 /// Rewrites the shard if that is worth it by `percent`; whether it did.
-pub(super) fn densify(store: &Inner, slot: &Slot, percent: u64) -> Result<bool, ShardError> {
-    let Some(_merging) = slot.merging()? else {
-        return Ok(false);
-    };
+pub(super) fn densify(
+    store: &Inner,
+    slot: &Slot,
+    percent: u64,
+    _right: Merging<'_>,
+) -> Result<bool, ShardError> {
     let Some(shard) = store.open.pin(slot.id)? else {
         return Ok(false);
     };

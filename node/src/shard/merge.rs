@@ -17,7 +17,7 @@ use super::{
     fault::Step,
     read::report_damage,
     run::StoredBlock,
-    slot::Slot,
+    slot::{Merging, Slot},
     source::Sources,
     state::{self, Run},
     weave::weave,
@@ -29,11 +29,8 @@ use super::{
 const TIER_BYTES: u64 = 256 << 10;
 
 /// Merges the runs of the smallest tier that has enough of them; whether there was one. Folds of the
-/// shard go on meanwhile; a second merge of it does nothing.
-pub(super) fn merge(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
-    let Some(_merging) = slot.merging()? else {
-        return Ok(false);
-    };
+/// shard go on meanwhile.
+pub(super) fn merge(store: &Inner, slot: &Slot, _right: Merging<'_>) -> Result<bool, ShardError> {
     let Some(shard) = store.open.pin(slot.id)? else {
         return Ok(false);
     };

@@ -94,7 +94,7 @@ use self::{
     fault::{NoProbe, Probe},
     fresh::Budget,
     open::OpenShards,
-    slot::Slot,
+    slot::{Merging, Slot},
 };
 use crate::executor::Executor;
 
@@ -312,12 +312,12 @@ impl ShardStore {
         self.repeat(shard, Inner::fold).await
     }
 
-    /// Merges runs of the shard as long as a tier has enough of them.
+    /// Merges runs of the shard as long as a tier has enough of them, after whoever rewrites it now.
     ///
     /// # Errors
     /// A merge failed; the old runs are still live.
     pub async fn settle(&self, shard: ShardId) -> Result<(), ShardError> {
-        self.repeat(shard, Inner::merge).await
+        self.repeat(shard, Inner::merge_now).await
     }
 
     /// Repeats a step on a shard until it says that nothing is left to do.
@@ -506,16 +506,43 @@ impl Inner {
         Ok(())
     }
 
+    /// Does nothing while somebody else rewrites the shard.
     fn merge(&self, slot: &Slot) -> Result<bool, ShardError> {
-        let merged = merge::merge(self, slot)?;
+        let right = slot.try_merging()?;
+        right.map_or(Ok(false), |right| self.merge_by(slot, right))
+    }
+
+    /// [`Self::merge`], once nobody else rewrites the shard.
+    fn merge_now(&self, slot: &Slot) -> Result<bool, ShardError> {
+        self.merge_by(slot, slot.merging()?)
+    }
+
+    fn merge_by(&self, slot: &Slot, right: Merging<'_>) -> Result<bool, ShardError> {
+        let merged = merge::merge(self, slot, right)?;
         if merged {
             self.note_stored(slot)?;
         }
         Ok(merged)
     }
 
+    /// Does nothing while somebody else rewrites the shard.
     fn densify(&self, slot: &Slot, percent: u64) -> Result<bool, ShardError> {
-        let dense = dense::densify(self, slot, percent)?;
+        let right = slot.try_merging()?;
+        right.map_or(Ok(false), |right| self.densify_by(slot, percent, right))
+    }
+
+    /// [`Self::densify`] whatever it gains, once nobody else rewrites the shard.
+    fn densify_now(&self, slot: &Slot) -> Result<(), ShardError> {
+        self.densify_by(slot, 0, slot.merging()?).map(drop)
+    }
+
+    fn densify_by(
+        &self,
+        slot: &Slot,
+        percent: u64,
+        right: Merging<'_>,
+    ) -> Result<bool, ShardError> {
+        let dense = dense::densify(self, slot, percent, right)?;
         if dense {
             self.note_stored(slot)?;
         }

@@ -2,11 +2,12 @@
 //!
 //! Invariants: `folding` is held by whoever changes the state record (a fold all along, a merge or a
 //! dense pass when it is ready) or drops the shard, one at a time; `merging` by whoever takes runs
-//! away; the lock of `fresh` is held for pushes and copies of references only, never over I/O. A
-//! shard is poisoned once and for good. Held by [`super::ShardStore`], one per shard.
+//! away; the lock of `fresh` is held for pushes and copies of references only, never over I/O.
+//! Whoever waits for `merging` has nothing pinned and no lock, so that its holder always comes to an
+//! end. A shard is poisoned once and for good. Held by [`super::ShardStore`], one per shard.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
@@ -40,7 +41,9 @@ pub(super) struct Slot {
     folding: Mutex<()>,
     poison: OnceLock<Arc<str>>,
     /// Somebody rewrites runs.
-    merging: AtomicBool,
+    merging: Mutex<bool>,
+    /// Nobody does any more.
+    merged: Condvar,
     /// The shard's group is over: rows come late or not at all.
     over: AtomicBool,
     /// Ticks since the last fold.
@@ -58,7 +61,8 @@ pub(super) struct Merging<'a>(&'a Slot);
 
 impl Drop for Merging<'_> {
     fn drop(&mut self) {
-        self.0.merging.store(false, Ordering::Release);
+        *self.0.lock_merging() = false;
+        self.0.merged.notify_all();
     }
 }
 
@@ -69,7 +73,8 @@ impl Slot {
             fresh: Mutex::new(Fresh::new(budget, applied)),
             folding: Mutex::default(),
             poison: OnceLock::new(),
-            merging: AtomicBool::new(false),
+            merging: Mutex::default(),
+            merged: Condvar::new(),
             over: AtomicBool::new(false),
             quiet: AtomicU32::new(0),
             unmerged: AtomicBool::new(true),
@@ -88,28 +93,48 @@ impl Slot {
     /// The shard was dropped or is poisoned.
     pub(super) fn folding(&self) -> Result<MutexGuard<'_, ()>, ShardError> {
         let guard = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.usable().map(|()| guard)
+    }
+
+    fn usable(&self) -> Result<(), ShardError> {
         if self.fresh().is_gone() {
             return Err(ShardError::Gone(self.id));
         }
-        match self.poisoned() {
-            Some(error) => Err(error),
-            None => Ok(guard),
-        }
+        self.poisoned().map_or(Ok(()), Err)
+    }
+
+    fn lock_merging(&self) -> MutexGuard<'_, bool> {
+        self.merging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The right to rewrite runs, beside folds that only add some; `None` if somebody has it.
     ///
     /// # Errors
     /// The shard was dropped or is poisoned.
-    pub(super) fn merging(&self) -> Result<Option<Merging<'_>>, ShardError> {
-        drop(self.folding()?);
-        let taken = self.merging.swap(true, Ordering::Acquire);
+    pub(super) fn try_merging(&self) -> Result<Option<Merging<'_>>, ShardError> {
+        self.usable()?;
+        let taken = std::mem::replace(&mut *self.lock_merging(), true);
         Ok((!taken).then_some(Merging(self)))
+    }
+
+    /// The same right, as soon as nobody has it.
+    ///
+    /// # Errors
+    /// The shard was dropped or is poisoned, perhaps meanwhile.
+    pub(super) fn merging(&self) -> Result<Merging<'_>, ShardError> {
+        let mut taken = self.lock_merging();
+        while *taken {
+            taken = self.merged.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *taken = true;
+        drop(taken);
+        let right = Merging(self);
+        self.usable().map(|()| right)
     }
 
     /// Whether somebody rewrites runs.
     pub(super) fn is_merging(&self) -> bool {
-        self.merging.load(Ordering::Relaxed)
+        *self.lock_merging()
     }
 
     /// The right to remove the directory, when the shard is gone already.

@@ -16,3 +16,4 @@ mod reuse;
 mod room;
 pub(super) mod support;
 mod vectors;
+mod waits;
