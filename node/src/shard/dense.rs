@@ -70,6 +70,32 @@ impl ShardStore {
     }
 }
 
+impl Inner {
+    /// Does nothing while somebody else rewrites the shard.
+    pub(super) fn densify(&self, slot: &Slot, percent: u64) -> Result<bool, ShardError> {
+        let right = slot.try_merging()?;
+        right.map_or(Ok(false), |right| self.densify_by(slot, percent, right))
+    }
+
+    /// [`Self::densify`] whatever it gains, once nobody else rewrites the shard.
+    fn densify_now(&self, slot: &Slot) -> Result<(), ShardError> {
+        self.densify_by(slot, 0, slot.merging()?).map(drop)
+    }
+
+    fn densify_by(
+        &self,
+        slot: &Slot,
+        percent: u64,
+        right: Merging<'_>,
+    ) -> Result<bool, ShardError> {
+        let dense = densify(self, slot, percent, right)?;
+        if dense {
+            self.note_stored(slot)?;
+        }
+        Ok(dense)
+    }
+}
+
 /// Whether a pass would gain enough to be worth the writing; `percent` is
 /// [`super::Config::dense_ratio_percent`].
 pub(super) fn is_worth(state: &State, percent: u64) -> bool {
@@ -91,7 +117,7 @@ pub(super) fn remove_draft(shard: &Path) -> Result<(), ShardError> {
 }
 
 /// Rewrites the shard if that is worth it by `percent`; whether it did.
-pub(super) fn densify(
+fn densify(
     store: &Inner,
     slot: &Slot,
     percent: u64,

@@ -117,6 +117,28 @@ pub enum EnvError {
     },
 }
 
+impl EnvError {
+    /// Whether it stands until somebody has seen to the file: what LMDB finds in it is wrong, or it
+    /// may not be what was synced.
+    pub(super) const fn lasts(&self) -> bool {
+        match self {
+            Self::Full { .. } => false,
+            Self::Sync { .. } => true,
+            Self::Open { source, .. } | Self::Lmdb { source, .. } => matches!(
+                source,
+                heed::Error::Mdb(
+                    MdbError::Invalid
+                        | MdbError::Corrupted
+                        | MdbError::PageNotFound
+                        | MdbError::VersionMismatch
+                        | MdbError::Incompatible
+                        | MdbError::Panic
+                )
+            ),
+        }
+    }
+}
+
 /// What happened inside a write transaction.
 enum Failed {
     /// The map is full: grow and try again.

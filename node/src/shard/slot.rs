@@ -11,7 +11,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use quorate_protocol::id::{Sequence, ShardId};
+use quorate_protocol::id::ShardId;
 
 use super::{
     cardinality::Unfolded,
@@ -40,6 +40,8 @@ pub(super) struct Slot {
     fresh: Mutex<Fresh>,
     folding: Mutex<()>,
     poison: OnceLock<Arc<str>>,
+    /// What is stored could not be looked at yet, see [`super::recovery`].
+    unread: AtomicBool,
     /// Somebody rewrites runs.
     merging: Mutex<bool>,
     /// Nobody does any more.
@@ -67,12 +69,13 @@ impl Drop for Merging<'_> {
 }
 
 impl Slot {
-    pub(super) fn new(id: ShardId, budget: Arc<Budget>, applied: Sequence) -> Self {
+    pub(super) fn new(id: ShardId, budget: Arc<Budget>) -> Self {
         Self {
             id,
-            fresh: Mutex::new(Fresh::new(budget, applied)),
+            fresh: Mutex::new(Fresh::new(budget)),
             folding: Mutex::default(),
             poison: OnceLock::new(),
+            unread: AtomicBool::new(false),
             merging: Mutex::default(),
             merged: Condvar::new(),
             over: AtomicBool::new(false),
@@ -153,6 +156,20 @@ impl Slot {
     pub(super) fn poisoned(&self) -> Option<ShardError> {
         let cause = Arc::clone(self.poison.get()?);
         Some(ShardError::Poisoned { shard: self.id, cause })
+    }
+
+    /// What is stored could not be looked at.
+    pub(super) fn set_unread(&self) {
+        self.unread.store(true, Ordering::Release);
+    }
+
+    /// It could now, and everything that follows from it is done.
+    pub(super) fn set_read(&self) {
+        self.unread.store(false, Ordering::Release);
+    }
+
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Acquire)
     }
 
     /// A fold has made a run.

@@ -15,5 +15,6 @@ mod readers;
 mod reuse;
 mod room;
 pub(super) mod support;
+mod unread;
 mod vectors;
 mod waits;
