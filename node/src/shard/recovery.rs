@@ -91,7 +91,10 @@ impl ShardStore {
                 }
                 Ok(None) => continue,
                 // Its damage costs no other shard anything, and the journal keeps its records.
-                Err(error) if error.lasts() => drop(slot.set_poison(&error.to_string())),
+                Err(error) if error.lasts() => {
+                    open.distrust(id);
+                    slot.set_poison(&error.to_string());
+                }
                 Err(error) => {
                     tracing::warn!(shard = %id, %error, "cannot open the shard; trying again");
                     slot.set_unread();
@@ -150,7 +153,7 @@ impl Inner {
             }
             // It has never had a marker: nothing was ever stored.
             Ok(None) => {}
-            Err(error) if error.lasts() => return Err(slot.set_poison(&error.to_string())),
+            Err(error) if error.lasts() => return Err(self.poison(slot, &error)),
             Err(error) => return Err(error),
         }
         slot.set_read();

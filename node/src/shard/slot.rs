@@ -15,7 +15,6 @@ use quorate_protocol::id::ShardId;
 
 use super::{
     cardinality::Unfolded,
-    env::EnvError,
     error::ShardError,
     fresh::{Budget, Fresh},
 };
@@ -145,7 +144,7 @@ impl Slot {
         self.folding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No write to the environment is believed any more.
+    /// No write to the environment is believed any more; see [`super::Inner::poison`].
     pub(super) fn set_poison(&self, cause: &str) -> ShardError {
         let cause = Arc::clone(self.poison.get_or_init(|| cause.into()));
         tracing::error!(shard = %self.id, %cause, "a sync failed or the files are damaged; the shard is folded no more");
@@ -213,13 +212,5 @@ impl Slot {
     /// Takes note of what is stored now.
     pub(super) fn set_stored(&self, stored: Stored) {
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
-    }
-
-    /// What a failed write means for the shard.
-    pub(super) fn judge(&self, error: EnvError) -> ShardError {
-        match error {
-            EnvError::Sync { .. } => self.set_poison(&error.to_string()),
-            other => other.into(),
-        }
     }
 }
