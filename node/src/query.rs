@@ -2,7 +2,7 @@
 //!
 //! Invariants: an answer that ends without a failure is whole; every answer is of a map at or
 //! beyond the asker's, by an owner; where something stored is damaged the answer is `Io`, so that
-//! the asker turns to another owner. Here is what the ops have in common, one file each beside it.
+//! the asker turns to another owner; where only a slot to read it is missing, `Busy`. Here is what the ops have in common, one file each beside it.
 
 mod aggregate;
 mod digest;
@@ -20,7 +20,7 @@ use regex::bytes::Regex;
 
 use crate::{
     core::Core,
-    shard::{ScanError, ShardError, TagFilter, TagTest},
+    shard::{EnvError, ScanError, ShardError, TagFilter, TagTest},
 };
 
 /// Payload bytes after which a frame is sent.
@@ -95,13 +95,19 @@ impl Core {
     }
 
     fn shard_failure(&self, error: &ShardError) -> Failure {
-        let code = match error {
-            ShardError::Gone(_) => Code::ShardGone,
-            ShardError::Closed => Code::ShuttingDown,
-            ShardError::TooManyBuckets { .. } => Code::LimitExceeded,
-            _ => Code::Io,
-        };
-        self.failure(code, error.to_string())
+        let code = code(error);
+        let retry_after_ms = if code == Code::Busy { self.config.shard.busy_retry_ms } else { 0 };
+        Failure { retry_after_ms, ..self.failure(code, error.to_string()) }
+    }
+}
+
+const fn code(error: &ShardError) -> Code {
+    match error {
+        ShardError::Gone(_) => Code::ShardGone,
+        ShardError::Closed => Code::ShuttingDown,
+        ShardError::TooManyBuckets { .. } => Code::LimitExceeded,
+        ShardError::Env(EnvError::ReadersFull { .. }) => Code::Busy,
+        _ => Code::Io,
     }
 }
 
@@ -111,4 +117,20 @@ fn tag_filter(wanted: TagMatch) -> Result<TagFilter, regex::Error> {
         None => TagTest::In(wanted.values),
     };
     Ok(TagFilter { key: wanted.key, test })
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::code::Class;
+
+    use super::*;
+
+    #[test]
+    fn a_shard_without_a_free_reader_slot_is_busy_and_not_broken() {
+        let path = std::path::PathBuf::from("shards/7");
+        let full = code(&ShardError::Env(EnvError::ReadersFull { path: path.clone() }));
+        assert_eq!((full, full.class()), (Code::Busy, Class::Retry));
+        let source = std::io::Error::other("gone").into();
+        assert_eq!(code(&ShardError::Env(EnvError::Lmdb { path, source })), Code::Io);
+    }
 }

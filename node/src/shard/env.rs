@@ -99,6 +99,12 @@ pub enum EnvError {
         /// What is full.
         cause: &'static str,
     },
+    /// All reader slots are taken: reads come and go, so one is free in a moment.
+    #[error("all reader slots of {} are in use; try again in a moment", path.display())]
+    ReadersFull {
+        /// The environment's directory.
+        path: PathBuf,
+    },
     /// A transaction could not be made durable.
     #[error("cannot sync {}: {source}", path.display())]
     Sync {
@@ -122,7 +128,7 @@ impl EnvError {
     /// may not be what was synced.
     pub(super) const fn lasts(&self) -> bool {
         match self {
-            Self::Full { .. } => false,
+            Self::Full { .. } | Self::ReadersFull { .. } => false,
             Self::Sync { .. } => true,
             Self::Open { source, .. } | Self::Lmdb { source, .. } => matches!(
                 source,
@@ -277,7 +283,11 @@ impl<const N: usize> Environment<N> {
 
     /// An error of a read, with the environment's name.
     pub(crate) fn wrap(&self, source: heed::Error) -> EnvError {
-        EnvError::Lmdb { path: self.path.clone(), source }
+        let path = self.path.clone();
+        match source {
+            heed::Error::Mdb(MdbError::ReadersFull) => EnvError::ReadersFull { path },
+            source => EnvError::Lmdb { path, source },
+        }
     }
 }
 

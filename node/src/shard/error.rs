@@ -78,7 +78,10 @@ impl ShardError {
     /// Whether the same call may succeed later without anybody's help.
     #[must_use]
     pub const fn retryable(&self) -> bool {
-        matches!(self, Self::Env(EnvError::Full { .. }) | Self::Io { .. })
+        matches!(
+            self,
+            Self::Env(EnvError::Full { .. } | EnvError::ReadersFull { .. }) | Self::Io { .. }
+        )
     }
 
     /// Whether it stands until somebody has seen to the files: they are damaged, or not ours, or may

@@ -9,7 +9,7 @@ use std::{
 use quorate_protocol::id::Version;
 
 use super::support::*;
-use crate::shard::{Config, ScanFilter, ShardError, env::Table, fault::Step};
+use crate::shard::{Config, EnvError, ScanFilter, ShardError, env::Table, fault::Step};
 
 fn rewritten(round: i64) -> Vec<Cell> {
     (0..40)
@@ -77,10 +77,7 @@ fn scan_error(
 }
 
 fn is_readers_full(error: &ShardError) -> bool {
-    let ShardError::Env(crate::shard::EnvError::Lmdb { source, .. }) = error else {
-        return false;
-    };
-    matches!(source, heed::Error::Mdb(heed::MdbError::ReadersFull))
+    matches!(error, ShardError::Env(EnvError::ReadersFull { .. })) && error.retryable()
 }
 
 #[test]
