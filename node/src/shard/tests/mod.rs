@@ -14,6 +14,9 @@ mod race;
 mod readers;
 mod reuse;
 mod room;
+#[path = "../../../../tests/harness/small_disk.rs"]
+#[allow(unreachable_pub, reason = "it is public where it comes from")]
+mod small_disk;
 pub(super) mod support;
 mod unread;
 mod vectors;
