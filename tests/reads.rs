@@ -1,7 +1,9 @@
 //! Reading back: any number of shards, pages, and an owner that fails on the way.
 
-use quorate_client::{Query, WriteOptions};
-use quorate_protocol::{id::NodeId, point::Point};
+use quorate_client::{Error, Query, WriteOptions};
+use quorate_protocol::{
+    code::Code, consistency::Level, id::NodeId, message::TagMatch, point::Point,
+};
 use quorate_tests::harness::{
     cluster::Cluster,
     history::Ledger,
@@ -49,6 +51,36 @@ fn a_query_spans_more_shards_than_a_connection_has_streams() {
         }
         keys.dedup();
         assert_eq!((keys.len(), rows), (3, 180));
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn a_query_that_fails_says_why_the_last_owner_did_not_answer() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(3, 78).await;
+        let client = cluster.client().await;
+        create_database(&client, "db", 3).await;
+        let point = Point::builder("cpu").tag("host", "a").field("n", 1_i64).at(EPOCH).unwrap();
+        let (options, ledger) = (WriteOptions::default(), Ledger::new());
+        write(&client, "db", &[point], &options, &ledger).await.unwrap();
+        let fails = async |query: &Query| {
+            let rows = client.query(query.clone()).await.unwrap().next().await.unwrap();
+            let windows = client.aggregate(query.clone(), 0).await.unwrap().next().await.unwrap();
+            [rows.map(drop).unwrap_err(), windows.map(drop).unwrap_err()]
+        };
+        let one = Query { level: Level::One, ..Query::all("db") };
+        let host = TagMatch { key: "host".into(), values: Vec::new(), pattern: Some("(".into()) };
+        for error in fails(&Query { tags: vec![host], ..one.clone() }).await {
+            assert!(matches!(error, Error::ReadLevel { .. }), "{error}");
+            assert_eq!((error.code(), error.retryable()), (Code::Invalid, false), "{error}");
+        }
+        for node in cluster.ids() {
+            cluster.stop(node).await;
+        }
+        for error in fails(&one).await {
+            assert_eq!((error.code(), error.retryable()), (Code::Unavailable, true), "{error}");
+        }
         cluster.finish().await;
     });
 }

@@ -145,7 +145,9 @@ pub enum Error {
         answered: usize,
         /// How many the level needs.
         required: usize,
-        /// The last reason.
+        /// Why the last one that was asked did not; `Busy`, for one, passes in a moment.
+        code: Code,
+        /// The same for people.
         reason: String,
     },
     /// The client has been closed.
@@ -162,8 +164,8 @@ impl Error {
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
-            Self::Refused { code, .. } => *code,
-            Self::Unreachable { .. } | Self::ReadLevel { .. } => Code::DeadlineExceeded,
+            Self::Refused { code, .. } | Self::ReadLevel { code, .. } => *code,
+            Self::Unreachable { .. } => Code::DeadlineExceeded,
             Self::Closed => Code::ShuttingDown,
         }
     }
@@ -171,6 +173,10 @@ impl Error {
     /// Whether asking again may succeed.
     #[must_use]
     pub fn retryable(&self) -> bool {
-        self.code().class() != Class::Never
+        match self {
+            // Asked again, the client reads the shards of a newer map.
+            Self::ReadLevel { code: Code::ShardGone, .. } => true,
+            other => other.code().class() != Class::Never,
+        }
     }
 }

@@ -21,7 +21,7 @@ use quorate_protocol::{
 use crate::{
     core::Core,
     error::Error,
-    scan::{Source, scan_request},
+    scan::{GivenUp, Source, scan_request},
     series::{Items, Reader, merged},
 };
 
@@ -160,7 +160,7 @@ impl Reader for ShardReader {
 
     /// The next series, merged over the owners that are read.
     async fn next(&mut self) -> Result<Option<(Bytes, Rows)>, Error> {
-        let mut reason = String::from("no owner is up");
+        let mut last = GivenUp::nobody();
         loop {
             // Owners that are up first, so that a node that is down costs nothing.
             while self.sources.len() < self.required {
@@ -170,7 +170,8 @@ impl Reader for ShardReader {
                         shard: self.shard,
                         answered: self.sources.len(),
                         required: self.required,
-                        reason,
+                        code: last.code,
+                        reason: last.reason,
                     });
                 }
                 let node = self.unused.remove(0);
@@ -180,7 +181,7 @@ impl Reader for ShardReader {
             match self.advance().await {
                 Ok(series) => return Ok(series),
                 // That owner's stream broke: another one reads from the series after the last.
-                Err(why) => reason = why,
+                Err(why) => last = why,
             }
         }
     }
@@ -192,7 +193,7 @@ impl Reader for ShardReader {
 
 impl ShardReader {
     /// The lowest series key of all sources, with all their rows of it.
-    async fn advance(&mut self) -> Result<Option<(Bytes, Rows)>, String> {
+    async fn advance(&mut self) -> Result<Option<(Bytes, Rows)>, GivenUp> {
         for index in 0..self.sources.len() {
             if let Err(why) = self.sources[index].fill().await {
                 self.sources.swap_remove(index);

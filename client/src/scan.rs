@@ -1,18 +1,20 @@
 //! One owner's stream of one shard, cut into whole series.
 //!
-//! Called by [`crate::query`], which merges owners and shards.
+//! Called by [`crate::query`], which merges owners and shards. Windows are read beside it, in
+//! [`crate::aggregate`], and give owners up for the same reasons.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use quorate_protocol::{
+    code::Code,
     id::{MetaIndex, NodeId, ShardId},
     message::Scan,
     rows::Rows,
 };
 use tokio::time::Instant;
 
-use crate::{core::Core, query::Query};
+use crate::{connection::RequestError, core::Core, query::Query};
 
 pub(crate) fn scan_request(query: &Query, shard: ShardId, meta_index: MetaIndex) -> Scan {
     Scan {
@@ -28,8 +30,35 @@ pub(crate) fn scan_request(query: &Query, shard: ShardId, meta_index: MetaIndex)
     }
 }
 
+/// Why an owner was given up for another one. If there is none, the query's error says so.
+pub(crate) struct GivenUp {
+    pub(crate) code: Code,
+    /// For people.
+    pub(crate) reason: String,
+}
+
+impl GivenUp {
+    /// There was nobody to ask yet.
+    pub(crate) fn nobody() -> Self {
+        Self { code: Code::Unavailable, reason: "no owner is up".into() }
+    }
+
+    pub(crate) fn down(node: NodeId) -> Self {
+        Self { code: Code::Unavailable, reason: format!("node {node} is down") }
+    }
+
+    pub(crate) fn failed(node: NodeId, error: &RequestError) -> Self {
+        Self { code: error.code(), reason: format!("node {node}: {error}") }
+    }
+
+    /// It answered something that is no answer.
+    pub(crate) fn unreadable(node: NodeId, what: impl fmt::Display) -> Self {
+        Self { code: Code::Internal, reason: format!("node {node} sent {what}") }
+    }
+}
+
 /// One owner's scan, page by page: no stream is held open between two pages, however many shards
-/// are read at the same time. Its errors are texts: the caller only goes on to another owner.
+/// are read at the same time.
 pub(crate) struct Source {
     core: Arc<Core>,
     node: NodeId,
@@ -58,7 +87,7 @@ impl Source {
     }
 
     /// Makes the next series available; none is if the scan has ended.
-    pub(crate) async fn fill(&mut self) -> Result<(), String> {
+    pub(crate) async fn fill(&mut self) -> Result<(), GivenUp> {
         if self.series.is_none()
             && let Some((key, block)) = self.entry().await?
         {
@@ -72,18 +101,18 @@ impl Source {
         Ok(())
     }
 
-    async fn entry(&mut self) -> Result<Option<(Bytes, Bytes)>, String> {
+    async fn entry(&mut self) -> Result<Option<(Bytes, Bytes)>, GivenUp> {
         self.load().await?;
         Ok(self.entries.pop_front())
     }
 
-    async fn entry_if(&mut self, key: &Bytes) -> Result<Option<(Bytes, Bytes)>, String> {
+    async fn entry_if(&mut self, key: &Bytes) -> Result<Option<(Bytes, Bytes)>, GivenUp> {
         self.load().await?;
         let same = self.entries.front().is_some_and(|(next, _)| next == key);
         Ok(if same { self.entries.pop_front() } else { None })
     }
 
-    async fn load(&mut self) -> Result<(), String> {
+    async fn load(&mut self) -> Result<(), GivenUp> {
         while self.entries.is_empty() && !self.ended {
             self.page().await?;
         }
@@ -91,13 +120,12 @@ impl Source {
     }
 
     /// Reads one page, which ends between two series.
-    async fn page(&mut self) -> Result<(), String> {
+    async fn page(&mut self) -> Result<(), GivenUp> {
         let node = self.node;
-        let connection =
-            self.core.connection(node).ok_or_else(|| format!("node {node} is down"))?;
+        let connection = self.core.connection(node).ok_or_else(|| GivenUp::down(node))?;
         let deadline = Instant::now() + self.core.config.connect_timeout;
         let stream = connection.open_stream(&self.request, Bytes::new(), deadline).await;
-        let mut stream = stream.map_err(|error| format!("node {node}: {error}"))?;
+        let mut stream = stream.map_err(|error| GivenUp::failed(node, &error))?;
         loop {
             match stream.next().await {
                 Ok(Some((rows, payload))) => {
@@ -105,18 +133,18 @@ impl Source {
                     self.split(payload)?;
                 }
                 Ok(None) => break,
-                Err(error) => return Err(format!("node {node}: {error}")),
+                Err(error) => return Err(GivenUp::failed(node, &error)),
             }
         }
         match self.entries.back() {
             Some((key, _)) => self.request.after = Some(key.clone()),
             None if self.ended => {}
-            None => return Err(format!("node {node} sent an empty page")),
+            None => return Err(GivenUp::unreadable(node, "an empty page")),
         }
         Ok(())
     }
 
-    fn split(&mut self, mut payload: Bytes) -> Result<(), String> {
+    fn split(&mut self, mut payload: Bytes) -> Result<(), GivenUp> {
         while payload.has_remaining() {
             let key = self.piece(&mut payload)?;
             let block = self.piece(&mut payload)?;
@@ -125,8 +153,8 @@ impl Source {
         Ok(())
     }
 
-    fn piece(&self, payload: &mut Bytes) -> Result<Bytes, String> {
-        let broken = || format!("node {} sent rows that cannot be read", self.node);
+    fn piece(&self, payload: &mut Bytes) -> Result<Bytes, GivenUp> {
+        let broken = || GivenUp::unreadable(self.node, "rows that cannot be read");
         let length = payload.try_get_u32_le().map_err(|_| broken())? as usize;
         if length > payload.len() {
             return Err(broken());
@@ -134,7 +162,8 @@ impl Source {
         Ok(payload.split_to(length))
     }
 
-    fn decode(&self, block: &[u8]) -> Result<Rows, String> {
-        Rows::decode(block).map_err(|error| format!("node {}: {error}", self.node))
+    fn decode(&self, block: &[u8]) -> Result<Rows, GivenUp> {
+        let unreadable = |error| GivenUp::unreadable(self.node, format_args!("rows: {error}"));
+        Rows::decode(block).map_err(unreadable)
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! Invariants: an answer that ends without a failure is whole; every answer is of a map at or
 //! beyond the asker's, by an owner; where something stored is damaged the answer is `Io`, so that
-//! the asker turns to another owner. Here is what the ops have in common, one file each beside it.
+//! the asker turns to another owner; where only a slot to read it is missing, `Busy`. Here is what
+//! the ops have in common, one file each beside it.
 
 mod aggregate;
 mod digest;
+mod page;
 mod scan;
 mod verify;
 
 pub(crate) use self::verify::verified;
-use bytes::{BufMut, Bytes, BytesMut};
 use quorate_protocol::{
     code::Code,
     id::{MetaIndex, ShardId},
@@ -20,52 +21,8 @@ use regex::bytes::Regex;
 
 use crate::{
     core::Core,
-    shard::{ScanError, ShardError, TagFilter, TagTest},
+    shard::{EnvError, ScanError, ShardError, TagFilter, TagTest},
 };
-
-/// Payload bytes after which a frame is sent.
-const FRAME_BYTES: usize = 256 << 10;
-
-/// Entries on their way into frames, and how much of the page that was asked for is left.
-struct Page {
-    entries: u32,
-    payload: BytesMut,
-    scratch: Vec<u8>,
-    left: usize,
-    last: Bytes,
-}
-
-impl Page {
-    /// A page of about `limit` payload bytes; 0 for no end.
-    fn new(limit: u32) -> Self {
-        let left = if limit == 0 { usize::MAX } else { limit as usize };
-        Self { entries: 0, payload: BytesMut::new(), scratch: Vec::new(), left, last: Bytes::new() }
-    }
-
-    /// Whether an entry of this series belongs to the page: a page ends between two series.
-    fn enters(&mut self, key: &Bytes) -> bool {
-        if self.last == *key {
-            return true;
-        }
-        let enters = self.left > 0;
-        if enters {
-            self.last = key.clone();
-        }
-        enters
-    }
-
-    /// Appends a piece behind its length.
-    fn piece(&mut self, piece: &[u8]) {
-        // Keys, blocks and windows are far below 4 GiB: a key is limited, the others are cut.
-        self.payload.put_u32_le(piece.len() as u32);
-        self.payload.put_slice(piece);
-        self.left = self.left.saturating_sub(4 + piece.len());
-    }
-
-    fn take(&mut self) -> (u32, Bytes) {
-        (std::mem::take(&mut self.entries), self.payload.split().freeze())
-    }
-}
 
 impl Core {
     /// Refuses what is asked of a shard that this node does not own, or that is gone.
@@ -95,13 +52,19 @@ impl Core {
     }
 
     fn shard_failure(&self, error: &ShardError) -> Failure {
-        let code = match error {
-            ShardError::Gone(_) => Code::ShardGone,
-            ShardError::Closed => Code::ShuttingDown,
-            ShardError::TooManyBuckets { .. } => Code::LimitExceeded,
-            _ => Code::Io,
-        };
-        self.failure(code, error.to_string())
+        let code = code(error);
+        let retry_after_ms = if code == Code::Busy { self.config.shard.busy_retry_ms } else { 0 };
+        Failure { retry_after_ms, ..self.failure(code, error.to_string()) }
+    }
+}
+
+const fn code(error: &ShardError) -> Code {
+    match error {
+        ShardError::Gone(_) => Code::ShardGone,
+        ShardError::Closed => Code::ShuttingDown,
+        ShardError::TooManyBuckets { .. } => Code::LimitExceeded,
+        ShardError::Env(EnvError::ReadersFull { .. }) => Code::Busy,
+        _ => Code::Io,
     }
 }
 
@@ -111,4 +74,20 @@ fn tag_filter(wanted: TagMatch) -> Result<TagFilter, regex::Error> {
         None => TagTest::In(wanted.values),
     };
     Ok(TagFilter { key: wanted.key, test })
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::code::Class;
+
+    use super::*;
+
+    #[test]
+    fn a_shard_without_a_free_reader_slot_is_busy_and_not_broken() {
+        let path = std::path::PathBuf::from("shards/7");
+        let full = code(&ShardError::Env(EnvError::ReadersFull { path: path.clone() }));
+        assert_eq!((full, full.class()), (Code::Busy, Class::Retry));
+        let source = std::io::Error::other("gone").into();
+        assert_eq!(code(&ShardError::Env(EnvError::Lmdb { path, source })), Code::Io);
+    }
 }

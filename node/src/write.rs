@@ -212,7 +212,9 @@ impl Core {
         let bytes = batch.bytes().clone();
         // Held until the journal has handed the batch to the store.
         let _room = self.shards.admit(part.shard, bytes.len() as u64).map_err(|e| match e {
-            AdmitError::Busy { retry_after_ms } => Refusal { code: Code::Busy, retry_after_ms },
+            AdmitError::Busy { retry_after_ms } | AdmitError::Unread { retry_after_ms, .. } => {
+                Refusal { code: Code::Busy, retry_after_ms }
+            }
             AdmitError::Gone(_) => Code::ShardGone.into(),
             _ => Code::Poisoned.into(),
         })?;

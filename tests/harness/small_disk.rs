@@ -1,7 +1,8 @@
 //! A real file system with little room.
 //!
 //! Invariant: unmounted when this is dropped, also by a panic. Where nothing can be mounted, a line
-//! says so, which `.ci/run` takes for a failure. Used by tests of full disks.
+//! says so, which `.ci/run` takes for a failure. Used by tests of full disks; the node's own include
+//! this file.
 
 use std::{
     fs::{self, File},

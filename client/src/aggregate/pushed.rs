@@ -18,6 +18,7 @@ use crate::{
     core::Core,
     error::Error,
     query::{Query, page_bytes, plan},
+    scan::GivenUp,
     series::{Items, Reader, merged},
 };
 
@@ -68,14 +69,19 @@ impl Reader for ShardWindows {
     type Item = Vec<FieldWindows>;
 
     async fn next(&mut self) -> Result<Option<(Bytes, Vec<FieldWindows>)>, Error> {
-        let mut reason = String::from("no owner is up");
+        let mut last = GivenUp::nobody();
         loop {
             let Some(owner) = &mut self.owner else {
                 // Owners that are up first, so that a node that is down costs nothing.
                 self.unused.sort_by_key(|node| !self.core.is_live(*node));
                 if self.unused.is_empty() {
-                    let shard = self.shard;
-                    return Err(Error::ReadLevel { shard, answered: 0, required: 1, reason });
+                    return Err(Error::ReadLevel {
+                        shard: self.shard,
+                        answered: 0,
+                        required: 1,
+                        code: last.code,
+                        reason: last.reason,
+                    });
                 }
                 let node = self.unused.remove(0);
                 let request = Aggregate { after: self.last_key.clone(), ..self.request.clone() };
@@ -89,7 +95,7 @@ impl Reader for ShardWindows {
                     }
                     return Ok(round);
                 }
-                Err(why) => (self.owner, reason) = (None, why),
+                Err(why) => (self.owner, last) = (None, why),
             }
         }
     }
@@ -102,7 +108,7 @@ impl Reader for ShardWindows {
 /// Fields of one series with their windows.
 type Round = (Bytes, Vec<FieldWindows>);
 
-/// One owner's answers, page by page. Errors are texts: the caller only goes on to another owner.
+/// One owner's answers, page by page.
 struct Pages {
     core: Arc<Core>,
     node: NodeId,
@@ -118,7 +124,7 @@ impl Pages {
     }
 
     /// The next fields of a series, ascending. A field that comes again begins another round.
-    async fn round(&mut self) -> Result<Option<Round>, String> {
+    async fn round(&mut self) -> Result<Option<Round>, GivenUp> {
         while self.entries.is_empty() && !self.ended {
             self.page().await?;
         }
@@ -136,11 +142,10 @@ impl Pages {
         Ok(Some((key, fields)))
     }
 
-    async fn page(&mut self) -> Result<(), String> {
+    async fn page(&mut self) -> Result<(), GivenUp> {
         let node = self.node;
-        let failed = |error: crate::connection::RequestError| format!("node {node}: {error}");
-        let connection =
-            self.core.connection(node).ok_or_else(|| format!("node {node} is down"))?;
+        let failed = |error| GivenUp::failed(node, &error);
+        let connection = self.core.connection(node).ok_or_else(|| GivenUp::down(node))?;
         let deadline = Instant::now() + self.core.config.connect_timeout;
         let stream = connection.open_stream(&self.request, Bytes::new(), deadline).await;
         let mut stream = stream.map_err(failed)?;
@@ -151,20 +156,21 @@ impl Pages {
         match self.entries.back() {
             Some(last) => self.request.after = Some(last.key.clone()),
             None if self.ended => {}
-            None => return Err(format!("node {node} sent an empty page")),
+            None => return Err(GivenUp::unreadable(node, "an empty page")),
         }
         Ok(())
     }
 
-    fn split(&mut self, mut payload: Bytes) -> Result<(), String> {
-        let broken = |node| format!("node {node} sent windows that cannot be read");
+    fn split(&mut self, mut payload: Bytes) -> Result<(), GivenUp> {
+        let broken = |node| GivenUp::unreadable(node, "windows that cannot be read");
         while payload.has_remaining() {
             let length = payload.try_get_u32_le().map_err(|_| broken(self.node))? as usize;
             if length > payload.len() {
                 return Err(broken(self.node));
             }
             let entry = FieldWindows::decode(&payload.split_to(length));
-            let entry = entry.map_err(|error| format!("node {}: {error}", self.node))?;
+            let unreadable = |error| GivenUp::unreadable(self.node, format_args!("{error}"));
+            let entry = entry.map_err(unreadable)?;
             self.entries.push_back(entry);
         }
         Ok(())

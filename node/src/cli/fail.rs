@@ -48,6 +48,7 @@ impl From<Error> for Fail {
         let advice = match &error {
             // The connection knows what it met, and says what to do.
             Error::Unreachable { .. } => None,
+            Error::ReadLevel { code: Code::Busy, .. } => Some("try again in a moment"),
             Error::ReadLevel { .. } => Some("see 'quorate status'"),
             other => advice(other.code()),
         };

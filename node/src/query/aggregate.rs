@@ -1,71 +1,49 @@
 //! Answering aggregates: partials of the windows of a shard, made where its blocks are.
-//!
-//! Invariant: memory is bounded by one page of the store; a page ends between two series, so that
-//! the next one can go on behind a key.
 
+use bytes::Bytes;
 use quorate_protocol::{
     aggregate::{FieldWindows, Windows},
     message::{Aggregate, Aggregated, Failure},
 };
 
-use super::{FRAME_BYTES, Page};
+use super::page::{Entry, Page, Reading};
 use crate::{
     core::Core,
     session::ReplySink,
-    shard::{AggregateFilter, Aggregation, ScanFilter},
+    shard::{AggregateFilter, AggregateItem, Aggregation, ScanFilter, ShardError, ShardStore},
 };
 
-impl Page {
-    fn push_windows(&mut self, windows: &FieldWindows) {
-        let mut bytes = std::mem::take(&mut self.scratch);
-        bytes.clear();
-        windows.encode(&mut bytes);
-        self.piece(&bytes);
-        self.scratch = bytes;
-        self.entries += 1;
+impl Entry for FieldWindows {
+    type Answer = Aggregated;
+
+    fn key(&self) -> &Bytes {
+        &self.key
     }
 
-    fn aggregated(&mut self, complete: bool) -> (Aggregated, bytes::Bytes) {
-        let (entries, payload) = self.take();
-        (Aggregated { entries, complete }, payload)
+    fn put(&self, page: &mut Page) {
+        page.encoded(|bytes| self.encode(bytes));
+    }
+
+    fn answer(entries: u32, complete: bool) -> Aggregated {
+        Aggregated { entries, complete }
+    }
+}
+
+impl Reading for Aggregation {
+    type Entry = FieldWindows;
+
+    async fn next(self, store: &ShardStore) -> Result<(Self, Vec<AggregateItem>), ShardError> {
+        store.aggregate_page(self).await
     }
 }
 
 impl Core {
     /// Streams the answer to an aggregate.
-    pub(crate) async fn aggregate(&self, request: Aggregate, mut reply: ReplySink) {
-        let mut page = Page::new(request.limit);
-        let mut aggregation = match self.begin_aggregate(request).await {
-            Ok(aggregation) => aggregation,
-            Err(failure) => return reply.fail(failure).await,
-        };
-        loop {
-            let (rest, items) = match self.shards.aggregate_page(aggregation).await {
-                Ok(next) => next,
-                Err(error) => return reply.fail(self.shard_failure(&error)).await,
-            };
-            aggregation = rest;
-            if items.is_empty() {
-                let (last, payload) = page.aggregated(true);
-                return reply.send(&last, payload).await;
-            }
-            for item in items {
-                let windows = match item {
-                    Ok(windows) => windows,
-                    Err(error) => return reply.fail(self.scan_failure(&error)).await,
-                };
-                if !page.enters(&windows.key) {
-                    let (last, payload) = page.aggregated(false);
-                    return reply.send(&last, payload).await;
-                }
-                page.push_windows(&windows);
-                if page.payload.len() >= FRAME_BYTES {
-                    let (some, payload) = page.aggregated(false);
-                    if reply.more(&some, payload).await.is_err() {
-                        return;
-                    }
-                }
-            }
+    pub(crate) async fn aggregate(&self, request: Aggregate, reply: ReplySink) {
+        let limit = request.limit;
+        match self.begin_aggregate(request).await {
+            Ok(aggregation) => self.stream(aggregation, limit, reply).await,
+            Err(failure) => reply.fail(failure).await,
         }
     }
 

@@ -1,69 +1,47 @@
-//! Answering scans: one shard's rows, as they come from the store, in frames of some size.
-//!
-//! Invariant: memory is bounded by one page of the store; the stream's window holds the scan back
-//! when the reader is slow. A page ends between two series, never within one.
+//! Answering scans: one shard's rows, as they come from the store.
 
+use bytes::Bytes;
 use quorate_protocol::message::{Failure, Rows, Scan};
 
-use super::{FRAME_BYTES, Page};
+use super::page::{Entry, Page, Reading};
 use crate::{
     core::Core,
     session::ReplySink,
-    shard::{self, ScanFilter, SeriesRows},
+    shard::{self, ScanFilter, ScanItem, SeriesRows, ShardError, ShardStore},
 };
 
-impl Page {
-    fn push_rows(&mut self, series: &SeriesRows) {
-        let mut block = std::mem::take(&mut self.scratch);
-        block.clear();
-        series.rows.encode(&mut block);
-        self.piece(&series.key);
-        self.piece(&block);
-        self.scratch = block;
-        self.entries += 1;
+impl Entry for SeriesRows {
+    type Answer = Rows;
+
+    fn key(&self) -> &Bytes {
+        &self.key
     }
 
-    fn rows(&mut self, complete: bool) -> (Rows, bytes::Bytes) {
-        let (entries, payload) = self.take();
-        (Rows { entries, complete }, payload)
+    fn put(&self, page: &mut Page) {
+        page.piece(&self.key);
+        page.encoded(|block| self.rows.encode(block));
+    }
+
+    fn answer(entries: u32, complete: bool) -> Rows {
+        Rows { entries, complete }
+    }
+}
+
+impl Reading for shard::Scan {
+    type Entry = SeriesRows;
+
+    async fn next(self, store: &ShardStore) -> Result<(Self, Vec<ScanItem>), ShardError> {
+        store.scan_page(self).await
     }
 }
 
 impl Core {
     /// Streams the answer to a scan.
-    pub(crate) async fn scan(&self, request: Scan, mut reply: ReplySink) {
-        let mut page = Page::new(request.limit);
-        let mut scan = match self.begin_scan(request).await {
-            Ok(scan) => scan,
-            Err(failure) => return reply.fail(failure).await,
-        };
-        loop {
-            let (rest, items) = match self.shards.scan_page(scan).await {
-                Ok(next) => next,
-                Err(error) => return reply.fail(self.shard_failure(&error)).await,
-            };
-            scan = rest;
-            if items.is_empty() {
-                let (rows, payload) = page.rows(true);
-                return reply.send(&rows, payload).await;
-            }
-            for item in items {
-                let series = match item {
-                    Ok(series) => series,
-                    Err(error) => return reply.fail(self.scan_failure(&error)).await,
-                };
-                if !page.enters(&series.key) {
-                    let (rows, payload) = page.rows(false);
-                    return reply.send(&rows, payload).await;
-                }
-                page.push_rows(&series);
-                if page.payload.len() >= FRAME_BYTES {
-                    let (rows, payload) = page.rows(false);
-                    if reply.more(&rows, payload).await.is_err() {
-                        return;
-                    }
-                }
-            }
+    pub(crate) async fn scan(&self, request: Scan, reply: ReplySink) {
+        let limit = request.limit;
+        match self.begin_scan(request).await {
+            Ok(scan) => self.stream(scan, limit, reply).await,
+            Err(failure) => reply.fail(failure).await,
         }
     }
 

@@ -159,6 +159,9 @@ impl Pool {
             if taken || slot.poisoned().is_some() {
                 continue;
             }
+            if slot.is_unread() {
+                return Some(Arc::clone(slot));
+            }
             let (first, bytes) = {
                 let fresh = slot.fresh();
                 (fresh.first(), fresh.bytes())

@@ -42,6 +42,8 @@ pub struct Stats {
     pub open: usize,
     /// Shards whose folding was stopped by a failed sync.
     pub poisoned: usize,
+    /// Shards that could not be opened since the start and take no writes until they can.
+    pub unread: usize,
     /// Bytes of fresh batches, those on their way through the journal included.
     pub fresh_bytes: u64,
     /// Batches put into quarantine.

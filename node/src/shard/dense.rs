@@ -29,7 +29,7 @@ use super::{
     merge::{all_versions, leave_alone},
     open::OpenShard,
     series::{self, InOrder, NewSeries, SeriesId},
-    slot::Slot,
+    slot::{Merging, Slot},
     source::Sources,
     state::{self, State},
     weave::weave,
@@ -57,7 +57,8 @@ impl ShardStore {
         }
     }
 
-    /// Rewrites the shard densely, with what it has fresh, if it has anything that is not.
+    /// Rewrites the shard densely, with what it has fresh, if it has anything that is not. Waits for
+    /// a merge or a pass that is under way. If rows come in meanwhile, the shard is left as it was.
     ///
     /// # Errors
     /// The pass failed; the shard is as it was.
@@ -65,7 +66,33 @@ impl ShardStore {
         self.flush(shard).await?;
         let inner = Arc::clone(&self.inner);
         let Some(slot) = inner.slot(shard) else { return Ok(()) };
-        self.inner.executor.run(move || inner.densify(&slot, 0).map(drop)).await?
+        self.inner.executor.run(move || inner.densify_now(&slot)).await?
+    }
+}
+
+impl Inner {
+    /// Does nothing while somebody else rewrites the shard.
+    pub(super) fn densify(&self, slot: &Slot, percent: u64) -> Result<bool, ShardError> {
+        let right = slot.try_merging()?;
+        right.map_or(Ok(false), |right| self.densify_by(slot, percent, right))
+    }
+
+    /// [`Self::densify`] whatever it gains, once nobody else rewrites the shard.
+    fn densify_now(&self, slot: &Slot) -> Result<(), ShardError> {
+        self.densify_by(slot, 0, slot.merging()?).map(drop)
+    }
+
+    fn densify_by(
+        &self,
+        slot: &Slot,
+        percent: u64,
+        right: Merging<'_>,
+    ) -> Result<bool, ShardError> {
+        let dense = densify(self, slot, percent, right)?;
+        if dense {
+            self.note_stored(slot)?;
+        }
+        Ok(dense)
     }
 }
 
@@ -90,10 +117,12 @@ pub(super) fn remove_draft(shard: &Path) -> Result<(), ShardError> {
 }
 
 /// Rewrites the shard if that is worth it by `percent`; whether it did.
-pub(super) fn densify(store: &Inner, slot: &Slot, percent: u64) -> Result<bool, ShardError> {
-    let Some(_merging) = slot.merging()? else {
-        return Ok(false);
-    };
+fn densify(
+    store: &Inner,
+    slot: &Slot,
+    percent: u64,
+    _right: Merging<'_>,
+) -> Result<bool, ShardError> {
     let Some(shard) = store.open.pin(slot.id)? else {
         return Ok(false);
     };

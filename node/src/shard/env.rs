@@ -99,6 +99,12 @@ pub enum EnvError {
         /// What is full.
         cause: &'static str,
     },
+    /// All reader slots are taken: reads come and go, so one is free in a moment.
+    #[error("all reader slots of {} are in use; try again in a moment", path.display())]
+    ReadersFull {
+        /// The environment's directory.
+        path: PathBuf,
+    },
     /// A transaction could not be made durable.
     #[error("cannot sync {}: {source}", path.display())]
     Sync {
@@ -115,6 +121,28 @@ pub enum EnvError {
         /// LMDB's or the system's word.
         source: heed::Error,
     },
+}
+
+impl EnvError {
+    /// Whether it stands until somebody has seen to the file: what LMDB finds in it is wrong, or it
+    /// may not be what was synced.
+    pub(super) const fn lasts(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::ReadersFull { .. } => false,
+            Self::Sync { .. } => true,
+            Self::Open { source, .. } | Self::Lmdb { source, .. } => matches!(
+                source,
+                heed::Error::Mdb(
+                    MdbError::Invalid
+                        | MdbError::Corrupted
+                        | MdbError::PageNotFound
+                        | MdbError::VersionMismatch
+                        | MdbError::Incompatible
+                        | MdbError::Panic
+                )
+            ),
+        }
+    }
 }
 
 /// What happened inside a write transaction.
@@ -255,7 +283,11 @@ impl<const N: usize> Environment<N> {
 
     /// An error of a read, with the environment's name.
     pub(crate) fn wrap(&self, source: heed::Error) -> EnvError {
-        EnvError::Lmdb { path: self.path.clone(), source }
+        let path = self.path.clone();
+        match source {
+            heed::Error::Mdb(MdbError::ReadersFull) => EnvError::ReadersFull { path },
+            source => EnvError::Lmdb { path, source },
+        }
     }
 }
 

@@ -78,7 +78,23 @@ impl ShardError {
     /// Whether the same call may succeed later without anybody's help.
     #[must_use]
     pub const fn retryable(&self) -> bool {
-        matches!(self, Self::Env(EnvError::Full { .. }) | Self::Io { .. })
+        matches!(
+            self,
+            Self::Env(EnvError::Full { .. } | EnvError::ReadersFull { .. }) | Self::Io { .. }
+        )
+    }
+
+    /// Whether it stands until somebody has seen to the files: they are damaged, or not ours, or may
+    /// not be what was synced. Anything else may pass by itself.
+    pub(super) fn lasts(&self) -> bool {
+        match self {
+            Self::BadDirectory { .. } | Self::NewerFormat { .. } => true,
+            Self::Env(error) => error.lasts(),
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -89,6 +105,14 @@ pub enum AdmitError {
     /// Too much fresh data is waiting to be folded.
     #[error("too much unfolded data; retry in {retry_after_ms} ms")]
     Busy {
+        /// When to come back, in milliseconds.
+        retry_after_ms: u32,
+    },
+    /// What is stored of the shard could not be looked at since the start.
+    #[error("shard {shard} cannot be opened yet; retry in {retry_after_ms} ms")]
+    Unread {
+        /// The shard.
+        shard: ShardId,
         /// When to come back, in milliseconds.
         retry_after_ms: u32,
     },

@@ -94,8 +94,8 @@ pub(super) struct Fresh {
 }
 
 impl Fresh {
-    pub(super) const fn new(budget: Arc<Budget>, applied: Sequence) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, applied, gone: false, budget }
+    pub(super) const fn new(budget: Arc<Budget>) -> Self {
+        Self { entries: VecDeque::new(), bytes: 0, applied: Sequence(0), gone: false, budget }
     }
 
     /// Takes a batch in, unless it is here or folded already. `false`: the shard is gone.

@@ -139,7 +139,9 @@ impl Gathered {
     /// yet. `first`: how many series of the batch came before them.
     fn find(&mut self, series: &[DecodedSeries], first: usize, ids: &SeriesCache) {
         let Self { found, wanted, prints, .. } = self;
-        (found.clear(), wanted.clear(), prints.clear());
+        found.clear();
+        wanted.clear();
+        prints.clear();
         for (at, one) in series.iter().enumerate() {
             match self.previous.get(first + at) {
                 Some((key, series)) if *key == one.key => found.push(*series),

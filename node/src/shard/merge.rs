@@ -17,7 +17,7 @@ use super::{
     fault::Step,
     read::report_damage,
     run::StoredBlock,
-    slot::Slot,
+    slot::{Merging, Slot},
     source::Sources,
     state::{self, Run},
     weave::weave,
@@ -28,12 +28,30 @@ use super::{
 /// The smallest tier, in bytes; each further one is four times as large.
 const TIER_BYTES: u64 = 256 << 10;
 
+impl Inner {
+    /// Does nothing while somebody else rewrites the shard.
+    pub(super) fn merge(&self, slot: &Slot) -> Result<bool, ShardError> {
+        let right = slot.try_merging()?;
+        right.map_or(Ok(false), |right| self.merge_by(slot, right))
+    }
+
+    /// [`Self::merge`], once nobody else rewrites the shard.
+    pub(super) fn merge_now(&self, slot: &Slot) -> Result<bool, ShardError> {
+        self.merge_by(slot, slot.merging()?)
+    }
+
+    fn merge_by(&self, slot: &Slot, right: Merging<'_>) -> Result<bool, ShardError> {
+        let merged = merge(self, slot, right)?;
+        if merged {
+            self.note_stored(slot)?;
+        }
+        Ok(merged)
+    }
+}
+
 /// Merges the runs of the smallest tier that has enough of them; whether there was one. Folds of the
-/// shard go on meanwhile; a second merge of it does nothing.
-pub(super) fn merge(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
-    let Some(_merging) = slot.merging()? else {
-        return Ok(false);
-    };
+/// shard go on meanwhile.
+fn merge(store: &Inner, slot: &Slot, _right: Merging<'_>) -> Result<bool, ShardError> {
     let Some(shard) = store.open.pin(slot.id)? else {
         return Ok(false);
     };

@@ -3,8 +3,8 @@
 //! Reading order: `fresh` and `slot` are a shard in memory; `directory`, `env`, `open`, `state`,
 //! `series`, `run` and `block` are a shard on disk. `fold` (with `gather` and `enrol`), `merge` and
 //! `dense` (with `cursor` and `weave`) turn one into the other through `assemble` and `writer`;
-//! `background` says when. `read` and `filter` answer scans,
-//! `aggregate` and `digest` sum them up, `verify` checks what is stored; `retention` drops.
+//! `background` says when, and `recovery` what was there at the start. `read` and `filter` answer
+//! scans, `aggregate` and `digest` sum them up, `verify` checks what is stored; `retention` drops.
 //! Formats: `SPEC.md`, section 13.
 //!
 //! Reading back, each in a blocking form and one for tasks (`_begin` and `_page`):
@@ -21,7 +21,6 @@
 
 use std::{
     hash::{BuildHasherDefault, DefaultHasher},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -64,6 +63,7 @@ mod open;
 mod pieces;
 mod quarantine;
 mod read;
+mod recovery;
 pub mod retention;
 mod run;
 mod series;
@@ -91,13 +91,7 @@ pub use self::{
     read::{Scan, ScanItem, SeriesRows},
     verify::{MAX_PROBLEMS, Problem, ProblemKind, Verification, VerifyReport, verify_dir},
 };
-use self::{
-    counters::Counters,
-    fault::{NoProbe, Probe},
-    fresh::Budget,
-    open::OpenShards,
-    slot::Slot,
-};
+use self::{counters::Counters, fault::Probe, fresh::Budget, open::OpenShards, slot::Slot};
 use crate::executor::Executor;
 
 /// The shards of a node. Clones are the same store.
@@ -138,104 +132,6 @@ enum Known {
 type Slots = DashMap<ShardId, Known, BuildHasherDefault<DefaultHasher>>;
 
 impl ShardStore {
-    /// Opens the store in `dir`, which is created if it is missing. Opens only the shards that were
-    /// open when the store ended without [`Self::close`]; of the others it reads two small files.
-    ///
-    /// # Errors
-    /// A shard of a newer format, or a directory that cannot be read. A damaged shard is poisoned.
-    pub fn open(config: Config, dir: &Path, executor: Executor) -> Result<Self, ShardError> {
-        Self::open_keyed(config, dir, executor, 0)
-    }
-
-    /// As [`Self::open`]; `key` is a random number that nobody else knows, for the hashes by which
-    /// series are found in memory: whoever knows it might choose tags that make two series one.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn open_keyed(
-        config: Config,
-        dir: &Path,
-        executor: Executor,
-        key: u64,
-    ) -> Result<Self, ShardError> {
-        Self::open_as(config, dir, executor, Arc::new(NoProbe), key)
-    }
-
-    /// As [`Self::open`]; `probe` watches every step, for tests.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn open_probed(
-        config: Config,
-        dir: &Path,
-        executor: Executor,
-        probe: Arc<dyn Probe>,
-    ) -> Result<Self, ShardError> {
-        Self::open_as(config, dir, executor, probe, 0)
-    }
-
-    fn open_as(
-        config: Config,
-        dir: &Path,
-        executor: Executor,
-        probe: Arc<dyn Probe>,
-        key: u64,
-    ) -> Result<Self, ShardError> {
-        let ids = directory::list(dir)?;
-        // All markers first: with a newer format anywhere, nothing is touched anywhere.
-        for id in &ids {
-            if let Err(error @ ShardError::NewerFormat { .. }) =
-                directory::check(&directory::path(dir, *id))
-            {
-                return Err(error);
-            }
-        }
-        let open = OpenShards::new(dir, config, key);
-        let budget = Budget::new(config.fresh_bytes);
-        let slots = Slots::default();
-        let mut highest = Version(0);
-        let mut found_applied = Sequence(0);
-        for id in ids {
-            let known = match summary::read(&directory::path(dir, id)) {
-                Some(known) => known,
-                None => match open.pin(id).and_then(|pin| pin.map(|pin| pin.summary()).transpose())
-                {
-                    Ok(Some(known)) => known,
-                    Ok(None) => continue,
-                    // Its damage costs no other shard anything, and the journal keeps its records.
-                    Err(error) => {
-                        let slot = Slot::new(id, Arc::clone(&budget), Sequence(0));
-                        slot.set_poison(&error.to_string());
-                        slots.insert(id, Known::Live(Arc::new(slot)));
-                        continue;
-                    }
-                },
-            };
-            highest = highest.max(known.highest_version);
-            found_applied = found_applied.max(known.applied);
-            let slot = Slot::new(id, Arc::clone(&budget), known.applied);
-            slot.set_stored(known.stored);
-            slots.insert(id, Known::Live(Arc::new(slot)));
-        }
-        let inner = Inner {
-            config,
-            executor,
-            probe,
-            open,
-            slots,
-            budget,
-            counters: Counters::default(),
-            accepted: AtomicU64::new(0),
-            highest_version: AtomicU64::new(highest.0),
-            found_applied,
-            released: watch::Sender::new(Sequence(0)),
-            work_wanted: Notify::new(),
-            cancel: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        };
-        Ok(Self { inner: Arc::new(inner) })
-    }
-
     /// Starts folding and merging on the current runtime, until [`Self::close`].
     pub fn start(&self) {
         let inner = &self.inner;
@@ -263,8 +159,14 @@ impl ShardStore {
         if self.inner.is_dropped(shard) {
             return Err(AdmitError::Gone(shard));
         }
-        if self.inner.slot(shard).is_some_and(|slot| slot.poisoned().is_some()) {
-            return Err(AdmitError::Poisoned(shard));
+        if let Some(slot) = self.inner.slot(shard) {
+            if slot.poisoned().is_some() {
+                return Err(AdmitError::Poisoned(shard));
+            }
+            if slot.is_unread() {
+                let retry_after_ms = self.inner.config.busy_retry_ms;
+                return Err(AdmitError::Unread { shard, retry_after_ms });
+            }
         }
         self.inner.budget.admit(bytes).ok_or_else(|| {
             self.inner.work_wanted.notify_one();
@@ -317,14 +219,15 @@ impl ShardStore {
     }
 
     /// The last record any shard had folded when the store was opened: a journal that lost its
-    /// files must not give such a sequence again, since the shard would skip it.
+    /// files must not give such a sequence again, since the shard would skip it. A shard that could
+    /// not be read then is not counted, and sees to that itself before it takes anything in.
     #[must_use]
     pub fn found_applied(&self) -> Sequence {
         self.inner.found_applied
     }
 
     /// The highest version of any row that was ever accepted here, restarts included (once the
-    /// journal was replayed).
+    /// journal was replayed and every shard was read).
     #[must_use]
     pub fn highest_version(&self) -> Version {
         Version(self.inner.highest_version.load(Ordering::Relaxed))
@@ -338,12 +241,12 @@ impl ShardStore {
         self.repeat(shard, Inner::fold).await
     }
 
-    /// Merges runs of the shard as long as a tier has enough of them.
+    /// Merges runs of the shard as long as a tier has enough of them, after whoever rewrites it now.
     ///
     /// # Errors
     /// A merge failed; the old runs are still live.
     pub async fn settle(&self, shard: ShardId) -> Result<(), ShardError> {
-        self.repeat(shard, Inner::merge).await
+        self.repeat(shard, Inner::merge_now).await
     }
 
     /// Repeats a step on a shard until it says that nothing is left to do.
@@ -446,6 +349,7 @@ impl ShardStore {
             shards: slots.len(),
             open: self.inner.open.len(),
             poisoned: slots.iter().filter(|slot| slot.poisoned().is_some()).count(),
+            unread: slots.iter().filter(|slot| slot.is_unread()).count(),
             fresh_bytes: self.inner.budget.used(),
             quarantined_batches: self.inner.counters.quarantined_batches(),
             bad_blocks: self.inner.counters.bad_blocks(),
@@ -470,7 +374,7 @@ impl Inner {
         if let Some(slot) = self.slot(shard) {
             return Some(slot);
         }
-        let new = || Slot::new(shard, Arc::clone(&self.budget), Sequence(0));
+        let new = || Slot::new(shard, Arc::clone(&self.budget));
         let known = self.slots.entry(shard).or_insert_with(|| Known::Live(Arc::new(new())));
         match &*known {
             Known::Live(slot) => Some(Arc::clone(slot)),
@@ -515,6 +419,10 @@ impl Inner {
     }
 
     fn fold(&self, slot: &Slot) -> Result<bool, ShardError> {
+        if self.read_late(slot)? {
+            self.publish_released();
+            return Ok(true);
+        }
         let folded = fold::fold(self, slot)?;
         if folded {
             slot.set_folded();
@@ -530,22 +438,6 @@ impl Inner {
             slot.set_stored(shard.stored()?);
         }
         Ok(())
-    }
-
-    fn merge(&self, slot: &Slot) -> Result<bool, ShardError> {
-        let merged = merge::merge(self, slot)?;
-        if merged {
-            self.note_stored(slot)?;
-        }
-        Ok(merged)
-    }
-
-    fn densify(&self, slot: &Slot, percent: u64) -> Result<bool, ShardError> {
-        let dense = dense::densify(self, slot, percent)?;
-        if dense {
-            self.note_stored(slot)?;
-        }
-        Ok(dense)
     }
 
     fn drop_shard(&self, shard: ShardId) -> Result<(), ShardError> {

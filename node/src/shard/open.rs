@@ -69,13 +69,6 @@ pub(super) struct OpenShard {
     opening: u64,
 }
 
-/// Closes a shard that nobody has pinned.
-fn close(shard: Arc<OpenShard>) {
-    if let Some(shard) = Arc::into_inner(shard) {
-        shard.close();
-    }
-}
-
 /// A run being written; while this is alive nobody deletes it.
 pub(super) struct Building<'a> {
     shard: &'a OpenShard,
@@ -118,12 +111,12 @@ impl OpenShard {
         Ok(Self { stamp, series: Mutex::new(series), ..shard })
     }
 
-    /// Closes the environment, which nobody else has.
-    fn close(self) {
+    /// Closes the environment, which nobody else has. `trusted`: it has what was synced.
+    fn close(self, trusted: bool) {
         let summary = self.summary();
         let Self { env, path, stamp, .. } = self;
         drop(env);
-        if let Ok(summary) = summary {
+        if let (Ok(summary), true) = (summary, trusted) {
             let _ = summary::write(&path, summary, stamp);
         }
     }
@@ -303,6 +296,19 @@ struct Opened {
     /// Grows with every use; the least recently used shard is closed first.
     clock: u64,
     closed: bool,
+    /// Poisoned shards. Without a summary, the next start must open and recover them.
+    distrusted: BTreeSet<ShardId>,
+}
+
+impl Opened {
+    /// Closes a shard that nobody has pinned.
+    fn close(&mut self, id: ShardId) {
+        if let Some((shard, _)) = self.shards.remove(&id)
+            && let Some(shard) = Arc::into_inner(shard)
+        {
+            shard.close(!self.distrusted.contains(&id));
+        }
+    }
 }
 
 /// What the series caches of all open shards share.
@@ -403,9 +409,7 @@ impl OpenShards {
             let idle = opened.shards.iter().filter(|(_, (shard, _))| Arc::strong_count(shard) == 1);
             match idle.min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id) {
                 // Nobody else has it, and nobody can get it while the lock is held: this closes it.
-                Some(idle) => {
-                    opened.shards.remove(&idle).into_iter().for_each(|(shard, _)| close(shard));
-                }
+                Some(idle) => opened.close(idle),
                 None => {
                     opened = self.unpinned.wait(opened).unwrap_or_else(PoisonError::into_inner);
                 }
@@ -454,7 +458,17 @@ impl OpenShards {
         while opened.shards.values().any(|(shard, _)| Arc::strong_count(shard) > 1) {
             opened = self.unpinned.wait(opened).unwrap_or_else(PoisonError::into_inner);
         }
-        std::mem::take(&mut opened.shards).into_values().for_each(|(shard, _)| close(shard));
+        while let Some(id) = opened.shards.first_key_value().map(|(id, _)| *id) {
+            opened.close(id);
+        }
+    }
+
+    /// The shard is poisoned: whatever closes it from now on leaves no summary.
+    pub(super) fn distrust(&self, id: ShardId) {
+        let mut opened = self.lock();
+        opened.distrusted.insert(id);
+        // One that could not be removed when the shard was opened would still be believed.
+        summary::remove(&directory::path(&self.root, id));
     }
 
     /// How many environments are open.

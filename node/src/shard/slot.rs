@@ -2,19 +2,19 @@
 //!
 //! Invariants: `folding` is held by whoever changes the state record (a fold all along, a merge or a
 //! dense pass when it is ready) or drops the shard, one at a time; `merging` by whoever takes runs
-//! away; the lock of `fresh` is held for pushes and copies of references only, never over I/O. A
-//! shard is poisoned once and for good. Held by [`super::ShardStore`], one per shard.
+//! away; the lock of `fresh` is held for pushes and copies of references only, never over I/O.
+//! Whoever waits for `merging` has nothing pinned and no lock, so that its holder always comes to an
+//! end. A shard is poisoned once and for good. Held by [`super::ShardStore`], one per shard.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use quorate_protocol::id::{Sequence, ShardId};
+use quorate_protocol::id::ShardId;
 
 use super::{
     cardinality::Unfolded,
-    env::EnvError,
     error::ShardError,
     fresh::{Budget, Fresh},
 };
@@ -39,8 +39,12 @@ pub(super) struct Slot {
     fresh: Mutex<Fresh>,
     folding: Mutex<()>,
     poison: OnceLock<Arc<str>>,
+    /// What is stored could not be looked at yet, see [`super::recovery`].
+    unread: AtomicBool,
     /// Somebody rewrites runs.
-    merging: AtomicBool,
+    merging: Mutex<bool>,
+    /// Nobody does any more.
+    merged: Condvar,
     /// The shard's group is over: rows come late or not at all.
     over: AtomicBool,
     /// Ticks since the last fold.
@@ -58,18 +62,21 @@ pub(super) struct Merging<'a>(&'a Slot);
 
 impl Drop for Merging<'_> {
     fn drop(&mut self) {
-        self.0.merging.store(false, Ordering::Release);
+        *self.0.lock_merging() = false;
+        self.0.merged.notify_all();
     }
 }
 
 impl Slot {
-    pub(super) fn new(id: ShardId, budget: Arc<Budget>, applied: Sequence) -> Self {
+    pub(super) fn new(id: ShardId, budget: Arc<Budget>) -> Self {
         Self {
             id,
-            fresh: Mutex::new(Fresh::new(budget, applied)),
+            fresh: Mutex::new(Fresh::new(budget)),
             folding: Mutex::default(),
             poison: OnceLock::new(),
-            merging: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            merging: Mutex::default(),
+            merged: Condvar::new(),
             over: AtomicBool::new(false),
             quiet: AtomicU32::new(0),
             unmerged: AtomicBool::new(true),
@@ -88,28 +95,48 @@ impl Slot {
     /// The shard was dropped or is poisoned.
     pub(super) fn folding(&self) -> Result<MutexGuard<'_, ()>, ShardError> {
         let guard = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.usable().map(|()| guard)
+    }
+
+    fn usable(&self) -> Result<(), ShardError> {
         if self.fresh().is_gone() {
             return Err(ShardError::Gone(self.id));
         }
-        match self.poisoned() {
-            Some(error) => Err(error),
-            None => Ok(guard),
-        }
+        self.poisoned().map_or(Ok(()), Err)
+    }
+
+    fn lock_merging(&self) -> MutexGuard<'_, bool> {
+        self.merging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The right to rewrite runs, beside folds that only add some; `None` if somebody has it.
     ///
     /// # Errors
     /// The shard was dropped or is poisoned.
-    pub(super) fn merging(&self) -> Result<Option<Merging<'_>>, ShardError> {
-        drop(self.folding()?);
-        let taken = self.merging.swap(true, Ordering::Acquire);
+    pub(super) fn try_merging(&self) -> Result<Option<Merging<'_>>, ShardError> {
+        self.usable()?;
+        let taken = std::mem::replace(&mut *self.lock_merging(), true);
         Ok((!taken).then_some(Merging(self)))
+    }
+
+    /// The same right, as soon as nobody has it.
+    ///
+    /// # Errors
+    /// The shard was dropped or is poisoned, perhaps meanwhile.
+    pub(super) fn merging(&self) -> Result<Merging<'_>, ShardError> {
+        let mut taken = self.lock_merging();
+        while *taken {
+            taken = self.merged.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *taken = true;
+        drop(taken);
+        let right = Merging(self);
+        self.usable().map(|()| right)
     }
 
     /// Whether somebody rewrites runs.
     pub(super) fn is_merging(&self) -> bool {
-        self.merging.load(Ordering::Relaxed)
+        *self.lock_merging()
     }
 
     /// The right to remove the directory, when the shard is gone already.
@@ -117,7 +144,7 @@ impl Slot {
         self.folding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No write to the environment is believed any more.
+    /// No write to the environment is believed any more; see [`super::Inner::poison`].
     pub(super) fn set_poison(&self, cause: &str) -> ShardError {
         let cause = Arc::clone(self.poison.get_or_init(|| cause.into()));
         tracing::error!(shard = %self.id, %cause, "a sync failed or the files are damaged; the shard is folded no more");
@@ -128,6 +155,20 @@ impl Slot {
     pub(super) fn poisoned(&self) -> Option<ShardError> {
         let cause = Arc::clone(self.poison.get()?);
         Some(ShardError::Poisoned { shard: self.id, cause })
+    }
+
+    /// What is stored could not be looked at.
+    pub(super) fn set_unread(&self) {
+        self.unread.store(true, Ordering::Release);
+    }
+
+    /// It could now, and everything that follows from it is done.
+    pub(super) fn set_read(&self) {
+        self.unread.store(false, Ordering::Release);
+    }
+
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Acquire)
     }
 
     /// A fold has made a run.
@@ -171,13 +212,5 @@ impl Slot {
     /// Takes note of what is stored now.
     pub(super) fn set_stored(&self, stored: Stored) {
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
-    }
-
-    /// What a failed write means for the shard.
-    pub(super) fn judge(&self, error: EnvError) -> ShardError {
-        match error {
-            EnvError::Sync { .. } => self.set_poison(&error.to_string()),
-            other => other.into(),
-        }
     }
 }

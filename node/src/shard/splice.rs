@@ -197,10 +197,13 @@ fn windows(
     sources: usize,
     wanted: usize,
 ) -> Option<Vec<Range<usize>>> {
-    let mut windows = vec![usize::MAX..0; sources];
+    let mut windows = vec![0..0; sources];
     for (at, rows) in parts {
         let window = &mut windows[*at as usize];
-        *window = window.start.min(rows.start)..window.end.max(rows.end);
+        *window = match window.end == 0 {
+            true => rows.clone(),
+            false => window.start.min(rows.start)..window.end.max(rows.end),
+        };
     }
     let spanned: usize = windows.iter().map(Range::len).sum();
     (spanned <= 2 * wanted).then_some(windows)

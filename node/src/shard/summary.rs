@@ -3,8 +3,9 @@
 //!
 //! Invariant: it is believed only while `data.mdb` has the length and the time of change that stand
 //! in it; it is removed when the environment is opened and written when it was closed, after the
-//! time of change was made durable. So it is missing or outdated for shards that were open when the
-//! process died, and those are opened. Used by [`super::open`] and [`super::ShardStore::open`].
+//! time of change was made durable, unless the shard is poisoned. So it is missing or outdated for
+//! shards that were open when the process died or had a sync fail, and those are opened. Used by
+//! [`super::open`] and [`super::ShardStore::open`].
 
 use std::{
     fs::{self, File},

@@ -3,15 +3,26 @@
 //! Invariant: a failed sync of a shard's environment poisons the shard; one of a draft, which nobody
 //! reads, only fails the work. Used by [`super::fold`], [`super::merge`] and [`super::dense`].
 
+use std::fmt::Display;
+
 use heed::RwTxn;
 
 use super::{
     Inner,
+    env::EnvError,
     error::ShardError,
     fault::{Fault, Step},
     open::{OpenShard, Tables},
     slot::Slot,
 };
+
+impl Inner {
+    /// Stops all writes to a shard until a restart has recovered it.
+    pub(super) fn poison(&self, slot: &Slot, cause: &dyn Display) -> ShardError {
+        self.open.distrust(slot.id);
+        slot.set_poison(&cause.to_string())
+    }
+}
 
 /// Work on a shard.
 #[derive(Clone, Copy)]
@@ -44,6 +55,14 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// What a failed write means for the shard.
+    fn judge(&self, error: EnvError) -> ShardError {
+        match error {
+            EnvError::Sync { .. } if !self.draft => self.store.poison(self.slot, &error),
+            other => other.into(),
+        }
+    }
+
     /// Commits one transaction.
     pub(super) fn commit<T>(
         &self,
@@ -53,21 +72,18 @@ impl<'a> Work<'a> {
         match self.store.probe.at(step) {
             Ok(()) => {}
             Err(Fault::SyncFailed) if !self.draft => {
-                return Err(self.slot.set_poison("a test made the sync fail"));
+                return Err(self.store.poison(self.slot, &"a test made the sync fail"));
             }
             Err(stop) => return Err(stop.into()),
         }
-        self.shard.env.write(body).map_err(|error| match self.draft {
-            true => error.into(),
-            false => self.slot.judge(error),
-        })
+        self.shard.env.write(body).map_err(|error| self.judge(error))
     }
 
     /// Deletes what earlier work has left behind.
     pub(super) fn clean(&self) -> Result<(), ShardError> {
         self.shard.forget_versions(&self.shard.state()?);
         while self.shard.has_dead()? {
-            self.shard.delete_dead().map_err(|error| self.slot.judge(error))?;
+            self.shard.delete_dead().map_err(|error| self.judge(error))?;
             self.at(Step::Deleted)?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use quorate_protocol::id::Sequence;
 use super::support::*;
 use crate::executor::Executor;
 use crate::shard::{
-    Config, ShardError, ShardStore, dense,
+    Config, ShardError, ShardStore,
     fault::{Fault, Step},
 };
 
@@ -35,7 +35,7 @@ fn model(journal: &Journal) -> Content {
 }
 
 fn densify(store: &ShardStore, percent: u64) -> Result<bool, ShardError> {
-    dense::densify(&store.inner, &store.inner.slot(SHARD).unwrap(), percent)
+    store.inner.densify(&store.inner.slot(SHARD).unwrap(), percent)
 }
 
 fn is_dense(store: &ShardStore) -> Vec<bool> {
@@ -138,11 +138,11 @@ fn scans_and_folds_beside_a_dense_pass_lose_nothing() {
     journal.lock().unwrap().records.push((SHARD, batch(SHARD, 1, &round(0))));
     store.inner.fold(&slot(&store)).unwrap();
     // The fold in between wins; the pass gives up.
-    assert!(!dense::densify(&store.inner, &slot(&store), 0).unwrap());
+    assert!(!densify(&store, 0).unwrap());
     assert_eq!(is_dense(&store), [false, false]);
     assert_eq!(scan(&store, SHARD), model(&journal.lock().unwrap()));
     visitor.detach();
-    assert!(dense::densify(&store.inner, &slot(&store), 0).unwrap());
+    assert!(densify(&store, 0).unwrap());
     assert_eq!(scan(&store, SHARD), model(&journal.lock().unwrap()));
 }
 

@@ -147,6 +147,47 @@ fn the_first_failed_sync_stops_folding_and_loses_nothing() {
 }
 
 #[test]
+fn a_poisoned_shard_is_recovered_by_the_next_start_however_often_it_was_closed() {
+    for aside in [false, true] {
+        let dir = scratch();
+        let trap = Trap {
+            at: 1,
+            only: Some(Step::Flip),
+            fault: Some(Fault::SyncFailed),
+            ..Trap::default()
+        };
+        let store =
+            ShardStore::open_probed(tiny(), dir.path(), Executor::Inline, Arc::new(trap)).unwrap();
+        let mut journal = Journal::default();
+        for value in 1..=2 {
+            journal.append(&store, SHARD, batch(SHARD, 1, &row(value)));
+            if let Err(error) = fold(&store, SHARD) {
+                assert!(matches!(error, ShardError::Poisoned { .. }), "{error}");
+            }
+        }
+        assert_eq!(store.stats().poisoned, 1);
+        let others = [8, 9, 10].map(ShardId);
+        // Others take its place; then it is read and so opened again.
+        for other in others.into_iter().filter(|_| aside) {
+            journal.append(&store, other, batch(other, 1, &row(1)));
+            fold(&store, other).unwrap();
+        }
+        assert_eq!(scan(&store, SHARD), journal.content(SHARD));
+        now(store.close());
+        drop(store);
+        assert!(!dir.path().join("7/summary").exists());
+        let store = open(tiny(), dir.path());
+        assert_eq!(store.stats().open, 1, "it was not opened, or more than it was");
+        journal.replay(&store, Sequence(1));
+        fold(&store, SHARD).unwrap();
+        assert_eq!(scan(&store, SHARD), journal.content(SHARD));
+        // From now on it is as any other.
+        now(store.close());
+        assert!(dir.path().join("7/summary").exists());
+    }
+}
+
+#[test]
 fn a_newer_format_is_refused_and_nothing_is_touched() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(tiny(), dir.path());

@@ -15,5 +15,10 @@ mod readers;
 mod reuse;
 mod room;
 mod series_cache;
+#[path = "../../../../tests/harness/small_disk.rs"]
+#[allow(unreachable_pub, reason = "it is public where it comes from")]
+mod small_disk;
 pub(super) mod support;
+mod unread;
 mod vectors;
+mod waits;

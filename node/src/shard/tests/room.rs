@@ -2,15 +2,13 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use quorate_protocol::id::{Sequence, ShardId, Version};
-use tempfile::TempDir;
 
-use super::support::*;
+use super::{small_disk::SmallDisk, support::*};
 use crate::shard::{Config, EnvError, ScanFilter, ShardError, ShardStore};
 
 const OTHER: ShardId = ShardId(8);
@@ -117,52 +115,10 @@ fn a_map_at_its_largest_is_a_typed_error_that_costs_no_other_shard_anything() {
     assert_eq!(store.applied_through(), Sequence(journal.records.len() as u64));
 }
 
-/// A file system in memory with little room, gone with this.
-struct SmallDisk {
-    at: TempDir,
-    sudo: bool,
-}
-
-impl SmallDisk {
-    /// None, with the reason printed, where nothing can be mounted.
-    fn mount(bytes: u64) -> Option<Self> {
-        let at = TempDir::new().unwrap();
-        let options = format!("size={bytes},mode=1777");
-        for sudo in [false, true] {
-            let mount = ["mount", "-t", "tmpfs", "-o", &options, "quorate-test"];
-            if run(sudo, &mount, at.path()) {
-                return Some(Self { at, sudo });
-            }
-        }
-        println!("SKIPPED: no file system can be mounted here, not even by sudo");
-        None
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.at.path().join("ballast")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        if !run(self.sudo, &["umount", "-l"], self.at.path()) {
-            eprintln!("{} is still mounted", self.at.path().display());
-        }
-    }
-}
-
-fn run(sudo: bool, words: &[&str], path: &Path) -> bool {
-    let sudo: &[&str] = if sudo { &["sudo", "-n"] } else { &[] };
-    let mut words = sudo.iter().chain(words);
-    let mut command = Command::new(words.next().unwrap());
-    command.args(words).arg(path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
 #[test]
 fn a_full_disk_is_a_typed_error_and_folding_goes_on_by_itself_once_there_is_room() {
     let Some(disk) = SmallDisk::mount(2 << 20) else { return };
-    let root = disk.at.path().join("shards");
+    let root = disk.path().join("shards");
     let config = Config { max_open_shards: 1, txn_bytes: 64 << 10, ..Config::default() };
     let store = open(config, &root);
     let mut journal = Journal::default();
@@ -172,7 +128,7 @@ fn a_full_disk_is_a_typed_error_and_folding_goes_on_by_itself_once_there_is_room
     }
     journal.append(&store, SHARD, batch(SHARD, 1, &row(0)));
     fold(&store, SHARD).unwrap();
-    fs::write(disk.ballast(), vec![7; 1 << 20]).unwrap();
+    disk.leave(600 << 10);
 
     let mut time = 1;
     let error = loop {
@@ -200,7 +156,7 @@ fn a_full_disk_is_a_typed_error_and_folding_goes_on_by_itself_once_there_is_room
     assert!(store.admit(SHARD, 1).is_ok());
     assert_eq!(store.applied_through(), through);
 
-    fs::remove_file(disk.ballast()).unwrap();
+    disk.clear();
     journal.append(&store, OTHER, batch(OTHER, 2, &row(1)));
     for shard in [SHARD, OTHER] {
         fold(&store, shard).unwrap();
