@@ -29,7 +29,7 @@ block_rows = 16
 txn_bytes = 512
 map_bytes = 131072
 [journal]
-segment_bytes = 65536
+segment_bytes = 4096
 spare_segments = 1
 ";
 
@@ -106,10 +106,10 @@ fn a_node_killed_again_and_again_under_load_loses_nothing_acknowledged() {
         // What is under way at a kill is waited for.
         let options =
             WriteOptions { timeout: Duration::from_millis(300), ..WriteOptions::default() };
-        let kills = soak(20);
+        let (rounds, mut kills) = (soak(20), 0);
         let mut luck = 0x9e37_79b9_7f4a_7c15_u64;
         let mut ends = Vec::new();
-        for round in 0..kills {
+        for round in 0..rounds {
             // A client of its own, which need not find out first that the last node was killed.
             let client = cluster.client().await;
             let (mut writers, mut others, stop) =
@@ -124,8 +124,17 @@ fn a_node_killed_again_and_again_under_load_loses_nothing_acknowledged() {
             writers[round % 3].acked((luck >> 59) as usize).await;
             sleep(Duration::from_micros(luck >> 47 & 0xffff)).await;
             cluster.kill(ONE).await;
-            seen.verify(&data, &format!("after kill {}", round + 1));
+            kills += 1;
+            seen.verify(&data, &format!("after kill {kills}"));
             cluster.restart(ONE).await;
+            // Again while it folds what it has read back, and gives up what it takes for folded.
+            if round % 2 == 0 {
+                sleep(Duration::from_micros(luck >> 50)).await;
+                cluster.kill(ONE).await;
+                kills += 1;
+                seen.verify(&data, &format!("after kill {kills}"));
+                cluster.restart(ONE).await;
+            }
             // Ends within a second or two, which the next round need not wait for.
             ends.push(tokio::spawn(async move {
                 stop.cancel();
