@@ -131,7 +131,8 @@ fn a_scan_that_never_ends_does_not_make_the_file_grow_and_answers_in_the_end() {
 fn a_shard_may_be_rewritten_during_every_page_of_a_scan() {
     let dir = scratch();
     // One series with several blocks of its own, so that pages end within it too.
-    let long = |round: i64, rows: std::ops::Range<i64>| rows.map(move |time| cell(63, time, 0, round));
+    let long =
+        |round: i64, rows: std::ops::Range<i64>| rows.map(move |time| cell(63, time, 0, round));
     let config = Config { block_rows: 250, ..tiny() };
     let writer = Arc::new(std::sync::Mutex::new((Journal::default(), 0_u64)));
     let writing = Arc::clone(&writer);
