@@ -106,7 +106,7 @@ fn a_node_killed_again_and_again_under_load_loses_nothing_acknowledged() {
         // What is under way at a kill is waited for.
         let options =
             WriteOptions { timeout: Duration::from_millis(300), ..WriteOptions::default() };
-        let (rounds, mut kills) = (soak(20), 0);
+        let (rounds, mut kills) = (soak(14), 0);
         let mut luck = 0x9e37_79b9_7f4a_7c15_u64;
         let mut ends = Vec::new();
         for round in 0..rounds {
