@@ -86,8 +86,13 @@ async fn many(new: bool, dir: &Path, count: u64, limit: usize) -> Value {
     // Far apart, then the same few again and again among others.
     (1..=count).step_by(37).for_each(|shard| check(&store, ShardId(shard)));
     let hot: Vec<u64> = (1..=limit as u64 / 2).map(|n| n * 11 % count + 1).collect();
+    let mut hot_closed = 0;
     for cold in 1..=limit as u64 * 2 {
         check(&store, ShardId(cold * 7 % count + 1));
+        if cold > 1 {
+            let open = open_shards(dir);
+            hot_closed += hot.iter().filter(|shard| !open.contains(shard)).count();
+        }
         hot.iter().for_each(|shard| check(&store, ShardId(*shard)));
     }
     let open = open_shards(dir);
@@ -97,8 +102,7 @@ async fn many(new: bool, dir: &Path, count: u64, limit: usize) -> Value {
         "shards": store.shards().len(),
         "open": open.len(),
         "most": most,
-        "hot_open": hot.iter().filter(|shard| open.contains(shard)).count(),
-        "hot": hot.len(),
+        "hot_closed": hot_closed,
         "descriptors": fs::read_dir("/proc/self/fd").unwrap().count(),
         "anon_kb": status("RssAnon:"),
         "resident_kb": status("VmRSS:"),

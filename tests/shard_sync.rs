@@ -55,6 +55,8 @@ fn a_failed_sync_of_a_shard_poisons_that_shard_only_and_a_restart_recovers_it() 
         create_database(&client, "good", 1).await;
         write(&client, "good", &[sample(0, 0)], &options, &good).await.unwrap();
         wait_until("the second shard is folded", async || environments(&data).len() == 2).await;
+        // A node that ends waits for its clients a while.
+        client.close().await;
         cluster.terminate(ONE).await;
 
         let trace = cluster.root().join("n1.trace");
@@ -63,6 +65,7 @@ fn a_failed_sync_of_a_shard_poisons_that_shard_only_and_a_restart_recovers_it() 
         wrapper.extend(["-e".into(), "inject=fdatasync,fsync,msync:error=EIO".into()]);
         wrapper.extend(["-P".into(), victim.clone().into(), "-o".into(), trace.clone().into()]);
         cluster.restart_under(ONE, &wrapper).await;
+        let client = cluster.client().await;
         wait_healthy(&client, &[ONE]).await;
         // The journal is well, so this is acknowledged; folding it fails.
         write(&client, "bad", &[sample(0, 1)], &options, &bad).await.unwrap();
@@ -97,11 +100,13 @@ fn a_failed_sync_of_a_shard_poisons_that_shard_only_and_a_restart_recovers_it() 
         // Reads go on for both.
         bad.check(&exports(&client, "bad", &[ONE]).await).assert_whole();
         good.check(&exports(&client, "good", &[ONE]).await).assert_whole();
+        client.close().await;
         cluster.terminate(ONE).await;
         let text = fs::read_to_string(&trace).unwrap();
         assert_eq!(commits(&text), failed, "it was synced again: {text}");
 
         cluster.restart(ONE).await;
+        let client = cluster.client().await;
         wait_healthy(&client, &[ONE]).await;
         write(&client, "bad", &[sample(0, 7)], &options, &bad).await.unwrap();
         wait_until("all is folded", async || {

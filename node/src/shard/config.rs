@@ -36,7 +36,8 @@ pub struct Config {
     pub block_rows: usize,
     /// Bytes of a block before encoding, roughly; default 512 KiB.
     pub block_bytes: usize,
-    /// Bytes written by one transaction; default 4 MiB.
+    /// Bytes written by one transaction; default 1 MiB. More writes a little less in all, and
+    /// acknowledgements wait longer behind its sync.
     pub txn_bytes: usize,
     /// Runs of one size tier that are merged into one; default 4.
     pub merge_runs: usize,
@@ -64,7 +65,7 @@ pub struct Config {
     pub dense_ratio_percent: u64,
     /// Rows of a block of one series in a dense run; default 16,384. More compresses better. A dense
     /// pass takes memory of 24 bytes per series, 64 `block_bytes` for reading, 16 for writing, and
-    /// 32 `txn_bytes`; and, while it runs, room on the disk for the shard once more.
+    /// 128 `txn_bytes`; and, while it runs, room on the disk for the shard once more.
     pub dense_block_rows: usize,
     /// Stored bytes a scan reads in one read transaction, and bytes of a page of its items; default
     /// 1 MiB. What is read takes up to eight times that in memory.
@@ -110,7 +111,7 @@ impl Default for Config {
             fold_age_ms: 10_000,
             block_rows: 8192,
             block_bytes: 512 << 10,
-            txn_bytes: 4 << 20,
+            txn_bytes: 1 << 20,
             merge_runs: 4,
             merge_limit_bytes: 512 << 20,
             compaction_threads: 2,

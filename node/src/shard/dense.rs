@@ -41,7 +41,7 @@ use super::{
 const DRAFT: &str = "dense.new";
 /// Series that take so many transactions are entered in the index of tags together; with their tags
 /// they take about twice that in memory.
-const INDEXED_TXNS: usize = 16;
+const INDEXED_TXNS: usize = 64;
 /// Keys read in one read transaction.
 const KEYS: usize = 4096;
 /// Decoded blocks of several series that are kept for reading out of order, of all runs together;

@@ -18,6 +18,7 @@ use super::error::ShardError;
 /// The newest format this release reads and writes.
 pub const FORMAT: u32 = 1;
 const MARKER: &str = "format";
+const MARKER_DRAFT: &str = "format.new";
 const MAGIC: &[u8; 8] = b"QSHARD\r\n";
 const DROPPED: &str = "dropped";
 
@@ -90,7 +91,7 @@ pub(super) fn check(path: &Path) -> Result<bool, ShardError> {
 /// Makes a directory with its marker, durably.
 pub(super) fn create(root: &Path, path: &Path) -> Result<(), ShardError> {
     fs::create_dir_all(path).map_err(io_error("create", path))?;
-    let (draft, marker) = (path.join("format.new"), path.join(MARKER));
+    let (draft, marker) = (path.join(MARKER_DRAFT), path.join(MARKER));
     let mut file = File::create(&draft).map_err(io_error("create", &draft))?;
     file.write_all(MAGIC)
         .and_then(|()| file.write_all(&FORMAT.to_le_bytes()))
@@ -99,6 +100,16 @@ pub(super) fn create(root: &Path, path: &Path) -> Result<(), ShardError> {
     fs::rename(&draft, &marker).map_err(io_error("rename", &draft))?;
     sync(path)?;
     sync(root)
+}
+
+/// Whether a directory without a marker has nothing in it but what [`create`] begins with.
+pub(super) fn is_unborn(path: &Path) -> Result<bool, ShardError> {
+    for entry in fs::read_dir(path).map_err(io_error("list", path))? {
+        if entry.map_err(io_error("list", path))?.file_name() != MARKER_DRAFT {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Gives the directory of a shard, which nobody has open, its last name; `None` if there is none.

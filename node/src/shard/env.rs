@@ -145,6 +145,16 @@ impl EnvError {
     }
 }
 
+/// An environment that was opened to be read.
+pub(crate) enum ReadOnly<const N: usize> {
+    /// It has all tables.
+    Whole(Environment<N>),
+    /// Nothing was ever committed to it.
+    Unwritten,
+    /// A table is missing.
+    Incomplete,
+}
+
 /// What happened inside a write transaction.
 enum Failed {
     /// The map is full: grow and try again.
@@ -293,8 +303,8 @@ impl<const N: usize> Environment<N> {
 
 impl<const N: usize> Environment<N> {
     /// Opens an environment that nobody else has open, to read it; nothing in the directory is
-    /// changed, not even the lock file. `None` if a table is missing.
-    pub(crate) fn open_read_only(path: &Path, names: [&str; N]) -> Result<Option<Self>, EnvError> {
+    /// changed, not even the lock file.
+    pub(crate) fn open_read_only(path: &Path, names: [&str; N]) -> Result<ReadOnly<N>, EnvError> {
         let wrap = |source| {
             let path = path.to_owned();
             if disk_full(&source) || matches!(source, heed::Error::Io(_)) && no_room(&path) {
@@ -313,11 +323,14 @@ impl<const N: usize> Environment<N> {
             options.open(path)
         };
         let env = env.map_err(wrap)?;
+        if env.info().last_txn_id == 0 {
+            return Ok(ReadOnly::Unwritten);
+        }
         let Some(tables) = open_tables(&env, names).map_err(wrap)? else {
-            return Ok(None);
+            return Ok(ReadOnly::Incomplete);
         };
-        let growing = RwLock::new(());
-        Ok(Some(Self { env, tables, path: path.to_owned(), max_map_bytes: map, growing }))
+        let (path, growing) = (path.to_owned(), RwLock::new(()));
+        Ok(ReadOnly::Whole(Self { env, tables, path, max_map_bytes: map, growing }))
     }
 }
 

@@ -284,10 +284,14 @@ impl OpenShard {
 /// nothing was ever committed to it, and LMDB would refuse it for ever.
 fn remove_stillborn(path: &Path) -> Result<(), ShardError> {
     let data = path.join("data.mdb");
-    if fs::metadata(&data).is_ok_and(|meta| meta.len() < META_BYTES) {
+    if is_stillborn(&data) {
         fs::remove_file(&data).map_err(directory::io_error("remove", &data))?;
     }
     Ok(())
+}
+
+pub(super) fn is_stillborn(data: &Path) -> bool {
+    fs::metadata(data).is_ok_and(|meta| meta.len() < META_BYTES)
 }
 
 #[derive(Default)]

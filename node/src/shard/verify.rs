@@ -16,10 +16,10 @@ use self::{
 };
 use super::{
     ShardStore, directory,
-    env::Environment,
+    env::{Environment, ReadOnly},
     error::ShardError,
     index::set::IdSet,
-    open::{NAMES, Tables},
+    open::{NAMES, Tables, is_stillborn},
     state::{self, State},
 };
 
@@ -187,14 +187,23 @@ impl ShardStore {
 /// It is not the directory of a shard, of a newer format, or cannot be read at all.
 pub fn verify_dir(path: &Path) -> Result<VerifyReport, ShardError> {
     let bad = |why| ShardError::BadDirectory { path: path.to_owned(), why };
+    // A crash may have cut the making of it short anywhere; nothing was ever stored then.
     if !directory::check(path)? {
-        return Err(bad("its format marker is missing"));
+        return if directory::is_unborn(path)? {
+            Ok(VerifyReport::default())
+        } else {
+            Err(bad("its format marker is missing"))
+        };
     }
-    if !path.join("data.mdb").exists() {
-        // A crash right after the marker was made leaves this behind.
+    let data = path.join("data.mdb");
+    if !data.exists() || is_stillborn(&data) {
         return Ok(VerifyReport::default());
     }
-    let env = Env::open_read_only(path, NAMES)?.ok_or_else(|| bad("a table is missing"))?;
+    let env = match Env::open_read_only(path, NAMES)? {
+        ReadOnly::Whole(env) => env,
+        ReadOnly::Unwritten => return Ok(VerifyReport::default()),
+        ReadOnly::Incomplete => return Err(bad("a table is missing")),
+    };
     let mut progress = Progress::default();
     while !progress.step(&env, &|_| false)? {}
     Ok(progress.report)

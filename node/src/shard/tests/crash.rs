@@ -67,6 +67,7 @@ fn a_crash_at_any_step_loses_nothing_and_duplicates_nothing() {
         // A journal releases whole segments, late: replay from what was released, and from before.
         for from in [released, Sequence(released.0.saturating_sub(3))] {
             let store = open(tiny(), dir.path());
+            assert_whole(&store);
             journal.replay(&store, from);
             assert_eq!(scan(&store, SHARD), model, "stopped at step {at}");
         }

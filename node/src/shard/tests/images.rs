@@ -94,6 +94,7 @@ fn check(files: &Files, image: &Image, journal: &Journal, what: &str) {
     let dir = scratch();
     write(dir.path(), files);
     let store = open(tiny(), dir.path());
+    assert_whole(&store);
     let known = Journal { records: journal.records[..image.records].to_vec() };
     let model = known.content(SHARD);
     known.replay(&store, image.released);

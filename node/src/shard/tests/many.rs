@@ -24,6 +24,11 @@ async fn a_start_opens_only_what_was_open_when_the_process_died() {
     store.accept(ShardId(3), Sequence(21), again).unwrap();
     fold(&store, ShardId(3)).unwrap();
     assert_eq!(scan(&store, ShardId(3)).len(), 2);
+    // It dies again; what was written about the shard when it was closed before is not true any more.
+    drop(store);
+    let store = open(tiny(), dir.path());
+    assert_eq!((store.found_applied(), store.highest_version()), (Sequence(21), Version(30)));
+    assert_eq!(scan(&store, ShardId(3)).len(), 2);
     store.close().await;
     drop(store);
     let store = open(tiny(), dir.path());

@@ -3,7 +3,10 @@
 use std::{
     fs,
     path::Path,
-    sync::{Arc, Barrier},
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use quorate_protocol::id::{ShardId, Version};
@@ -34,26 +37,27 @@ fn without_a_reader_slot_reads_get_a_typed_error_and_writes_go_on() {
     let mut journal = Journal::default();
     journal.append(&store, SHARD, batch(SHARD, 1, &rewritten(1)));
     fold(&store, SHARD).unwrap();
-    let (taken, over) = (Barrier::new(SLOTS + 1), Barrier::new(SLOTS + 1));
+    let (taken, over) = (Barrier::new(SLOTS + 1), AtomicBool::new(false));
     std::thread::scope(|threads| {
         for _ in 0..SLOTS {
             threads.spawn(|| {
                 let pin = store.inner.open.pin(SHARD).unwrap().unwrap();
                 let hold = |_: &heed::RoTxn<'_>, _: &[Table; _]| {
                     taken.wait();
-                    over.wait();
+                    while !over.load(Ordering::Acquire) {
+                        std::thread::yield_now();
+                    }
                     Ok::<_, ShardError>(())
                 };
                 pin.env.read(hold).unwrap();
             });
         }
+        let _end = AtEnd(&over);
         taken.wait();
         let errors = [(); 3].map(|()| scan_error(&store, SHARD));
         // What comes in is taken and kept; folding it needs a look at what is there, and waits.
         journal.append(&store, SHARD, batch(SHARD, 2, &rewritten(2)));
         let folded = fold(&store, SHARD);
-        // The threads end whatever was found.
-        over.wait();
         for error in errors {
             assert!(error.as_ref().is_some_and(is_readers_full), "{error:?}");
         }
@@ -94,13 +98,14 @@ fn a_scan_that_never_ends_does_not_make_the_file_grow_and_answers_in_the_end() {
         let mut found = Content::new();
         let first = scan.next().unwrap().unwrap();
         add_rows(&mut found, &first.key, &first.rows);
+        let scan = held.then_some(scan);
         for round in 1..30 {
             journal.append(&store, SHARD, batch(SHARD, 1 + round, &rewritten(round as i64)));
             fold(&store, SHARD).unwrap();
             settle(&store, SHARD).unwrap();
         }
         let bytes = file_bytes(&root);
-        if held {
+        if let Some(scan) = scan {
             for item in scan {
                 let item = item.unwrap();
                 add_rows(&mut found, &item.key, &item.rows);
@@ -121,25 +126,32 @@ fn a_scan_that_never_ends_does_not_make_the_file_grow_and_answers_in_the_end() {
 #[test]
 fn a_shard_may_be_rewritten_during_every_page_of_a_scan() {
     let dir = scratch();
+    // One series with several blocks of its own, so that pages end within it too.
+    let long =
+        |round: i64, rows: std::ops::Range<i64>| rows.map(move |time| cell(63, time, 0, round));
+    let config = Config { block_rows: 250, ..tiny() };
     let writer = Arc::new(std::sync::Mutex::new((Journal::default(), 0_u64)));
     let writing = Arc::clone(&writer);
-    let (store, visitor) = Visitor::open(tiny(), dir.path(), move |store, step| {
+    let (store, visitor) = Visitor::open(config, dir.path(), move |store, step| {
         if step == Step::ScanPage {
             let mut writing = writing.lock().unwrap();
             writing.1 += 1;
             let round = writing.1;
-            let again = batch(SHARD, 1 + round, &rewritten(round as i64)[..60]);
-            writing.0.append(store, SHARD, again);
+            let mut again = rewritten(round as i64)[..60].to_vec();
+            again.extend(long(round as i64, 0..1500).step_by(7));
+            writing.0.append(store, SHARD, batch(SHARD, 1 + round, &again));
             fold(store, SHARD).unwrap();
             settle(store, SHARD).unwrap();
         }
     });
-    writer.lock().unwrap().0.append(&store, SHARD, batch(SHARD, 1, &rewritten(0)));
+    let mut first = rewritten(0);
+    first.extend(long(0, 0..1500));
+    writer.lock().unwrap().0.append(&store, SHARD, batch(SHARD, 1, &first));
     fold(&store, SHARD).unwrap();
     let found = scan(&store, SHARD);
     let model = writer.lock().unwrap().0.content(SHARD);
-    assert!(writer.lock().unwrap().1 > 5, "the scan has few pages");
     assert!(found.keys().eq(model.keys()), "cells are missing or invented");
     assert!(found.iter().all(|(at, (version, _))| *version <= model[at].0));
+    assert!(writer.lock().unwrap().1 > 5, "the scan has few pages");
     visitor.detach();
 }

@@ -229,6 +229,13 @@ pub(in crate::shard) fn settle(store: &ShardStore, shard: ShardId) -> Result<(),
     now(store.settle(shard))
 }
 
+/// Every checksum and invariant of what is stored.
+#[track_caller]
+pub(in crate::shard) fn assert_whole(store: &ShardStore) {
+    let report = store.verify(SHARD).unwrap();
+    assert!(report.is_good(), "{:#?}", report.problems);
+}
+
 pub(in crate::shard) fn runs(store: &ShardStore, shard: ShardId) -> usize {
     let pin = store.inner.open.pin(shard).unwrap();
     pin.map_or(0, |open| open.state().unwrap().runs.len())

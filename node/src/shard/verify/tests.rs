@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::shard::{
     Config, ScanFilter,
-    env::Table,
+    env::{self, Table},
     naive::{self, Cell, Event, SHARD, cells, event, once, small_blocks, tiny},
     run::BlockKey,
 };
@@ -262,6 +262,7 @@ fn a_report_describes_the_first_problems_only() {
 #[test]
 fn a_directory_that_is_none_is_refused() {
     let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("notes"), "not ours").unwrap();
     assert!(matches!(verify_dir(dir.path()), Err(ShardError::BadDirectory { .. })));
     let store = store(dir.path(), tiny());
     assert!(store.scan(SHARD, ScanFilter::default()).is_ok());
@@ -269,4 +270,32 @@ fn a_directory_that_is_none_is_refused() {
     let path = directory::path(dir.path(), SHARD);
     fs::write(path.join("data.mdb"), vec![1; 8192]).unwrap();
     assert!(matches!(verify_dir(&path), Err(ShardError::Env(_))));
+}
+
+#[test]
+fn a_shard_that_was_never_finished_is_no_problem_and_one_without_a_table_is() {
+    let root = tempfile::tempdir().unwrap();
+    let path = directory::path(root.path(), SHARD);
+    let check = |what: &str| {
+        let report = verify_dir(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(report, VerifyReport::default(), "{what}");
+    };
+    // Step by step, as a store makes it.
+    fs::create_dir(&path).unwrap();
+    check("an empty directory");
+    fs::write(path.join("format.new"), "QSH").unwrap();
+    check("a draft of the marker");
+    directory::create(root.path(), &path).unwrap();
+    check("a marker");
+    for len in [0, 4096] {
+        fs::write(path.join("data.mdb"), vec![0; len]).unwrap();
+        check(&format!("a file of {len} bytes"));
+    }
+    fs::remove_file(path.join("data.mdb")).unwrap();
+    drop(env::open_env(&path, 1 << 20, 6).unwrap());
+    assert!(fs::metadata(path.join("data.mdb")).unwrap().len() > 0);
+    check("an environment without a transaction");
+    let limits = env::EnvLimits { map_bytes: 1 << 20, max_map_bytes: 1 << 20, readers: 16 };
+    drop(Environment::open(&path, limits, ["runs"]).unwrap());
+    assert!(matches!(verify_dir(&path), Err(ShardError::BadDirectory { .. })));
 }
