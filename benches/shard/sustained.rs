@@ -67,7 +67,7 @@ fn part(spool: &Spool, first: u64, at: usize) -> Bytes {
     readdressed(&spool.part(at % spool.len()), shard)
 }
 
-/// Rows/s of a closed loop, until all is folded.
+/// Rows/s of a closed loop, until all is folded and merged: what can be taken in for ever.
 pub(crate) async fn peak(path: &Path, millis: usize) {
     let (spool, dir) = (Arc::new(Spool::open(path)), path.with_extension("data"));
     let time = Duration::from_millis(millis as u64);
@@ -77,6 +77,7 @@ pub(crate) async fn peak(path: &Path, millis: usize) {
         engine.write_all(move |at| (began.elapsed() < time).then(|| part(&spool, 1, at))).await;
     for shard in engine.shards.shards() {
         engine.flush(shard).await;
+        engine.settle(shard).await;
     }
     let rate = (parts * BATCH_ROWS) as f64 / began.elapsed().as_secs_f64();
     println!("{}", Line::new("sustained").case("phase", "peak").figure("rows_s", rate));

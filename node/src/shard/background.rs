@@ -1,7 +1,8 @@
 //! The tasks that fold, merge and rewrite: a pool that all shards of a node share.
 //!
-//! Invariants: folds come before merges and merges before dense passes; where there are two threads
-//! or more, one is always free for folds; shards take turns at being merged. One fold and one merge
+//! Invariants: folds come before merges and merges before dense passes, but no shard is folded that
+//! has too many runs to be merged; where there are two threads or more, one is always free for folds;
+//! shards take turns at being merged. One fold and one merge
 //! or dense pass at a time per shard. A shard whose work failed is left alone until the next tick.
 //! All tasks end when the store is closed. Started by [`super::ShardStore::start`].
 
@@ -31,6 +32,8 @@ struct Plan {
     /// Merges and dense passes.
     merging: BTreeSet<ShardId>,
     failed: BTreeSet<ShardId>,
+    /// Shards whose last merge failed: nobody waits for the next one.
+    unmergeable: BTreeSet<ShardId>,
     /// What was accepted up to here is old.
     old: Sequence,
     /// What was accepted up to here is old at the next tick.
@@ -162,6 +165,12 @@ impl Pool {
             if slot.is_unread() {
                 return Some(Arc::clone(slot));
             }
+            // Else merges could fall behind for ever, and so would reads.
+            let merges = plan.merging.contains(&slot.id) || slot.is_unmerged();
+            let waits = merges && !plan.unmergeable.contains(&slot.id);
+            if waits && slot.mergeable() >= store.config.max_runs {
+                continue;
+            }
             let (first, bytes) = {
                 let fresh = slot.fresh();
                 (fresh.first(), fresh.bytes())
@@ -194,6 +203,11 @@ impl Pool {
             Job::Fold(_) => plan.folding.remove(&slot.id),
             Job::Merge(_) | Job::Dense(_) => plan.merging.remove(&slot.id),
         };
+        match &job {
+            Job::Merge(_) if failed => plan.unmergeable.insert(slot.id),
+            Job::Merge(_) => plan.unmergeable.remove(&slot.id),
+            _ => false,
+        };
         if failed || matches!(job, Job::Fold(_)) && !more {
             plan.failed.insert(slot.id);
         }
@@ -210,5 +224,44 @@ fn note(shard: ShardId, done: Result<bool, ShardError>) -> bool {
             metrics::counter!("quorate_shard_failed_folds_total").increment(1);
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::{Config, tests::support::*};
+
+    #[test]
+    fn a_shard_with_too_many_runs_is_merged_before_it_is_folded_unless_that_fails() {
+        let dir = scratch();
+        let config = Config { max_runs: 2, fold_bytes: 1, ..tiny() };
+        let store = open(config, dir.path());
+        let (mut journal, inner) = (Journal::default(), &store.inner);
+        let pool = Pool { store: Arc::clone(inner), merges: 1, plan: Mutex::default() };
+        let mut write = |version| {
+            let batch = batch(SHARD, version, &[cell(1, version as i64, 0, 1)]);
+            journal.append(&store, SHARD, batch);
+        };
+        let mut fold = |version| {
+            write(version);
+            let job = pool.next().unwrap();
+            assert!(matches!(job, Job::Fold(_)));
+            pool.run(inner, job);
+        };
+        fold(1);
+        fold(2);
+        write(3);
+        let job = pool.next().unwrap();
+        assert!(matches!(job, Job::Merge(_)));
+        // Neither while it is merged.
+        assert!(pool.next().is_none());
+        pool.run(inner, job);
+        let job = pool.next().unwrap();
+        assert!(matches!(job, Job::Fold(_)));
+        pool.run(inner, job);
+        pool.plan().unmergeable.insert(SHARD);
+        write(4);
+        assert!(matches!(pool.next(), Some(Job::Fold(_))));
     }
 }

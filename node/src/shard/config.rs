@@ -41,6 +41,10 @@ pub struct Config {
     pub txn_bytes: usize,
     /// Runs of one size tier that are merged into one; default 4.
     pub merge_runs: usize,
+    /// Runs of a shard that wait for being merged, at most; default 64. A shard with more is not folded
+    /// before it is merged, so that under too much load writes are answered with "busy" and reads stay
+    /// as fast as they are. More rides out longer peaks.
+    pub max_runs: usize,
     /// Runs larger than this, in bytes, are not merged any more; default 512 MiB. A merge takes
     /// memory of 2 `block_bytes` for each run it reads (at most twice `merge_runs`), 4 `block_bytes`
     /// for what it writes, and 2 `txn_bytes`.
@@ -113,6 +117,7 @@ impl Default for Config {
             block_bytes: 512 << 10,
             txn_bytes: 1 << 20,
             merge_runs: 4,
+            max_runs: 64,
             merge_limit_bytes: 512 << 20,
             compaction_threads: 2,
             compaction_nice: 10,

@@ -29,6 +29,8 @@ use super::{
 /// No further series of the same hash.
 const NONE: u32 = u32::MAX;
 
+/// What the piece of a series takes, and sorting it.
+const PIECE_BYTES: usize = 48;
 /// From here on it is the number of a series that has no id yet.
 const UNNAMED: u64 = 1 << 63;
 
@@ -117,7 +119,7 @@ impl Gathered {
             let (rows, columns) = (measurement.times.len(), measurement.columns.len());
             let source = Source::of_batch(measurement, version);
             self.cells += (rows * columns) as u64;
-            self.bytes += (rows * source.row_bytes + 24 * series.len()) as u64;
+            self.bytes += (rows * source.row_bytes + PIECE_BYTES * series.len()) as u64;
             self.find(&series, latest.len(), ids);
             let mut rows: Vec<(u64, Range<u32>)> = Vec::with_capacity(series.len());
             for (at, one) in series.into_iter().enumerate() {

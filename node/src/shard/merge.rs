@@ -116,10 +116,15 @@ pub(super) fn all_versions(cursors: &[Cursor<'_>]) -> Option<Vec<Version>> {
     Some(all)
 }
 
+/// Whether a run is ever merged.
+pub(super) const fn may_merge(run: &Run, limit: u64) -> bool {
+    !run.damaged && run.bytes <= limit
+}
+
 /// The runs to merge: all of the smallest tier that has at least `enough`.
 fn pick(runs: &[Run], enough: usize, limit: u64) -> Vec<Run> {
     let tier = |run: &Run| (run.bytes / TIER_BYTES).checked_ilog(4).map_or(0, |tier| tier + 1);
-    let candidates = || runs.iter().filter(|run| !run.damaged && run.bytes <= limit);
+    let candidates = || runs.iter().filter(|run| may_merge(run, limit));
     let mut tiers: Vec<u32> = candidates().map(tier).collect();
     tiers.sort_unstable();
     let full = tiers.chunk_by(|a, b| a == b).find(|chunk| chunk.len() >= enough.max(2));

@@ -436,6 +436,9 @@ impl Inner {
     fn note_stored(&self, slot: &Slot) -> Result<(), ShardError> {
         if let Some(shard) = self.open.pin(slot.id)? {
             slot.set_stored(shard.stored()?);
+            let limit = self.config.merge_limit_bytes;
+            let runs = shard.state()?.runs;
+            slot.set_mergeable(runs.iter().filter(|run| merge::may_merge(run, limit)).count());
         }
         Ok(())
     }

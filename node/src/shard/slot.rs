@@ -8,7 +8,7 @@
 
 use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
 };
 
 use quorate_protocol::id::ShardId;
@@ -51,7 +51,9 @@ pub(super) struct Slot {
     quiet: AtomicU32,
     /// A run has come since the last look for something to merge.
     unmerged: AtomicBool,
-    /// What was stored when the environment was last written to.
+    /// Live runs that may be merged, when the environment was last written to.
+    mergeable: AtomicUsize,
+    /// What was stored then.
     stored: Mutex<Stored>,
     /// Looked at only while a limit on series is reached.
     pub(super) unfolded: Mutex<Unfolded>,
@@ -80,6 +82,7 @@ impl Slot {
             over: AtomicBool::new(false),
             quiet: AtomicU32::new(0),
             unmerged: AtomicBool::new(true),
+            mergeable: AtomicUsize::new(0),
             stored: Mutex::default(),
             unfolded: Mutex::default(),
         }
@@ -199,7 +202,12 @@ impl Slot {
         self.quiet.fetch_add(1, Ordering::Relaxed) == ticks
     }
 
-    /// Whether a look for something to merge is due; it is taken as done.
+    /// Whether a look for something to merge is due.
+    pub(super) fn is_unmerged(&self) -> bool {
+        self.unmerged.load(Ordering::Relaxed)
+    }
+
+    /// As [`Self::is_unmerged`]; it is taken as done.
     pub(super) fn take_unmerged(&self) -> bool {
         self.unmerged.swap(false, Ordering::Relaxed)
     }
@@ -207,6 +215,16 @@ impl Slot {
     /// What is stored of the shard.
     pub(super) fn stored(&self) -> Stored {
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Live runs that may be merged.
+    pub(super) fn mergeable(&self) -> usize {
+        self.mergeable.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of how many runs may be merged now.
+    pub(super) fn set_mergeable(&self, runs: usize) {
+        self.mergeable.store(runs, Ordering::Relaxed);
     }
 
     /// Takes note of what is stored now.
