@@ -109,7 +109,7 @@ pub(crate) async fn load(path: &Path, rate: usize, millis: usize, compaction: bo
     let looking = tokio::spawn(looking);
     let (began, cpu_began) = (tokio::time::Instant::now(), cpu());
     let gap = Duration::from_secs_f64(BATCH_ROWS as f64 / rate);
-    let mut tasks = Vec::new();
+    let (mut tasks, mut drops) = (Vec::new(), Vec::new());
     let mut sent = 0_u64;
     while began.elapsed() < time {
         let due = began + gap.mul_f64(sent as f64);
@@ -117,8 +117,10 @@ pub(crate) async fn load(path: &Path, rate: usize, millis: usize, compaction: bo
         let bytes = part(&spool, 1, usize::try_from(sent).unwrap_or(usize::MAX));
         let shard = 1 + sent / spool.len() as u64;
         if sent.is_multiple_of(spool.len() as u64) && shard > KEPT {
-            let dropped = engine.shards.drop_shard(ShardId(shard - KEPT)).await;
-            dropped.expect("the shard can be dropped");
+            // Beside the load, as a node does it.
+            let shards = engine.shards.clone();
+            let dropping = async move { shards.drop_shard(ShardId(shard - KEPT)).await };
+            drops.push(tokio::spawn(dropping));
         }
         sent += 1;
         let (engine, acked, latencies) =
@@ -136,6 +138,9 @@ pub(crate) async fn load(path: &Path, rate: usize, millis: usize, compaction: bo
     let (took, in_time) = (began.elapsed().as_secs_f64(), acked.load(Ordering::Relaxed));
     for task in tasks {
         task.await.expect("writers do not fail");
+    }
+    for dropped in drops {
+        dropped.await.expect("it does not fail").expect("the shard can be dropped");
     }
     looking.abort();
     let used = (cpu() - cpu_began).as_nanos() as f64;

@@ -14,8 +14,9 @@ pub struct JournalConfig {
     /// Bytes of one segment file, preallocated. Default 64 MiB. Larger segments mean fewer file
     /// operations, but a segment is given back only when all of it is compacted.
     pub segment_bytes: u64,
-    /// Released segments kept for reuse instead of being removed. Default 4. Rewriting an
-    /// allocated file makes syncs cheaper; each spare costs `segment_bytes` of disk.
+    /// Released segments kept for reuse instead of being removed. Default 16. Rewriting an
+    /// allocated file makes syncs cheaper, and keeps them from waiting for what else the file system
+    /// does; each spare costs `segment_bytes` of disk until the journal is idle.
     pub spare_segments: usize,
     /// Bytes of records one sync may cover. Default 16 MiB. More raises the rate under load and
     /// the wait of a record that arrives while a group is being written.
@@ -39,7 +40,7 @@ impl Default for JournalConfig {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
-            spare_segments: 4,
+            spare_segments: 16,
             group_bytes: 16 << 20,
             queue_bytes: 64 << 20,
             busy_retry_ms: 20,

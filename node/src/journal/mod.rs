@@ -29,7 +29,7 @@ use crate::poison::Poison;
 use crate::segment::commit::{Committer, Limits, SubmitError, TrySubmitError};
 use log::{Item, JournalLog};
 use seed::Seed;
-use spare::Spares;
+use spare::{Spares, Surplus};
 
 pub use config::{JournalConfig, JournalHome};
 pub use durability::{Durability, DurabilityError};
@@ -131,6 +131,9 @@ pub struct Journal {
     seed: Arc<Seed>,
     durability: Durability,
     sync_wanted: Arc<Notify>,
+    surplus: Surplus,
+    disk: Arc<dyn Disk>,
+    executor: Executor,
 }
 
 impl Journal {
@@ -154,8 +157,9 @@ impl Journal {
         let path = home.directory.clone();
         let (busy_retry_ms, durability) = (config.busy_retry_ms, home.durability);
         let (seed, sync_wanted) = (Arc::new(Seed::default()), Arc::new(Notify::new()));
+        let (surplus, remover) = (Surplus::default(), Arc::clone(&disk));
         let mut log = JournalLog {
-            spares: Spares::new(config.spare_segments),
+            spares: Spares::new(config.spare_segments, surplus.clone()),
             config,
             home,
             disk,
@@ -183,6 +187,9 @@ impl Journal {
             seed,
             durability,
             sync_wanted,
+            surplus,
+            disk: remover,
+            executor,
         };
         Ok((journal, recovery))
     }
@@ -238,7 +245,13 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Closed`] after [`close`](Self::close).
     pub async fn release(&self, upto: Sequence) -> Result<(), JournalError> {
-        self.answered(self.committer.submit(Item::Release(upto), 0).await).map(drop)
+        self.answered(self.committer.submit(Item::Release(upto), 0).await)?;
+        if !self.surplus.is_empty() {
+            let (surplus, disk) = (self.surplus.clone(), Arc::clone(&self.disk));
+            // Without a runtime they stay, and are found at the next start.
+            let _ = self.executor.run(move || surplus.remove(&*disk)).await;
+        }
+        Ok(())
     }
 
     /// Gives back the disk space of a journal that has nothing to keep: does nothing unless

@@ -2,11 +2,13 @@
 //!
 //! Invariant: a spare is named `spare-<number>` until its new header is synced, so a crash at any
 //! moment finds either a spare or a segment with a valid header. What it held before is unreadable
-//! under the new header.
+//! under the new header. What is too many is only renamed here, since removing a large file takes as
+//! long as a hundred syncs: whoever has released it removes it, beside the commits.
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{Disk, Open};
 use crate::segment::header::{self, Header};
@@ -19,6 +21,34 @@ const PREFIX: &str = "spare-";
 pub(super) struct Spares {
     paths: VecDeque<PathBuf>,
     limit: usize,
+    surplus: Surplus,
+}
+
+/// Released files that nobody needs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Surplus(Arc<Mutex<Vec<PathBuf>>>);
+
+impl Surplus {
+    /// Whether there are any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Removes them.
+    pub(super) fn remove(&self, disk: &dyn Disk) {
+        let paths = std::mem::take(&mut *self.lock());
+        for path in paths {
+            if let Err(error) = disk.remove(&path) {
+                // It is found again at the next start, as a spare.
+                let path = path.display();
+                tracing::warn!(%error, %path, "a released journal segment could not be removed");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Whether a file name is a spare's.
@@ -27,8 +57,8 @@ pub(super) fn is_spare(file: &str) -> bool {
 }
 
 impl Spares {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { paths: VecDeque::new(), limit }
+    pub(super) fn new(limit: usize, surplus: Surplus) -> Self {
+        Self { paths: VecDeque::new(), limit, surplus }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -49,12 +79,13 @@ impl Spares {
     /// Takes a segment out of the journal, as a spare if `keep` and there is need for one.
     pub(super) fn give_back(&mut self, disk: &dyn Disk, path: &Path, keep: bool) -> io::Result<()> {
         let file = path.file_name().map(|file| file.to_string_lossy()).unwrap_or_default();
-        if !keep || self.paths.len() >= self.limit {
-            return disk.remove(path);
-        }
         let spare = path.with_file_name(format!("{PREFIX}{file}"));
         disk.rename(path, &spare)?;
-        self.paths.push_back(spare);
+        if keep && self.paths.len() < self.limit {
+            self.paths.push_back(spare);
+        } else {
+            self.surplus.lock().push(spare);
+        }
         Ok(())
     }
 

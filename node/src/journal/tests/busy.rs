@@ -151,3 +151,70 @@ async fn of_64_writers_before_full_memory_those_beyond_the_bound_are_told_to_com
     shards.admit(ShardId(1), BATCH).unwrap();
     shards.close().await;
 }
+
+/// A disk on which removing files takes until it is let go.
+#[derive(Debug, Default)]
+struct SlowRemoval {
+    inner: MemoryDisk,
+    removing: (Mutex<bool>, Condvar),
+    held: (Mutex<bool>, Condvar),
+}
+
+impl Disk for SlowRemoval {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        self.inner.open(path, how)
+    }
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.inner.create_directory(path)
+    }
+    fn read_directory(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        self.inner.read_directory(path)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        *self.removing.0.lock().unwrap() = true;
+        self.removing.1.notify_all();
+        drop(self.held.1.wait_while(self.held.0.lock().unwrap(), |held| *held).unwrap());
+        self.inner.remove(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.inner.sync_directory(path)
+    }
+    fn available(&self, path: &Path) -> io::Result<u64> {
+        self.inner.available(path)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_append_does_not_wait_for_the_removal_of_released_segments() {
+    let disk = Arc::new(SlowRemoval::default());
+    let sink: Arc<dyn Sink> = Arc::new(Seen::default());
+    let config = JournalConfig { spare_segments: 0, ..config() };
+    let on = Arc::clone(&disk) as Arc<dyn Disk>;
+    let opened = Journal::open(config, home(), on, Executor::Thread, sink, &mut |_| {});
+    let journal = Arc::new(opened.unwrap().0);
+    for index in 1..=100 {
+        append(&journal, index).await.unwrap();
+    }
+    *disk.held.0.lock().unwrap() = true;
+    let releasing = Arc::clone(&journal);
+    let release = tokio::spawn(async move { releasing.release(Sequence(100)).await });
+    {
+        let disk = Arc::clone(&disk);
+        let begun = move || {
+            let begun = disk.removing.0.lock().unwrap();
+            drop(disk.removing.1.wait_while(begun, |begun| !*begun).unwrap());
+        };
+        tokio::task::spawn_blocking(begun).await.unwrap();
+    }
+    let waiting = tokio::time::timeout(Duration::from_secs(20), append(&journal, 101));
+    let appended = waiting.await;
+    *disk.held.0.lock().unwrap() = false;
+    disk.held.1.notify_all();
+    release.await.unwrap().unwrap();
+    assert_eq!(appended.unwrap().unwrap(), Sequence(101));
+    assert_eq!(disk.inner.paths().len(), 1);
+    journal.close().await;
+}
