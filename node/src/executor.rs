@@ -4,7 +4,7 @@
 //! simulation's virtual clock cannot run ahead of a disk. One choice for all of a node: the
 //! journal, the hint queues, the shard store and the metadata.
 
-use std::{io, thread};
+use std::{io, sync::mpsc, thread};
 
 use tokio::sync::oneshot;
 
@@ -49,31 +49,52 @@ impl Executor {
         }
     }
 
-    /// As [`Self::run`], for long work that must not keep short work waiting: on a thread of its own
-    /// whose priority is lower by `nice` (see `nice(1)`; 0 to 19), so that whoever wakes up on a busy
-    /// processor comes first.
-    ///
-    /// # Errors
-    /// As [`Self::run`].
-    pub async fn run_behind<T: Send + 'static>(
-        self,
-        nice: u8,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Stopped> {
+    /// A worker for long work that must not keep short work waiting: a thread of its own whose
+    /// priority is lower by `nice` (see `nice(1)`; 0 to 19), so that whoever wakes up on a busy
+    /// processor comes first. Without such a thread it works as [`Self::run`] does.
+    #[must_use]
+    pub fn worker(self, name: &str, nice: u8) -> Worker {
+        let (jobs, work) = mpsc::sync_channel::<Job>(1);
         if self == Self::Inline {
-            return Ok(work());
+            return Worker { executor: self, jobs: None };
         }
-        let (done, result) = oneshot::channel();
-        let thread = thread::Builder::new().name("compaction".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             // Of this thread only, on Linux. Without it the work is done all the same.
             let _ = rustix::process::nice(nice.min(19).into());
-            // Nobody may be waiting any more.
-            let _ = done.send(work());
+            work.into_iter().for_each(|job| job());
         });
-        // Without a thread, and if the work panics, the sender is dropped.
-        if let Err(error) = thread {
-            tracing::warn!(%error, "no thread for compaction");
+        if let Err(error) = &thread {
+            tracing::warn!(%error, name, "cannot start a thread of low priority");
         }
+        Worker { executor: self, jobs: thread.is_ok().then_some(jobs) }
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Does one piece of work at a time. Its thread ends with it, or when the work panics.
+#[derive(Debug)]
+pub struct Worker {
+    executor: Executor,
+    jobs: Option<mpsc::SyncSender<Job>>,
+}
+
+impl Worker {
+    /// As [`Executor::run`].
+    ///
+    /// # Errors
+    /// As [`Executor::run`].
+    pub async fn run<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let Some(jobs) = &self.jobs else {
+            return self.executor.run(work).await;
+        };
+        let (done, result) = oneshot::channel();
+        // Nobody may be waiting any more.
+        let job = Box::new(move || drop(done.send(work())));
+        jobs.try_send(job).map_err(|_| Stopped)?;
         result.await.map_err(|_| Stopped)
     }
 }

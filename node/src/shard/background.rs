@@ -16,7 +16,7 @@ use quorate_protocol::id::{Sequence, ShardId};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Inner, error::ShardError, slot::Slot};
-use crate::executor::Executor;
+use crate::executor::{Executor, Worker};
 
 /// Something to do for a shard.
 enum Job {
@@ -64,12 +64,13 @@ pub(super) fn start(store: &Arc<Inner>) {
     let plan = Plan { seen: store.accepted(), ..Plan::default() };
     let pool = Arc::new(Pool { store: Arc::clone(store), merges, plan: Mutex::new(plan) });
     for _ in 0..threads {
-        store.tasks.spawn(work(Arc::clone(&pool)));
+        let worker = store.executor.worker("compaction", store.config.compaction_nice);
+        store.tasks.spawn(work(Arc::clone(&pool), worker));
     }
     store.tasks.spawn(tick(pool));
 }
 
-async fn work(pool: Arc<Pool>) {
+async fn work(pool: Arc<Pool>, mut worker: Worker) {
     let store = &pool.store;
     loop {
         tokio::select! {
@@ -84,8 +85,7 @@ async fn work(pool: Arc<Pool>) {
             }
             let (inner, pool_of) = (Arc::clone(store), Arc::clone(&pool));
             // The job is over when the closure is, even if this task goes away.
-            let work = move || pool_of.run(&inner, job);
-            if store.executor.run_behind(store.config.compaction_nice, work).await.is_err() {
+            if worker.run(move || pool_of.run(&inner, job)).await.is_err() {
                 return;
             }
             tokio::task::yield_now().await;
