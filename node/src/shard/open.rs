@@ -28,7 +28,7 @@ use super::{
     error::ShardError,
     run::{self, BlockKey},
     series,
-    series_cache::{CacheBudget, SeriesCache},
+    series_cache::{CacheBudget, Caches, SeriesCache},
     slot::Stored,
     state::{self, State},
     summary::{self, Stamp, Summary},
@@ -107,8 +107,8 @@ impl OpenShard {
         let next = shard.env.read(|txn, tables| {
             series::next_id(txn, tables).map_err(|error| shard.env.wrap(error))
         })?;
-        let series = SeriesCache::new(caches.key, Arc::clone(&caches.budget), next == 1);
-        Ok(Self { stamp, series: Mutex::new(series), ..shard })
+        let series = Mutex::new(caches.cache(next == 1));
+        Ok(Self { stamp, series, ..shard })
     }
 
     /// Closes the environment, which nobody else has. `trusted`: it has what was synced.
@@ -315,15 +315,6 @@ impl Opened {
     }
 }
 
-/// What the series caches of all open shards share.
-struct Caches {
-    /// Of their hashes.
-    key: u64,
-    budget: Arc<CacheBudget>,
-    /// Folds so far.
-    folds: AtomicU64,
-}
-
 /// All open shards below one directory.
 pub(super) struct OpenShards {
     root: PathBuf,
@@ -335,41 +326,27 @@ pub(super) struct OpenShards {
 
 impl OpenShards {
     pub(super) fn new(root: &Path, config: Config, cache_key: u64) -> Self {
-        let budget = CacheBudget::new(config.series_cache_bytes);
-        let caches = Caches { key: cache_key, budget, folds: AtomicU64::new(0) };
+        let caches = Caches::new(cache_key, config.series_cache_bytes);
         let (opened, unpinned) = (Mutex::default(), Condvar::new());
         Self { root: root.to_owned(), config, caches, opened, unpinned }
     }
 
     /// A fold of the shard begins.
     pub(super) fn note_fold(&self, shard: &OpenShard) {
-        let folds = self.caches.folds.fetch_add(1, Ordering::Relaxed) + 1;
-        shard.folded.store(folds, Ordering::Relaxed);
+        shard.folded.store(self.caches.next_fold(), Ordering::Relaxed);
     }
 
     /// Forgets the series of the shard that was not folded for longest; whether there was one.
-    /// Those that take turns at being folded keep theirs: they would only take them from each other.
     pub(super) fn forget_series(&self) -> bool {
         let opened = self.lock();
-        let folds = self.caches.folds.load(Ordering::Relaxed);
-        let mut idle: Vec<(u64, MutexGuard<'_, SeriesCache>)> = Vec::new();
+        let mut idle = Vec::new();
         for (shard, _) in opened.shards.values() {
             // Whoever folds has it locked.
-            if let Ok(series) = shard.series.try_lock()
-                && !series.is_empty()
-            {
+            if let Ok(series) = shard.series.try_lock() {
                 idle.push((shard.folded.load(Ordering::Relaxed), series));
             }
         }
-        let turns = 2 * (idle.len() as u64 + 1);
-        let oldest = idle.iter_mut().min_by_key(|(folded, _)| *folded);
-        match oldest {
-            Some((folded, series)) if *folded + turns <= folds => {
-                series.clear();
-                true
-            }
-            _ => false,
-        }
+        self.caches.forget_oldest(idle)
     }
 
     fn lock(&self) -> MutexGuard<'_, Opened> {

@@ -9,8 +9,8 @@
 //! which holds the shard's right to write.
 
 use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+    Arc, MutexGuard,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use siphasher::sip128::SipHasher13;
@@ -182,10 +182,51 @@ impl SeriesCache {
     }
 
     /// Gives its memory back.
-    pub(super) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.tables.iter_mut().for_each(|table| *table = Table::default());
         self.complete = false;
         self.budget.give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// What the caches of all open shards share.
+pub(super) struct Caches {
+    /// Of their hashes.
+    key: u64,
+    budget: Arc<CacheBudget>,
+    /// Folds so far, of any shard.
+    folds: AtomicU64,
+}
+
+impl Caches {
+    pub(super) fn new(key: u64, bytes: usize) -> Self {
+        Self { key, budget: CacheBudget::new(bytes), folds: AtomicU64::new(0) }
+    }
+
+    /// The cache of an environment that has just been opened.
+    pub(super) fn cache(&self, complete: bool) -> SeriesCache {
+        SeriesCache::new(self.key, Arc::clone(&self.budget), complete)
+    }
+
+    /// The number of the fold that begins.
+    pub(super) fn next_fold(&self) -> u64 {
+        self.folds.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Empties the one that was not used for longest; whether there was one. `idle` are caches that
+    /// nobody uses now, each with the number of its last fold. Those that take turns at being used
+    /// keep what they have: they would only take it from each other.
+    pub(super) fn forget_oldest(&self, mut idle: Vec<(u64, MutexGuard<'_, SeriesCache>)>) -> bool {
+        idle.retain(|(_, cache)| !cache.is_empty());
+        let turns = 2 * (idle.len() as u64 + 1);
+        let folds = self.folds.load(Ordering::Relaxed);
+        match idle.iter_mut().min_by_key(|(folded, _)| *folded) {
+            Some((folded, cache)) if *folded + turns <= folds => {
+                cache.clear();
+                true
+            }
+            _ => false,
+        }
     }
 }
 

@@ -7,26 +7,47 @@ use super::*;
 use crate::disk::{DiskFile, Entry, Open};
 use crate::shard::{self, AdmitError, ShardStore};
 
-/// A disk whose syncs of files wait until it is let go.
-#[derive(Clone, Debug)]
-struct Stalled {
-    inner: MemoryDisk,
-    held: Arc<(Mutex<bool>, Condvar)>,
+/// Where somebody waits while it is shut.
+#[derive(Debug, Default)]
+struct Gate {
+    /// Whether it is shut, and whether somebody has come to it.
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
 }
 
-#[derive(Debug)]
-struct StalledFile(Arc<dyn DiskFile>, Arc<(Mutex<bool>, Condvar)>);
+impl Gate {
+    fn hold(&self, shut: bool) {
+        self.state.lock().unwrap().0 = shut;
+        self.changed.notify_all();
+    }
 
-impl Stalled {
-    fn hold(&self, held: bool) {
-        *self.held.0.lock().unwrap() = held;
-        self.held.1.notify_all();
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 = true;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |(shut, _)| *shut).unwrap());
+    }
+
+    fn wait_for_somebody(&self) {
+        let state = self.state.lock().unwrap();
+        drop(self.changed.wait_while(state, |(_, come)| !*come).unwrap());
     }
 }
 
+/// A disk whose syncs of files, or removals, wait until they are let go.
+#[derive(Clone, Debug, Default)]
+struct Stalled {
+    inner: MemoryDisk,
+    syncs: Arc<Gate>,
+    removals: Arc<Gate>,
+}
+
+#[derive(Debug)]
+struct StalledFile(Arc<dyn DiskFile>, Arc<Gate>);
+
 impl Disk for Stalled {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(StalledFile(self.inner.open(path, how)?, Arc::clone(&self.held))))
+        Ok(Arc::new(StalledFile(self.inner.open(path, how)?, Arc::clone(&self.syncs))))
     }
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         self.inner.create_directory(path)
@@ -35,6 +56,7 @@ impl Disk for Stalled {
         self.inner.read_directory(path)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.removals.pass();
         self.inner.remove(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -56,7 +78,7 @@ impl DiskFile for StalledFile {
         self.0.read_at(offset, buffer)
     }
     fn sync_data(&self) -> io::Result<()> {
-        drop(self.1.1.wait_while(self.1.0.lock().unwrap(), |held| *held).unwrap());
+        self.1.pass();
         self.0.sync_data()
     }
     fn length(&self) -> io::Result<u64> {
@@ -74,7 +96,7 @@ impl DiskFile for StalledFile {
 async fn of_64_writers_before_a_stalled_disk_those_beyond_the_bound_are_told_to_come_back() {
     const BATCH: usize = 64 << 10;
     const FIT: usize = 16;
-    let disk = Stalled { inner: MemoryDisk::new(), held: Arc::default() };
+    let disk = Stalled::default();
     let config = JournalConfig {
         segment_bytes: 16 << 20,
         queue_bytes: FIT * BATCH,
@@ -92,7 +114,7 @@ async fn of_64_writers_before_a_stalled_disk_those_beyond_the_bound_are_told_to_
     )
     .unwrap();
     let journal = Arc::new(journal);
-    disk.hold(true);
+    disk.syncs.hold(true);
     let (answers, mut heard) = tokio::sync::mpsc::unbounded_channel();
     for writer in 0..64 {
         let (journal, answers) = (Arc::clone(&journal), answers.clone());
@@ -109,7 +131,7 @@ async fn of_64_writers_before_a_stalled_disk_those_beyond_the_bound_are_told_to_
         assert!(error.definite());
     }
     assert!(sink.sequences().is_empty());
-    disk.hold(false);
+    disk.syncs.hold(false);
     let mut stored = 0;
     while let Some(answer) = heard.recv().await {
         answer.unwrap();
@@ -152,67 +174,25 @@ async fn of_64_writers_before_full_memory_those_beyond_the_bound_are_told_to_com
     shards.close().await;
 }
 
-/// A disk on which removing files takes until it is let go.
-#[derive(Debug, Default)]
-struct SlowRemoval {
-    inner: MemoryDisk,
-    removing: (Mutex<bool>, Condvar),
-    held: (Mutex<bool>, Condvar),
-}
-
-impl Disk for SlowRemoval {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        self.inner.open(path, how)
-    }
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        self.inner.create_directory(path)
-    }
-    fn read_directory(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        self.inner.read_directory(path)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        *self.removing.0.lock().unwrap() = true;
-        self.removing.1.notify_all();
-        drop(self.held.1.wait_while(self.held.0.lock().unwrap(), |held| *held).unwrap());
-        self.inner.remove(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.inner.sync_directory(path)
-    }
-    fn available(&self, path: &Path) -> io::Result<u64> {
-        self.inner.available(path)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_append_does_not_wait_for_the_removal_of_released_segments() {
-    let disk = Arc::new(SlowRemoval::default());
+    let disk = Stalled::default();
     let sink: Arc<dyn Sink> = Arc::new(Seen::default());
     let config = JournalConfig { spare_segments: 0, ..config() };
-    let on = Arc::clone(&disk) as Arc<dyn Disk>;
+    let on = Arc::new(disk.clone());
     let opened = Journal::open(config, home(), on, Executor::Thread, sink, &mut |_| {});
     let journal = Arc::new(opened.unwrap().0);
     for index in 1..=100 {
         append(&journal, index).await.unwrap();
     }
-    *disk.held.0.lock().unwrap() = true;
+    disk.removals.hold(true);
     let releasing = Arc::clone(&journal);
     let release = tokio::spawn(async move { releasing.release(Sequence(100)).await });
-    {
-        let disk = Arc::clone(&disk);
-        let begun = move || {
-            let begun = disk.removing.0.lock().unwrap();
-            drop(disk.removing.1.wait_while(begun, |begun| !*begun).unwrap());
-        };
-        tokio::task::spawn_blocking(begun).await.unwrap();
-    }
+    let removals = Arc::clone(&disk.removals);
+    tokio::task::spawn_blocking(move || removals.wait_for_somebody()).await.unwrap();
     let waiting = tokio::time::timeout(Duration::from_secs(20), append(&journal, 101));
     let appended = waiting.await;
-    *disk.held.0.lock().unwrap() = false;
-    disk.held.1.notify_all();
+    disk.removals.hold(false);
     release.await.unwrap().unwrap();
     assert_eq!(appended.unwrap().unwrap(), Sequence(101));
     assert_eq!(disk.inner.paths().len(), 1);
