@@ -67,7 +67,8 @@ fn part(spool: &Spool, first: u64, at: usize) -> Bytes {
     readdressed(&spool.part(at % spool.len()), shard)
 }
 
-/// Rows/s of a closed loop, until all is folded and merged: what can be taken in for ever.
+/// Rows/s of a closed loop, until all is folded (what the load is a share of), and until all is
+/// merged too (what can be taken in for ever).
 pub(crate) async fn peak(path: &Path, millis: usize) {
     let (spool, dir) = (Arc::new(Spool::open(path)), path.with_extension("data"));
     let time = Duration::from_millis(millis as u64);
@@ -75,12 +76,16 @@ pub(crate) async fn peak(path: &Path, millis: usize) {
     let began = Instant::now();
     let parts =
         engine.write_all(move |at| (began.elapsed() < time).then(|| part(&spool, 1, at))).await;
+    let rate = || (parts * BATCH_ROWS) as f64 / began.elapsed().as_secs_f64();
     for shard in engine.shards.shards() {
         engine.flush(shard).await;
+    }
+    let folded = rate();
+    for shard in engine.shards.shards() {
         engine.settle(shard).await;
     }
-    let rate = (parts * BATCH_ROWS) as f64 / began.elapsed().as_secs_f64();
-    println!("{}", Line::new("sustained").case("phase", "peak").figure("rows_s", rate));
+    let line = Line::new("sustained").case("phase", "peak");
+    println!("{}", line.figure("rows_s", folded).figure("settled_rows_s", rate()));
     engine.close().await;
     std::fs::remove_dir_all(dir).expect("the data was written here");
 }

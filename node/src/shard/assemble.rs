@@ -20,8 +20,9 @@ use super::{
 
 /// Rows of a packed row group, at most.
 const PACKED_ROWS: usize = 4096;
-/// A series with so many rows gets row groups of its own.
-pub(super) const SOLO_ROWS: usize = 1024;
+/// A series with so many rows gets row groups of its own, which merges move as they are. Fewer would
+/// spend more on heads and statistics than on values.
+pub(super) const SOLO_ROWS: usize = 512;
 /// Columns of a packed row group, at most, unless one series has more.
 const PACKED_COLUMNS: usize = 256;
 
@@ -193,7 +194,7 @@ impl<S: Sink> Assembler<S> {
         let (mut heads, mut last) = (Vec::new(), None);
         for piece in &self.current {
             let source = sources.get(piece.source);
-            if last.replace(piece.source) != Some(piece.source) {
+            if last.replace(source.layout) != Some(source.layout) {
                 let columns = heads.len() + missing(&heads, source);
                 let cells = columns * (rows - left + piece.rows.len().min(left));
                 // Sources with different columns: the group would be mostly empty.

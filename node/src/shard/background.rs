@@ -64,13 +64,15 @@ pub(super) fn start(store: &Arc<Inner>) {
     let plan = Plan { seen: store.accepted(), ..Plan::default() };
     let pool = Arc::new(Pool { store: Arc::clone(store), merges, plan: Mutex::new(plan) });
     for _ in 0..threads {
-        let worker = store.executor.worker("compaction", store.config.compaction_nice);
-        store.tasks.spawn(work(Arc::clone(&pool), worker));
+        let folds = store.executor.worker("fold", store.config.fold_nice);
+        let merges = store.executor.worker("merge", store.config.merge_nice);
+        store.tasks.spawn(work(Arc::clone(&pool), folds, merges));
     }
     store.tasks.spawn(tick(pool));
 }
 
-async fn work(pool: Arc<Pool>, mut worker: Worker) {
+/// Does one job at a time, each kind in its own thread: a thread may only step back further.
+async fn work(pool: Arc<Pool>, mut folds: Worker, mut merges: Worker) {
     let store = &pool.store;
     loop {
         tokio::select! {
@@ -84,6 +86,7 @@ async fn work(pool: Arc<Pool>, mut worker: Worker) {
                 return;
             }
             let (inner, pool_of) = (Arc::clone(store), Arc::clone(&pool));
+            let worker = if matches!(job, Job::Fold(_)) { &mut folds } else { &mut merges };
             // The job is over when the closure is, even if this task goes away.
             if worker.run(move || pool_of.run(&inner, job)).await.is_err() {
                 return;

@@ -37,7 +37,7 @@ pub struct Config {
     /// How long a batch may wait for being folded, in milliseconds; default 10,000.
     pub fold_age_ms: u64,
     /// Rows of a block of one series; default 8,192. More compresses better; a read decodes whole
-    /// columns of blocks. Series with less than 1,024 rows share blocks of up to 4,096 rows.
+    /// columns of blocks. Series with less than 512 rows share blocks of up to 4,096 rows.
     pub block_rows: usize,
     /// Bytes of a block before encoding, roughly; default 512 KiB.
     pub block_bytes: usize,
@@ -58,11 +58,17 @@ pub struct Config {
     /// thread is left for them. So much memory is taken at most: one fold (see `fold_cells`) and,
     /// for each further thread, a fold, a merge or a dense pass, whichever is largest.
     pub compaction_threads: usize,
-    /// How far those threads step back behind the rest of the node, 0 (not at all) to 19, as for
-    /// `nice(1)`; default 10. On a busy processor, with less, acknowledgements wait for compaction;
-    /// with more, compaction falls behind other programs and writes are answered with "busy" in the
-    /// end.
-    pub compaction_nice: u8,
+    /// How far folds step back behind the rest of the node, 0 (not at all) to 19, as for `nice(1)`;
+    /// default 10. On a busy processor, with less, acknowledgements wait for folds; with more, folds
+    /// fall behind other programs and writes are answered with "busy" in the end.
+    pub fold_nice: u8,
+    /// As `fold_nice`, of merges and dense passes; default 19. With less they slow folds down, with
+    /// which acknowledgements wait once the memory for fresh data is full.
+    pub merge_nice: u8,
+    /// How long a merge in the background rests after each transaction, in percent of the time that
+    /// took; default 100. Without rest, merges keep the disk from acknowledgements; with more of it
+    /// they fall behind sooner. A shard with half of `max_runs` is merged without rest.
+    pub merge_pause_percent: u32,
     /// How long after its end a shard is taken for over, in milliseconds; default 600,000. Rows may
     /// still come later; each dense pass they lead to rewrites the shard.
     pub dense_after_ms: u64,
@@ -125,7 +131,9 @@ impl Default for Config {
             max_runs: 64,
             merge_limit_bytes: 512 << 20,
             compaction_threads: 2,
-            compaction_nice: 10,
+            fold_nice: 10,
+            merge_nice: 19,
+            merge_pause_percent: 100,
             dense_after_ms: 600_000,
             dense_idle_ms: 60_000,
             dense_ratio_percent: 10,

@@ -191,7 +191,7 @@ fn write(
 ) -> Result<(), Trouble> {
     let config = &store.config;
     let draft = OpenShard::open_draft(path.to_owned(), *config, 0)?;
-    let work = Work { store, slot, shard: &draft, draft: true };
+    let work = Work { draft: true, ..Work::new(store, slot, &draft) };
     let keep = KEPT_BLOCKS.div_ceil(state.runs.len().max(1));
     let mut cursors = Vec::with_capacity(state.runs.len());
     for run in &state.runs {

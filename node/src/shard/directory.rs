@@ -9,6 +9,8 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use quorate_protocol::id::ShardId;
@@ -21,6 +23,11 @@ const MARKER: &str = "format";
 const MARKER_DRAFT: &str = "format.new";
 const MAGIC: &[u8; 8] = b"QSHARD\r\n";
 const DROPPED: &str = "dropped";
+
+/// What is freed at once of a file that is deleted, in bytes.
+const PIECE: u64 = 8 << 20;
+/// How long others have the file system to themselves after that.
+const REST: Duration = Duration::from_millis(5);
 
 /// Where a shard is.
 pub(super) fn path(root: &Path, shard: ShardId) -> PathBuf {
@@ -126,6 +133,28 @@ pub(super) fn condemn(root: &Path, path: &Path) -> Result<Option<PathBuf>, Shard
 /// Deletes a directory.
 pub(super) fn delete(path: &Path) -> Result<(), ShardError> {
     fs::remove_dir_all(path).map_err(io_error("remove", path))
+}
+
+/// Deletes a directory whose files may be large, a piece at a time: a file system that frees all of
+/// a large file at once keeps every sync waiting meanwhile.
+pub(super) fn delete_gently(path: &Path) -> Result<(), ShardError> {
+    let entries = fs::read_dir(path).map_err(io_error("list", path))?;
+    for entry in entries.filter_map(Result::ok) {
+        // Deleting it whole will do where this fails.
+        let _ = shrink(&entry.path());
+    }
+    delete(path)
+}
+
+fn shrink(path: &Path) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let mut length = file.metadata()?.len();
+    while length > PIECE {
+        length -= PIECE;
+        file.set_len(length)?;
+        thread::sleep(REST);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::{
     work::Work,
     writer::{self, Finished, Writer},
 };
+use crate::executor::Executor;
 
 /// The smallest tier, in bytes; each further one is four times as large.
 const TIER_BYTES: u64 = 256 << 10;
@@ -32,16 +33,23 @@ impl Inner {
     /// Does nothing while somebody else rewrites the shard.
     pub(super) fn merge(&self, slot: &Slot) -> Result<bool, ShardError> {
         let right = slot.try_merging()?;
-        right.map_or(Ok(false), |right| self.merge_by(slot, right))
+        right.map_or(Ok(false), |right| self.merge_by(slot, right, self.merge_pause(slot)))
     }
 
     /// [`Self::merge`], once nobody else rewrites the shard.
     pub(super) fn merge_now(&self, slot: &Slot) -> Result<bool, ShardError> {
-        self.merge_by(slot, slot.merging()?)
+        self.merge_by(slot, slot.merging()?, 0)
     }
 
-    fn merge_by(&self, slot: &Slot, right: Merging<'_>) -> Result<bool, ShardError> {
-        let merged = merge(self, slot, right)?;
+    /// [`super::Config::merge_pause_percent`], unless folds will have to wait for merges soon, or
+    /// work must not leave its thread.
+    fn merge_pause(&self, slot: &Slot) -> u32 {
+        let hurry = slot.mergeable() > self.config.max_runs / 2;
+        if hurry || self.executor == Executor::Inline { 0 } else { self.config.merge_pause_percent }
+    }
+
+    fn merge_by(&self, slot: &Slot, right: Merging<'_>, pause: u32) -> Result<bool, ShardError> {
+        let merged = merge(self, slot, right, pause)?;
         if merged {
             self.note_stored(slot)?;
         }
@@ -51,11 +59,11 @@ impl Inner {
 
 /// Merges the runs of the smallest tier that has enough of them; whether there was one. Folds of the
 /// shard go on meanwhile.
-fn merge(store: &Inner, slot: &Slot, _right: Merging<'_>) -> Result<bool, ShardError> {
+fn merge(store: &Inner, slot: &Slot, _right: Merging<'_>, pause: u32) -> Result<bool, ShardError> {
     let Some(shard) = store.open.pin(slot.id)? else {
         return Ok(false);
     };
-    let work = Work::new(store, slot, &shard);
+    let work = Work { pause, ..Work::new(store, slot, &shard) };
     let picked =
         pick(&shard.state()?.runs, store.config.merge_runs, store.config.merge_limit_bytes);
     if picked.is_empty() {
@@ -74,7 +82,7 @@ fn merge(store: &Inner, slot: &Slot, _right: Merging<'_>) -> Result<bool, ShardE
         state.runs.retain(|run| picked.iter().all(|old| old.id != run.id));
         state.add(finished.run);
         let record = state.encode();
-        work.commit(Step::Flip, |txn, [runs, .., states]| {
+        work.at_once().commit(Step::Flip, |txn, [runs, .., states]| {
             writer::store(txn, runs, &finished.blocks)?;
             states.put(txn, state::KEY, &record)
         })?;
@@ -148,7 +156,8 @@ pub(super) fn leave_alone(work: Work<'_>, block: &StoredBlock) -> Result<bool, S
             run.damaged = true;
         }
         let record = state.encode();
-        work.commit(Step::Flip, |txn, [.., states]| states.put(txn, state::KEY, &record))?;
+        work.at_once()
+            .commit(Step::Flip, |txn, [.., states]| states.put(txn, state::KEY, &record))?;
     }
     work.clean()?;
     Ok(true)

@@ -408,7 +408,7 @@ impl OpenShards {
         let condemned = directory::condemn(&self.root, &directory::path(&self.root, id))?;
         // Nobody finds it any more; deleting it may take its time.
         drop(opened);
-        condemned.map_or(Ok(()), |path| directory::delete(&path))
+        condemned.map_or(Ok(()), |path| directory::delete_gently(&path))
     }
 
     /// Closes a shard, and calls `replace` while nobody can open it. `false`: it is used too much, and

@@ -4,7 +4,7 @@
 //! retired if that is later. Filled by [`super::gather`] with decoded batches and by
 //! [`super::cursor`] with decoded blocks; [`super::assemble`] copies out of it.
 
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
 use quorate_protocol::{
     batch::{Column, DecodedMeasurement, Values},
@@ -12,7 +12,10 @@ use quorate_protocol::{
     rows::Rows,
 };
 
-use super::{block::RowGroup, splice::Splice};
+use super::{
+    block::RowGroup,
+    splice::{Head, Splice, count, is_layout},
+};
 
 /// The versions of the rows of a source.
 #[derive(Clone, Debug)]
@@ -33,6 +36,8 @@ pub(super) struct Source {
     pub(super) row_bytes: usize,
     /// The last row group its columns were counted for.
     pub(super) counted_for: u64,
+    /// Sources of the same number, which is not 0, have the same columns.
+    pub(super) layout: u32,
     /// Pieces that wait.
     uses: u32,
     retired: bool,
@@ -50,7 +55,16 @@ impl Source {
         };
         let strings: usize = columns.iter().map(strings).sum();
         let row_bytes = 16 + 8 * columns.len() + strings.div_ceil(times.len().max(1));
-        Self { times, versions, columns, row_bytes, counted_for: 0, uses: 0, retired: false }
+        Self {
+            times,
+            versions,
+            columns,
+            row_bytes,
+            counted_for: 0,
+            layout: 0,
+            uses: 0,
+            retired: false,
+        }
     }
 
     pub(super) fn of_batch(measurement: DecodedMeasurement, version: Version) -> Self {
@@ -131,15 +145,22 @@ pub(super) fn one_behind_the_other<'a>(ranges: impl Iterator<Item = &'a mut Rang
     }
 }
 
+/// Layouts a new source is compared with: batches of a few measurements take turns.
+const RECENT_LAYOUTS: usize = 8;
+
 /// Sources by number.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     slots: Vec<Option<Source>>,
     free: Vec<u32>,
+    /// The columns of the latest layouts, the latest one last.
+    recent: VecDeque<(u32, Vec<Head>)>,
+    layouts: u32,
 }
 
 impl Sources {
-    pub(super) fn add(&mut self, source: Source) -> u32 {
+    pub(super) fn add(&mut self, mut source: Source) -> u32 {
+        source.layout = self.layout(&source);
         if let Some(number) = self.free.pop() {
             self.slots[number as usize] = Some(source);
             return number;
@@ -180,6 +201,22 @@ impl Sources {
         if source.uses == 0 {
             self.remove(number);
         }
+    }
+
+    /// The number of the source's columns, a new one if nothing like it came lately.
+    fn layout(&mut self, source: &Source) -> u32 {
+        let known = self.recent.iter().rev().find(|(_, heads)| is_layout(heads, source));
+        if let Some((layout, _)) = known {
+            return *layout;
+        }
+        self.layouts += 1;
+        if self.recent.len() == RECENT_LAYOUTS {
+            self.recent.pop_front();
+        }
+        let mut heads = Vec::with_capacity(source.columns.len());
+        count(&mut heads, source);
+        self.recent.push_back((self.layouts, heads));
+        self.layouts
     }
 
     fn remove(&mut self, number: u32) {

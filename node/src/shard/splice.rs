@@ -34,6 +34,14 @@ fn find(heads: &[Head], column: &Column) -> Result<usize, usize> {
     heads.binary_search_by_key(&(column.field, column.kind()), Head::key)
 }
 
+/// Whether the columns of a source are exactly these.
+pub(super) fn is_layout(heads: &[Head], source: &Source) -> bool {
+    let same = |(head, column): (&Head, &Column)| {
+        head.key() == (column.field, column.kind()) && head.name == column.name
+    };
+    heads.len() == source.columns.len() && heads.iter().zip(&source.columns).all(same)
+}
+
 /// How many columns of a source are not there yet.
 pub(super) fn missing(heads: &[Head], source: &Source) -> usize {
     source.columns.iter().filter(|column| find(heads, column).is_err()).count()
@@ -56,7 +64,11 @@ pub(super) fn count(heads: &mut Vec<Head>, source: &Source) {
 
 /// Rows of some sources, each part one behind the other; a source by its position. `heads` are all
 /// columns of them, as [`count`] makes them; those without values are left out.
-pub(super) fn rows(sources: &[&Source], parts: Vec<(u32, Range<usize>)>, heads: &[Head]) -> Rows {
+pub(super) fn rows<'a>(
+    sources: &[&'a Source],
+    parts: Vec<(u32, Range<usize>)>,
+    heads: &[Head],
+) -> Rows {
     let splice = Splice::new(parts, sources.len());
     let times: Vec<_> = sources.iter().map(|source| Some(source.times.as_slice())).collect();
     let mut rows = Rows {
@@ -73,14 +85,17 @@ pub(super) fn rows(sources: &[&Source], parts: Vec<(u32, Range<usize>)>, heads: 
         }
     }
     for head in heads {
-        let from: Vec<Option<&Column>> = sources
-            .iter()
-            .map(|source| {
+        // Where it is in the source before, which is often of the same layout.
+        let (mut layout, mut at) = (0, None);
+        let find = |source: &&'a Source| {
+            if layout == 0 || source.layout != layout {
                 let key = |column: &Column| (column.field, column.kind());
-                let at = source.columns.binary_search_by_key(&head.key(), key).ok()?;
-                source.columns.get(at)
-            })
-            .collect();
+                at = source.columns.binary_search_by_key(&head.key(), key).ok();
+                layout = source.layout;
+            }
+            source.columns.get(at?)
+        };
+        let from: Vec<Option<&Column>> = sources.iter().map(find).collect();
         let present = splice.presence(&from);
         if present.any() {
             let values = splice.values(head.kind, &from);

@@ -3,9 +3,10 @@
 //! Invariant: a failed sync of a shard's environment poisons the shard; one of a draft, which nobody
 //! reads, only fails the work. Used by [`super::fold`], [`super::merge`] and [`super::dense`].
 
-use std::fmt::Display;
+use std::{fmt::Display, thread};
 
 use heed::RwTxn;
+use tokio::time::Instant;
 
 use super::{
     Inner,
@@ -32,11 +33,25 @@ pub(super) struct Work<'a> {
     /// The shard's environment, or the draft of its next one.
     pub(super) shard: &'a OpenShard,
     pub(super) draft: bool,
+    /// How long it rests after a transaction, in percent of the time that took.
+    pub(super) pause: u32,
 }
 
 impl<'a> Work<'a> {
     pub(super) const fn new(store: &'a Inner, slot: &'a Slot, shard: &'a OpenShard) -> Self {
-        Self { store, slot, shard, draft: false }
+        Self { store, slot, shard, draft: false, pause: 0 }
+    }
+
+    /// The same work, in a hurry.
+    pub(super) const fn at_once(self) -> Self {
+        Self { pause: 0, ..self }
+    }
+
+    /// Leaves the disk to others for a while.
+    fn rest(&self, began: Instant) {
+        if self.pause > 0 {
+            thread::sleep(began.elapsed().saturating_mul(self.pause) / 100);
+        }
     }
 
     /// Passes a step.
@@ -76,15 +91,20 @@ impl<'a> Work<'a> {
             }
             Err(stop) => return Err(stop.into()),
         }
-        self.shard.env.write(body).map_err(|error| self.judge(error))
+        let began = Instant::now();
+        let done = self.shard.env.write(body).map_err(|error| self.judge(error))?;
+        self.rest(began);
+        Ok(done)
     }
 
     /// Deletes what earlier work has left behind.
     pub(super) fn clean(&self) -> Result<(), ShardError> {
         self.shard.forget_versions(&self.shard.state()?);
         while self.shard.has_dead()? {
+            let began = Instant::now();
             self.shard.delete_dead().map_err(|error| self.judge(error))?;
             self.at(Step::Deleted)?;
+            self.rest(began);
         }
         Ok(())
     }
