@@ -6,6 +6,7 @@ mod cardinality;
 mod crash;
 mod determinism;
 mod digests;
+mod drain;
 mod drops;
 mod durability;
 mod full;

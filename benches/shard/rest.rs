@@ -37,12 +37,13 @@ pub(crate) fn parent(plan: &Plan, summary: &mut Summary) -> String {
         let path = dir.display().to_string();
         let args = [HOSTS.to_string(), reports.to_string()];
         let [hosts, reports] = args;
-        plan.child(summary, &["rest".into(), path.clone(), name.into(), hosts, reports]);
-        std::fs::remove_file(spool).expect("the load was made here");
         for _ in 0..plan.runs {
+            let (hosts, reports) = (hosts.clone(), reports.clone());
+            plan.child(summary, &["rest".into(), path.clone(), name.into(), hosts, reports]);
             plan.child(summary, &["scan".into(), path.clone(), name.into()]);
+            std::fs::remove_dir_all(&dir).expect("the data was written here");
         }
-        std::fs::remove_dir_all(dir).expect("the data was written here");
+        std::fs::remove_file(spool).expect("the load was made here");
         let case = format!("rest values={name}");
         let bytes = summary.median(&case, "bytes_per_value");
         goals.push_str(&Summary::goal(&format!("{case} bytes/value"), bytes, None, Some(most)));

@@ -40,9 +40,11 @@ use quorate_protocol::{
     batch::Batch,
     change::{Change, Outcome},
     hlc::HybridClock,
-    id::{NodeId, ShardId},
+    id::{NodeId, Sequence, ShardId},
     map::ClusterMap,
-    message::{NodeStatus, ShardState, Status, Verified},
+    message::{
+        Fate, HandOn, HandedOn, HintFate, NodeStatus, Request, ShardState, Status, Verified,
+    },
 };
 use tokio::{
     sync::{Semaphore, watch},
@@ -250,12 +252,49 @@ impl Client {
     /// # Errors
     /// [`Error::Unreachable`] if it is down.
     pub async fn node_status(&self, node: NodeId, timeout: Duration) -> Result<NodeStatus, Error> {
+        self.ask(node, &Status {}, timeout).await
+    }
+
+    /// Asks a holder what has become of one of its hints, which
+    /// [`receipt::CopyState::Hinted`] names.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if it is down.
+    pub async fn hint_fate(
+        &self,
+        holder: NodeId,
+        target: NodeId,
+        sequence: Sequence,
+        timeout: Duration,
+    ) -> Result<Fate, Error> {
+        let request = HintFate { target, sequence };
+        self.ask(holder, &request, timeout).await.map(|answer| answer.fate)
+    }
+
+    /// Has a node give its hints to other nodes that are up, before it leaves, and says how many went
+    /// and how many are left after `timeout`.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if it is down.
+    pub async fn hand_on(&self, node: NodeId, timeout: Duration) -> Result<HandedOn, Error> {
+        let deadline_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        // The node's answer comes after its deadline at the latest.
+        self.ask(node, &HandOn { deadline_ms }, timeout + Duration::from_secs(5)).await
+    }
+
+    /// One request to one node.
+    async fn ask<R: Request>(
+        &self,
+        node: NodeId,
+        request: &R,
+        timeout: Duration,
+    ) -> Result<R::Reply, Error> {
         let deadline = Instant::now() + timeout;
         let down = |reason: String| Error::Unreachable { seeds: format!("node {node}"), reason };
         let connection = self.core.settled_connection(node, deadline).await;
         let connection = connection.ok_or_else(|| down("down".to_owned()))?;
-        let reply = connection.request(&Status {}, Bytes::new(), deadline).await;
-        reply.map(|(status, _)| status).map_err(|error| match error {
+        let reply = connection.request(request, Bytes::new(), deadline).await;
+        reply.map(|(body, _)| body).map_err(|error| match error {
             connection::RequestError::Failure(failure) => {
                 Error::refused(failure.code, failure.detail)
             }

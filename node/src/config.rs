@@ -88,6 +88,18 @@ impl Default for NodeConfig {
 }
 
 impl NodeConfig {
+    /// Names of top-level settings that another configuration has otherwise, those aside that can
+    /// change while a node runs.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+        let table = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
+        let (ours, theirs) = (table(self), table(other));
+        let mut names: Vec<String> = ours.keys().chain(theirs.keys()).cloned().collect();
+        names.sort_unstable();
+        names.dedup();
+        names.retain(|name| name != "drain" && ours.get(name) != theirs.get(name));
+        names
+    }
+
     pub(crate) const fn max_clock_skew_ns(&self) -> u64 {
         self.max_clock_skew_s.saturating_mul(1_000_000_000)
     }
@@ -116,6 +128,18 @@ impl NodeConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_reload_cannot_change_is_named() {
+        let old = NodeConfig::default();
+        let mut new = old.clone();
+        assert!(old.differences(&new).is_empty());
+        new.drain.rate_limit += 1;
+        assert!(old.differences(&new).is_empty());
+        (new.zone, new.handoff.max_bytes) = (Some("a".to_owned()), 5);
+        assert_eq!(old.differences(&new), ["handoff", "zone"]);
+        assert_eq!(new.differences(&old), ["handoff", "zone"]);
+    }
 
     #[test]
     fn durability_is_read_from_the_file_and_a_wrong_one_says_what_is_right() {

@@ -14,13 +14,14 @@ use quorate_protocol::{
     id::{ClusterId, NodeId, Version},
     message::Failure,
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::NodeConfig,
     data::DataDir,
     directory::Directory,
-    handoff::{Handoff, Marks},
+    handoff::{DrainConfig, Handoff, Marks},
     journal::Journal,
     meta::Meta,
     shard::ShardStore,
@@ -36,6 +37,8 @@ pub(crate) struct Core {
     pub(crate) shards: ShardStore,
     pub(crate) journal: Journal,
     pub(crate) handoff: Handoff,
+    /// How hints are delivered; can be changed while the node runs.
+    pub(crate) drain: watch::Sender<DrainConfig>,
     pub(crate) marks: Marks,
     pub(crate) meta: Meta,
     pub(crate) pool: Arc<Pool>,

@@ -12,9 +12,9 @@ use quorate_protocol::{
     frame::{Frame, FrameError, Message},
     id::NodeId,
     message::{
-        Aggregate, Deliver, Digest, Failure, Join, Mark, MetaGet, Ping, Pong, Propose, RaftAppend,
-        RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan, ShardList,
-        Shards, Status, Verify, Write,
+        Aggregate, Deliver, Digest, Failure, HandOn, HintFate, Join, Mark, MetaGet, Ping, Pong,
+        Propose, RaftAppend, RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted,
+        Request, Scan, ShardList, Shards, Status, Verify, Write,
     },
 };
 
@@ -106,6 +106,12 @@ async fn dispatch(
             let task = Arc::clone(&work);
             finish(&work, work.tasks.spawn(async move { Ok(task.mark(body).await) })).await
         }),
+        HintFate::OP => {
+            answer!(HintFate, |body| async move { Ok((work.hint_fate(body), Bytes::new())) })
+        }
+        HandOn::OP => {
+            answer!(HandOn, |body| async move { Ok((work.hand_on(body).await, Bytes::new())) })
+        }
         MetaGet::OP => answer!(MetaGet, |body| async move { Ok(work.meta_get(body).await) }),
         Propose::OP => answer!(Propose, |body| async move { work.propose(body).await }),
         Join::OP => {

@@ -24,7 +24,10 @@ use quorate_protocol::{
     id::{ClusterId, NodeId},
     message::{Join, Joined},
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -222,6 +225,17 @@ impl Node {
         self.addr
     }
 
+    /// Takes those settings that can change while the node runs, which are all of `[drain]`. Returns
+    /// the names of others that differ: they need a restart.
+    pub fn reload(&self, config: &NodeConfig) -> Vec<String> {
+        self.core.drain.send_if_modified(|drain| {
+            let differs = *drain != config.drain;
+            drain.clone_from(&config.drain);
+            differs
+        });
+        self.core.config.differences(config)
+    }
+
     /// Folds everything that is fresh into LMDB, now; for tests of what is at rest.
     pub async fn fold(&self) {
         for shard in self.core.shards.shards() {
@@ -312,6 +326,7 @@ async fn open(
     )
     .await?;
     Ok(Arc::new(Core {
+        drain: watch::Sender::new(config.drain.clone()),
         config,
         env: world.env,
         node: identity.node,

@@ -12,7 +12,9 @@ use quorate_protocol::{
     batch::EncodedBatch,
     code::Code,
     id::{MetaIndex, NodeId, Sequence},
-    message::{Answer, Deliver, Delivered, HintAnswer, Mark, Marked, Write, Written},
+    message::{
+        Answer, Deliver, Delivered, HintAnswer, HintFate, HintFated, Mark, Marked, Write, Written,
+    },
 };
 
 use crate::{
@@ -105,6 +107,9 @@ impl Core {
         };
         // Hints first: they only hand over, while the copy may be committed right here.
         let (hints, (copy, buffered)) = tokio::join!(hints, copy);
+        if copy.as_ref().is_some_and(|copy| copy.error.is_none()) {
+            self.mark_refused(&batch, &hints).await;
+        }
         Ok(Written {
             copy,
             hints,
@@ -170,6 +175,37 @@ impl Core {
         Marked { answer: answer(MARKS, added) }
     }
 
+    /// What this node has and could not keep a hint of, its target may lack for good: another node
+    /// may still take the hint, and then the mark says too much, which costs repair a comparison.
+    async fn mark_refused(&self, batch: &EncodedBatch, hints: &[HintAnswer]) {
+        let (from, to) = (batch.header().min_time, batch.header().max_time);
+        for hint in hints {
+            let Some(Code::QueueFull | Code::DiskFull | Code::TooLarge) = hint.answer.error else {
+                continue;
+            };
+            let (shard, owner) = (batch.header().part.shard, hint.target);
+            let reason = MarkReason::HintRefused;
+            let mark = crate::handoff::Mark { shard, owner, reason, from, to };
+            if let Err(error) = self.marks.add(mark).await {
+                tracing::warn!(%shard, %owner, %error, "a refused hint could not be marked");
+            }
+        }
+    }
+
+    /// What has become of a hint that this node has accepted.
+    pub(crate) fn hint_fate(&self, request: HintFate) -> HintFated {
+        HintFated { fate: self.handoff.fate(request.target, request.sequence) }
+    }
+
+    /// Stores a hint for this node that is in its own hands: it owns the shard now.
+    pub(crate) async fn take_hint(
+        &self,
+        snapshot: &Snapshot,
+        batch: EncodedBatch,
+    ) -> Result<(), Code> {
+        self.store(snapshot, batch, Origin::Hint).await.map(drop).map_err(|refusal| refusal.code)
+    }
+
     /// The map at or beyond `index`.
     pub(crate) async fn snapshot_for(&self, index: MetaIndex) -> Result<Arc<Snapshot>, Code> {
         self.directory.reach(index, CATCH_UP).await.ok_or(Code::StaleMeta)
@@ -211,7 +247,11 @@ impl Core {
         }
         let bytes = batch.bytes().clone();
         // Held until the journal has handed the batch to the store.
-        let _room = self.shards.admit(part.shard, bytes.len() as u64).map_err(|e| match e {
+        let room = match origin {
+            Origin::Live { .. } => self.shards.admit(part.shard, bytes.len() as u64),
+            Origin::Hint => self.shards.admit_hint(part.shard, bytes.len() as u64),
+        };
+        let _room = room.map_err(|e| match e {
             AdmitError::Busy { retry_after_ms } | AdmitError::Unread { retry_after_ms, .. } => {
                 Refusal { code: Code::Busy, retry_after_ms }
             }

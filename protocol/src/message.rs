@@ -51,6 +51,8 @@ ops! {
     0x0010 Write => Written;
     0x0011 Deliver => Delivered;
     0x0012 Mark => Marked;
+    0x0013 HintFate => HintFated;
+    0x0014 HandOn => HandedOn;
     0x0020 MetaGet => MetaState;
     0x0021 Propose => Proposed;
     0x0022 Join => Joined;
@@ -201,6 +203,57 @@ pub struct Mark {
 pub struct Marked {
     /// What became of the mark.
     pub answer: Answer,
+}
+
+/// Asks a holder what has become of one of its hints. Op `0x0013`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintFate {
+    /// For whom the hint is.
+    pub target: NodeId,
+    /// Its place in the holder's queue.
+    pub sequence: Sequence,
+}
+
+/// How a hint stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fate {
+    /// It waits.
+    Pending,
+    /// The target has acknowledged it.
+    Delivered,
+    /// It is kept aside, and an operator must look at it.
+    Quarantined,
+    /// It grew too old; a repair mark stands for it.
+    Expired,
+    /// It is not needed any more: its shard is gone, or an operator dropped it.
+    Discarded,
+    /// It went on to the shard's present owners, or to another holder.
+    Retargeted,
+    /// Nobody knows any more, or no such hint was ever accepted.
+    Unknown,
+}
+
+/// The answer to [`HintFate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintFated {
+    /// How the hint stands.
+    pub fate: Fate,
+}
+
+/// Asks a holder to give its hints to other nodes that are up, before it leaves. Op `0x0014`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOn {
+    /// Time left for it, in milliseconds.
+    pub deadline_ms: u32,
+}
+
+/// The answer to [`HandOn`], when nothing is pending any more or the time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedOn {
+    /// Hints that others keep now.
+    pub moved: u64,
+    /// Hints that are still here.
+    pub pending: u64,
 }
 
 /// Asks for the cluster map once it is newer than `after`; a long poll. Op `0x0020`.

@@ -190,6 +190,10 @@ fn cases() -> Vec<Case> {
         case("delivered", 5, Delivered { answers: vec![ok] }, b""),
         case("mark", 6, Mark { shard: ShardId(7), owner: NodeId(3), from: -1, to: 1 }, b""),
         case("marked", 6, Marked { answer: ok }, b""),
+        case("hint-fate", 6, HintFate { target: NodeId(3), sequence: Sequence(9) }, b""),
+        case("hint-fated", 6, HintFated { fate: Fate::Retargeted }, b""),
+        case("hand-on", 6, HandOn { deadline_ms: 1000 }, b""),
+        case("handed-on", 6, HandedOn { moved: 300, pending: 2 }, b""),
         case("meta-get", 7, MetaGet { after: MetaIndex(11), wait_ms: 20_000 }, b""),
         case("meta-state", 7, MetaState { index: MetaIndex(12) }, b"<map>"),
         case(

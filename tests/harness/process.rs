@@ -143,6 +143,12 @@ impl Processes {
         self.root.path()
     }
 
+    /// The configuration file of all nodes.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.config.clone().unwrap()
+    }
+
     /// The data directory of a node.
     #[must_use]
     pub fn data(&self, id: NodeId) -> PathBuf {

@@ -6,6 +6,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use quorate_protocol::message::Fate;
+
+use super::exceptions::Exceptions;
 use super::terminal::{DiscardReason, Terminal};
 
 /// Distinct (way of ending, shard) pairs that are counted apart; further shards count as shard 0,
@@ -16,6 +19,8 @@ const TALLIES: usize = 4096;
 pub(super) const SNAPSHOT: u32 = 1;
 /// Marks a stored record as a list of entries.
 pub(super) const ENTRIES: u32 = 2;
+/// Marks a stored record as the exceptions that go with the snapshot before it.
+pub(super) const EXCEPTIONS: u32 = 3;
 
 /// A run of hints that ended the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +42,18 @@ pub(super) struct Accounts {
     /// Ended runs above `floor`: first to one past the last, neither touching nor overlapping.
     ended: BTreeMap<u64, u64>,
     tallies: BTreeMap<(Terminal, u64), u64>,
+    exceptions: Exceptions,
 }
 
 impl Default for Accounts {
     fn default() -> Self {
-        Self { next: 1, floor: 1, ended: BTreeMap::new(), tallies: BTreeMap::new() }
+        Self {
+            next: 1,
+            floor: 1,
+            ended: BTreeMap::new(),
+            tallies: BTreeMap::new(),
+            exceptions: Exceptions::default(),
+        }
     }
 }
 
@@ -107,6 +119,24 @@ impl Accounts {
         !self.pending_in(sequence..sequence.saturating_add(1)).is_empty()
     }
 
+    /// How a hint stands.
+    pub(super) fn fate(&self, sequence: u64) -> Fate {
+        if sequence == 0 || sequence >= self.next {
+            return Fate::Unknown;
+        }
+        if self.is_pending(sequence) {
+            return Fate::Pending;
+        }
+        match self.exceptions.of(sequence) {
+            None | Some(Terminal::Discarded(DiscardReason::Unaccounted)) => Fate::Unknown,
+            Some(Terminal::Delivered) => Fate::Delivered,
+            Some(Terminal::Quarantined(_)) => Fate::Quarantined,
+            Some(Terminal::Expired) => Fate::Expired,
+            Some(Terminal::Discarded(DiscardReason::Retargeted)) => Fate::Retargeted,
+            Some(Terminal::Discarded(_)) => Fate::Discarded,
+        }
+    }
+
     /// Books the end of a run, if all of it is pending; otherwise changes nothing.
     pub(super) fn end(&mut self, ended: &Ended) -> bool {
         let range = ended.first..ended.first.saturating_add(ended.count);
@@ -117,6 +147,7 @@ impl Accounts {
         let known = self.tallies.contains_key(&(ended.terminal, shard));
         let shard = if known || self.tallies.len() < TALLIES { shard } else { 0 };
         *self.tallies.entry((ended.terminal, shard)).or_default() += ended.count;
+        self.exceptions.add(range.start, range.end, ended.terminal);
         let mut run = range;
         if let Some((first, end)) = self.ended.range(..run.start).next_back().map(|(a, b)| (*a, *b))
             && end == run.start
@@ -175,7 +206,25 @@ impl Accounts {
         let total = accounts.tallies.values().try_fold(0u64, |sum, count| sum.checked_add(*count));
         let sound =
             floor >= 1 && above <= next && total? == accounts.accepted() - accounts.pending();
+        // What ended otherwise is told by the exceptions behind it, or by nobody.
+        let exceptional = accounts.tallies.keys().any(|(end, _)| *end != Terminal::Delivered);
+        if exceptional {
+            accounts.exceptions = Exceptions::forgotten(next);
+        }
         sound.then_some(accounts)
+    }
+
+    /// The stored form of what a snapshot does not say; `None` if that is nothing.
+    pub(super) fn exceptions(&self) -> Option<Vec<u8>> {
+        self.exceptions.encode()
+    }
+
+    /// Takes what [`Self::exceptions`] has stored; false if it cannot be read.
+    pub(super) fn take_exceptions(&mut self, bytes: &[u8]) -> bool {
+        let read = Exceptions::decode(bytes);
+        let is_read = read.is_some();
+        self.exceptions = read.unwrap_or_else(|| Exceptions::forgotten(self.next));
+        is_read
     }
 }
 
@@ -258,7 +307,23 @@ mod tests {
             }
             let lowest = model.iter().position(Option::is_none).unwrap_or(model.len());
             prop_assert_eq!(accounts.floor(), lowest as u64 + 1);
-            prop_assert_eq!(Accounts::from_snapshot(&accounts.snapshot()), Some(accounts));
+            for (at, end) in model.iter().enumerate() {
+                let fate = match end {
+                    None => Fate::Pending,
+                    Some(Terminal::Delivered) => Fate::Delivered,
+                    Some(Terminal::Expired) => Fate::Expired,
+                    Some(Terminal::Quarantined(_)) => Fate::Quarantined,
+                    Some(Terminal::Discarded(_)) => Fate::Discarded,
+                };
+                prop_assert_eq!(accounts.fate(at as u64 + 1), fate);
+            }
+            prop_assert_eq!(accounts.fate(0), Fate::Unknown);
+            prop_assert_eq!(accounts.fate(accepted + 1), Fate::Unknown);
+            let mut read = Accounts::from_snapshot(&accounts.snapshot()).unwrap();
+            if let Some(exceptions) = accounts.exceptions() {
+                prop_assert!(read.take_exceptions(&exceptions));
+            }
+            prop_assert_eq!(read, accounts);
         }
 
         #[test]
@@ -275,6 +340,7 @@ mod tests {
         assert_eq!((accounts.accepted(), accounts.pending(), accounts.floor()), (10, 0, 11));
         let unaccounted = Terminal::Discarded(DiscardReason::Unaccounted);
         assert_eq!(accounts.tallies().collect::<Vec<_>>(), [(unaccounted, 0, 10)]);
+        assert_eq!((accounts.fate(10), accounts.fate(11)), (Fate::Unknown, Fate::Unknown));
     }
 
     #[test]

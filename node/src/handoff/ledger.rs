@@ -8,7 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::accounts::{Accounts, ENTRIES, Ended, SNAPSHOT, decode_entries, encode_entries};
+use super::accounts::{
+    Accounts, ENTRIES, EXCEPTIONS, Ended, SNAPSHOT, decode_entries, encode_entries,
+};
 use crate::disk::{Disk, Open};
 use crate::segment::header::{self, Header, Kind, Parsed};
 use crate::segment::record::RecordMeta;
@@ -62,6 +64,11 @@ fn read_slot(disk: &dyn Disk, path: &Path, owner: u64) -> io::Result<Option<(u64
     while let Found::Record(record) = reader.next_found()? {
         match (record.meta.flags, &mut accounts) {
             (SNAPSHOT, _) => accounts = Accounts::from_snapshot(&record.payload),
+            (EXCEPTIONS, Some(accounts)) => {
+                if !accounts.take_exceptions(&record.payload) {
+                    tracing::warn!(owner, "how some hints ended is not known one by one any more");
+                }
+            }
             (ENTRIES, Some(accounts)) => {
                 let Some(entries) = decode_entries(&record.payload) else {
                     break;
@@ -120,14 +127,15 @@ impl Ledger {
     /// Stores the whole state in the other slot, synced.
     pub(super) fn turn(&mut self, accounts: &Accounts) -> Result<(), FlushError> {
         let number = self.number + 1;
-        let snapshot = accounts.snapshot();
+        let (snapshot, exceptions) = (accounts.snapshot(), accounts.exceptions());
+        let whole = snapshot.len() + exceptions.as_ref().map_or(0, Vec::len);
         let path = slot(&self.directory, number);
         let header = Header {
             kind: Kind::Accounts,
             owner: self.owner,
             number,
             first_sequence: 1,
-            capacity: capacity_for(SLOT_BYTES, 2 * snapshot.len()),
+            capacity: capacity_for(SLOT_BYTES, 2 * whole),
             salt: self.salt,
         };
         let prepared = (|| {
@@ -142,10 +150,16 @@ impl Ledger {
         let mut writer = Writer::resume(file, header, header::LENGTH);
         writer
             .push(&RecordMeta { sequence: 1, flags: SNAPSHOT, ..RecordMeta::default() }, &snapshot);
+        let mut next_record = 2;
+        if let Some(exceptions) = exceptions {
+            let meta = RecordMeta { sequence: 2, flags: EXCEPTIONS, ..RecordMeta::default() };
+            writer.push(&meta, &exceptions);
+            next_record = 3;
+        }
         writer.flush()?;
         self.number = number;
         self.writer = Some(writer);
-        self.next_record = 2;
+        self.next_record = next_record;
         self.unsynced = false;
         Ok(())
     }

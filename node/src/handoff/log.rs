@@ -232,6 +232,8 @@ impl HandoffLog {
         let target = queue.target;
         let queue = Arc::new(queue);
         let next_sequence = queue.state().accounts.next();
+        // Metrics show what is there from the start.
+        queue.figures().publish(target);
         let quarantine = Quarantine::new(
             Arc::clone(&self.disk),
             &queue.directory,

@@ -5,19 +5,21 @@
 //! Sessions append, the drain takes with [`Handoff::peek`] and reports with
 //! [`Handoff::complete`], a timer calls [`Handoff::expire`].
 //!
-//! Reading order: [`marks`] stands alone; `queue.rs` is what readers share, `reading.rs` hands
-//! out, `log.rs` appends, `settle.rs` books ends in `accounts.rs`, which `ledger.rs` stores;
-//! `open.rs` brings everything back.
+//! Reading order: [`marks`] stands alone; `queue.rs` is what readers share, `reading.rs` and
+//! `pick.rs` hand out, `log.rs` appends, `settle.rs` books ends in `accounts.rs` and `exceptions.rs`, which
+//! `ledger.rs` stores; `open.rs` brings everything back; [`drain`] delivers.
 
 mod accounts;
 mod config;
 pub mod drain;
 mod error;
+mod exceptions;
 mod expire;
 mod ledger;
 mod log;
 pub mod marks;
 mod open;
+mod pick;
 mod quarantine;
 mod queue;
 mod reading;
@@ -32,6 +34,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use quorate_protocol::id::{NodeId, Sequence, ShardId};
+use quorate_protocol::message::Fate;
 use tokio::sync::watch;
 
 pub use config::HandoffConfig;
@@ -217,6 +220,13 @@ impl Handoff {
     #[must_use]
     pub fn ready(&self, target: NodeId) -> bool {
         self.shared.queue(target).is_some_and(|queue| queue.ready())
+    }
+
+    /// How a hint stands, as far as anybody knows.
+    #[must_use]
+    pub fn fate(&self, target: NodeId, sequence: Sequence) -> Fate {
+        let queue = self.shared.queue(target);
+        queue.map_or(Fate::Unknown, |queue| queue.state().accounts.fate(sequence.0))
     }
 
     /// Hints that have not ended, in flight included.

@@ -1,7 +1,7 @@
 //! One target's queue as its readers see it: segments, cursor, what is handed out.
 //!
-//! Invariant: only synced records are ever handed out, in order, each to one reader at a time; a
-//! record is in flight, handed back, ahead of the cursor or ended, never two of these. The
+//! Invariant: only synced records are ever handed out, each to one reader at a time, and in order but
+//! for those that are picked; a record is in flight, handed back, ended, or else ahead of the cursor. The
 //! committer publishes into it after each sync; the drain takes from it. The lock is held for
 //! bookkeeping only, never across disk reads or awaits.
 
@@ -72,7 +72,7 @@ pub(super) struct Segment {
 
 /// The next record to hand out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cursor {
+pub(crate) struct Cursor {
     pub(super) number: u64,
     pub(super) offset: u64,
     pub(super) sequence: u64,
@@ -98,7 +98,7 @@ pub(super) struct Queue {
     pub(super) directory: PathBuf,
     state: Mutex<State>,
     /// Held by the one reader that is handing out.
-    pub(super) reading: Mutex<()>,
+    reading: Mutex<()>,
 }
 
 impl Queue {
@@ -108,6 +108,11 @@ impl Queue {
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to hand out; whoever has it moves the cursor.
+    pub(super) fn reading(&self) -> MutexGuard<'_, ()> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn path(&self, number: u64) -> PathBuf {

@@ -4,8 +4,6 @@
 //! what cannot be read is noted as lost, and never stops what lies behind it. Runs on a blocking
 //! thread (or inline in simulations); one reader per queue at a time.
 
-use std::sync::PoisonError;
-
 use quorate_protocol::id::{Sequence, ShardId};
 
 use super::HandoffError;
@@ -44,13 +42,18 @@ impl Hand {
 
     fn add(&mut self, record: Record) {
         self.bytes += record.payload.len();
-        self.records.push(HintRecord {
-            sequence: Sequence(record.meta.sequence),
-            shard: ShardId(record.meta.shard),
-            appended_at: record.meta.stamp,
-            any_ack: record.meta.flags & ANY_ACK != 0,
-            bytes: record.payload,
-        });
+        self.records.push(hint_of(record));
+    }
+}
+
+/// The hint of a record.
+pub(super) fn hint_of(record: Record) -> HintRecord {
+    HintRecord {
+        sequence: Sequence(record.meta.sequence),
+        shard: ShardId(record.meta.shard),
+        appended_at: record.meta.stamp,
+        any_ack: record.meta.flags & ANY_ACK != 0,
+        bytes: record.payload,
     }
 }
 
@@ -68,7 +71,7 @@ impl Queue {
         disk: &dyn Disk,
         want: Want,
     ) -> Result<Vec<HintRecord>, HandoffError> {
-        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _reading = self.reading();
         let mut hand = Hand { want, records: Vec::new(), bytes: 0 };
         let outcome = self.hand_back(disk, &mut hand).and_then(|step| match step {
             Step::On => self.hand_on(disk, &mut hand),
@@ -83,33 +86,24 @@ impl Queue {
 
     fn hand_back(&self, disk: &dyn Disk, hand: &mut Hand) -> Result<Step, HandoffError> {
         loop {
-            let (sequence, place, segment) = {
+            let (sequence, place) = {
                 let state = self.state();
                 let Some((sequence, place)) = state.returned.first_key_value() else {
                     return Ok(Step::On);
                 };
-                (*sequence, *place, state.segment(place.number).cloned())
+                (*sequence, *place)
             };
             let length = place.length.saturating_sub(record::SMALLEST);
             if !hand.takes(usize::try_from(length).unwrap_or(usize::MAX), place.stamp) {
                 return Ok(Step::Stop);
             }
-            let found = match segment {
-                None => None,
-                Some(segment) => {
-                    let file = self.open(disk, &segment)?;
-                    let end = place.offset + place.length;
-                    let start = place.offset;
-                    let mut reader = Reader::within(&*file, &segment.header, start, end, sequence);
-                    Some(reader.next_found()?)
-                }
-            };
+            let found = self.reread(disk, sequence, &place)?;
             let mut state = self.state();
             // It may have ended in the meantime.
             let Some(place) = state.returned.remove(&sequence) else {
                 continue;
             };
-            if let Some(Found::Record(record)) = found {
+            if let Some(record) = found {
                 state.in_flight.insert(sequence, place);
                 hand.add(record);
             } else {
@@ -120,6 +114,24 @@ impl Queue {
                     shard: place.shard,
                 });
             }
+        }
+    }
+
+    /// A record that was handed out before; `None` if it cannot be read any more.
+    pub(super) fn reread(
+        &self,
+        disk: &dyn Disk,
+        sequence: u64,
+        place: &Place,
+    ) -> Result<Option<Record>, HandoffError> {
+        let Some(segment) = self.state().segment(place.number).cloned() else {
+            return Ok(None);
+        };
+        let file = self.open(disk, &segment)?;
+        let (start, end) = (place.offset, place.offset + place.length);
+        match Reader::within(&*file, &segment.header, start, end, sequence).next_found()? {
+            Found::Record(record) => Ok(Some(record)),
+            Found::Damaged(_) | Found::End { .. } => Ok(None),
         }
     }
 
@@ -215,7 +227,8 @@ impl Queue {
     fn take(&self, record: Record, position: u64, hand: &mut Hand) -> Step {
         let mut state = self.state();
         let sequence = record.meta.sequence;
-        if state.accounts.is_pending(sequence) {
+        // What was picked before is in somebody's hands already.
+        if state.accounts.is_pending(sequence) && state.place(sequence).is_none() {
             if !hand.takes(record.payload.len(), record.meta.stamp) {
                 return Step::Stop;
             }

@@ -120,6 +120,26 @@ impl<'a> Reader<'a> {
         self.header_at(self.position)
     }
 
+    /// The sequence that is expected next.
+    #[must_use]
+    pub fn next_sequence(&self) -> u64 {
+        self.last + 1
+    }
+
+    /// Passes the next record without looking at its payload; false, and nothing is passed, if its
+    /// header is not intact or records before it are missing.
+    ///
+    /// # Errors
+    /// Any I/O error; the position is unchanged.
+    pub fn skip(&mut self) -> io::Result<bool> {
+        let next = self.header()?.filter(|header| header.meta.sequence == self.last + 1);
+        if let Some(header) = next {
+            self.position += record::total(u64::from(header.length));
+            self.last = header.meta.sequence;
+        }
+        Ok(next.is_some())
+    }
+
     /// The next record, damage or end.
     ///
     /// # Errors

@@ -10,8 +10,8 @@ use quorate_protocol::{
     code::Code,
     frame::{Frame, FrameError, Message},
     message::{
-        Aggregate, Deliver, Digest, Join, Mark, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot,
-        RaftVote, Scan, Shards, Status, Verify, Write,
+        Aggregate, Deliver, Digest, HandOn, HintFate, Join, Mark, MetaGet, Ping, Propose,
+        RaftAppend, RaftSnapshot, RaftVote, Scan, Shards, Status, Verify, Write,
     },
 };
 
@@ -52,9 +52,9 @@ impl Denied {
 pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
     match request.op {
         Ping::OP => Ok(()),
-        Write::OP | Mark::OP => role(identity, Role::Write),
+        Write::OP | Mark::OP | HintFate::OP => role(identity, Role::Write),
         Scan::OP | Aggregate::OP | Digest::OP => role(identity, Role::Read),
-        Verify::OP => role(identity, Role::Admin),
+        Verify::OP | HandOn::OP => role(identity, Role::Admin),
         MetaGet::OP | Status::OP | Shards::OP => {
             role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
         }
@@ -110,8 +110,8 @@ mod tests {
         let known = (0..=u16::MAX)
             .filter(|op| !matches!(allowed(&empty(*op), &node), Err(Denied::Unknown(_))));
         let listed = [
-            0x0002, 0x0010, 0x0011, 0x0012, 0x0020, 0x0021, 0x0022, 0x0030, 0x0031, 0x0032, 0x0033,
-            0x0034, 0x0040, 0x0041, 0x0042, 0x0050,
+            0x0002, 0x0010, 0x0011, 0x0012, 0x0013, 0x0014, 0x0020, 0x0021, 0x0022, 0x0030, 0x0031,
+            0x0032, 0x0033, 0x0034, 0x0040, 0x0041, 0x0042, 0x0050,
         ];
         assert!(known.eq(listed));
     }

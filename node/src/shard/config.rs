@@ -25,6 +25,10 @@ pub struct Config {
     /// Fresh batches of all shards in memory, in bytes as encoded; default 192 MiB. When they are
     /// this many, writes are answered with "busy".
     pub fresh_bytes: u64,
+    /// How much of `fresh_bytes` may be taken when a hint from another node comes in, in percent;
+    /// default 75. Live writes have the rest for themselves: with more, nodes that drain into this one
+    /// keep it busy for its clients; with less, hints wait while clients write much.
+    pub hint_fresh_percent: u64,
     /// Fresh bytes of one shard that make it worth folding; default 16 MiB. More makes larger runs
     /// and less merging, and a longer replay after a crash.
     pub fold_bytes: u64,
@@ -120,6 +124,7 @@ impl Default for Config {
             max_map_bytes: 64 << 30,
             readers: 512,
             fresh_bytes: 192 << 20,
+            hint_fresh_percent: 75,
             fold_bytes: 16 << 20,
             fold_limit_bytes: 32 << 20,
             fold_cells: 8 << 20,

@@ -35,11 +35,13 @@ impl Budget {
         self.limit
     }
 
-    /// Room for a batch; one that is larger than all of the budget fits when there is nothing else.
-    pub(super) fn admit(self: &Arc<Self>, bytes: u64) -> Option<Admission> {
+    /// Room for a batch up to `percent` of the limit; one that is larger than all of that fits when
+    /// there is nothing else.
+    pub(super) fn admit(self: &Arc<Self>, bytes: u64, percent: u64) -> Option<Admission> {
+        let limit = self.limit / 100 * percent.min(100) + self.limit % 100 * percent.min(100) / 100;
         let fits = |used: u64| {
             let then = used.saturating_add(bytes);
-            (then <= self.limit || used == 0).then_some(then)
+            (then <= limit || used == 0).then_some(then)
         };
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
         Some(Admission { budget: Arc::clone(self), bytes })

@@ -156,6 +156,24 @@ impl ShardStore {
     /// # Errors
     /// There is no room now, or the shard takes no writes any more.
     pub fn admit(&self, shard: ShardId, bytes: u64) -> Result<Admission, AdmitError> {
+        self.admit_up_to(shard, bytes, 100)
+    }
+
+    /// As [`Self::admit`] for a hint, which must leave room for live writes:
+    /// [`Config::hint_fresh_percent`].
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub fn admit_hint(&self, shard: ShardId, bytes: u64) -> Result<Admission, AdmitError> {
+        self.admit_up_to(shard, bytes, self.inner.config.hint_fresh_percent)
+    }
+
+    fn admit_up_to(
+        &self,
+        shard: ShardId,
+        bytes: u64,
+        percent: u64,
+    ) -> Result<Admission, AdmitError> {
         if self.inner.is_dropped(shard) {
             return Err(AdmitError::Gone(shard));
         }
@@ -168,7 +186,7 @@ impl ShardStore {
                 return Err(AdmitError::Unread { shard, retry_after_ms });
             }
         }
-        self.inner.budget.admit(bytes).ok_or_else(|| {
+        self.inner.budget.admit(bytes, percent).ok_or_else(|| {
             self.inner.work_wanted.notify_one();
             AdmitError::Busy { retry_after_ms: self.inner.config.busy_retry_ms }
         })

@@ -41,7 +41,11 @@ A configuration file (TOML) can set every limit; flags win over it:
   data = \"/var/lib/quorate\"
   listen = \"10.0.0.1:7100\"
   [handoff]
-  max_bytes = 10737418240";
+  max_bytes = 10737418240
+  [drain]
+  rate_limit = 67108864
+
+SIGHUP makes a node read the file again: [drain] counts at once, the rest after a restart.";
 
 /// Run a node
 #[derive(Args, Debug)]
@@ -180,13 +184,46 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
         Ok(()) | Err(Fail::Closed) => {}
         Err(other) => return Err(other),
     }
-    match http {
-        Some(http) => http.serve_until(stop.as_mut()).await,
-        None => stop.await,
+    let serve = async {
+        match http {
+            Some(http) => http.serve_until(stop.as_mut()).await,
+            None => stop.await,
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        failed = reload(&node, &args) => return Err(failed),
     }
     tracing::info!("stopping");
     node.shutdown().await;
     Ok(())
+}
+
+/// Reads the configuration file again whenever SIGHUP comes; ends only if signals cannot be handled.
+async fn reload(node: &Node, args: &NodeArgs) -> Fail {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => return Fail::failed(format!("cannot handle signals: {error}")),
+    };
+    while hangups.recv().await.is_some() {
+        match args.node_config() {
+            Ok(config) => {
+                let others = node.reload(&config);
+                if others.is_empty() {
+                    tracing::info!("the configuration was read again");
+                } else {
+                    let others = others.join(", ");
+                    tracing::warn!(others, "read again; these settings need a restart");
+                }
+            }
+            // The node goes on with what it has.
+            Err(Fail::Usage(why) | Fail::Failed(why)) => {
+                tracing::error!(why, "the configuration was not read again");
+            }
+            Err(Fail::Told | Fail::Closed) => {}
+        }
+    }
+    std::future::pending().await
 }
 
 /// Waits for SIGTERM or SIGINT, or for the end of standard input.

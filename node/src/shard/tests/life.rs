@@ -78,6 +78,21 @@ fn fresh_bytes_are_bounded_and_come_back_with_the_fold() {
     assert!(store.admit(SHARD, 10 * bytes).is_ok());
 }
 
+#[test]
+fn hints_leave_room_for_live_writes() {
+    let dir = scratch();
+    let config = Config { fresh_bytes: 1_000, hint_fresh_percent: 60, ..Config::default() };
+    let store = open(config, dir.path());
+    let live = store.admit(SHARD, 500).unwrap();
+    let hint = store.admit_hint(SHARD, 100).unwrap();
+    assert!(matches!(store.admit_hint(SHARD, 1), Err(AdmitError::Busy { .. })));
+    let rest = store.admit(SHARD, 400).unwrap();
+    assert!(matches!(store.admit(SHARD, 1), Err(AdmitError::Busy { .. })));
+    drop((live, hint, rest));
+    // One that is larger than its share is not locked out for ever.
+    assert!(store.admit_hint(SHARD, 5_000).is_ok());
+}
+
 #[tokio::test]
 async fn a_dropped_shard_is_gone_and_stays_gone() {
     let dir = scratch();
