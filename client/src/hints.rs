@@ -38,13 +38,13 @@ pub struct HintStream {
     done: bool,
 }
 
-/// What stands at the front of a buffer.
-enum Entry {
-    Whole(HintInfo, Bytes),
+/// Why there is no entry at the front of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
     /// More has to come first.
-    Partial,
-    /// No entry.
-    Unreadable,
+    Rest,
+    /// What stands there is none.
+    Sense,
 }
 
 impl HintStream {
@@ -55,9 +55,9 @@ impl HintStream {
     pub async fn next(&mut self) -> Option<Result<(HintInfo, Bytes), Error>> {
         while !self.done {
             match take(&mut self.buffer) {
-                Entry::Whole(info, batch) => return Some(Ok((info, batch))),
-                Entry::Unreadable => return Some(Err(self.unreadable())),
-                Entry::Partial => {}
+                Ok(entry) => return Some(Ok(entry)),
+                Err(Missing::Sense) => return Some(Err(self.unreadable())),
+                Err(Missing::Rest) => {}
             }
             match self.reply.next().await {
                 Ok(Some((_, payload))) => self.buffer.extend_from_slice(&payload),
@@ -80,31 +80,23 @@ impl HintStream {
 }
 
 /// Takes an entry off the front, if all of it is there.
-fn take(buffer: &mut BytesMut) -> Entry {
-    let (info, rest) = match piece(buffer) {
-        Ok(pieces) => pieces,
-        Err(entry) => return entry,
-    };
-    let batch = match piece(rest) {
-        Ok((batch, _)) => batch,
-        Err(entry) => return entry,
-    };
-    let Ok(decoded) = postcard::from_bytes(info) else {
-        return Entry::Unreadable;
-    };
+fn take(buffer: &mut BytesMut) -> Result<(HintInfo, Bytes), Missing> {
+    let (info, rest) = piece(buffer)?;
+    let (batch, _) = piece(rest)?;
+    let decoded = postcard::from_bytes(info).map_err(|_| Missing::Sense)?;
     let (info, batch) = (info.len(), batch.len());
     buffer.advance(4 + info + 4);
-    Entry::Whole(decoded, buffer.split_to(batch).freeze())
+    Ok((decoded, buffer.split_to(batch).freeze()))
 }
 
 /// A piece behind its length, and what follows.
-fn piece(bytes: &[u8]) -> Result<(&[u8], &[u8]), Entry> {
-    let (length, rest) = bytes.split_first_chunk().ok_or(Entry::Partial)?;
+fn piece(bytes: &[u8]) -> Result<(&[u8], &[u8]), Missing> {
+    let (length, rest) = bytes.split_first_chunk().ok_or(Missing::Rest)?;
     let length = u32::from_le_bytes(*length) as usize;
     if length > MAX_ENTRY {
-        return Err(Entry::Unreadable);
+        return Err(Missing::Sense);
     }
-    rest.split_at_checked(length).ok_or(Entry::Partial)
+    rest.split_at_checked(length).ok_or(Missing::Rest)
 }
 
 pub(crate) async fn list(
@@ -202,7 +194,7 @@ mod tests {
             let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
             for chunk in whole.chunks(step) {
                 buffer.extend_from_slice(chunk);
-                while let Entry::Whole(info, batch) = take(&mut buffer) {
+                while let Ok((info, batch)) = take(&mut buffer) {
                     found.push((info, batch.len()));
                 }
             }
@@ -218,10 +210,10 @@ mod tests {
         let (_, mut bytes) = entry(1, b"one");
         let behind = bytes.len() - 3 - 4;
         bytes[behind..behind + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(take(&mut BytesMut::from(&bytes[..])), Entry::Unreadable));
+        assert_eq!(take(&mut BytesMut::from(&bytes[..])), Err(Missing::Sense));
         let mut nothing = BytesMut::from(&[1, 0, 0, 0, 0xff, 0, 0, 0, 0][..]);
-        assert!(matches!(take(&mut nothing), Entry::Unreadable));
+        assert_eq!(take(&mut nothing), Err(Missing::Sense));
         let mut head = BytesMut::from(&[0xff; 8][..]);
-        assert!(matches!(take(&mut head), Entry::Unreadable));
+        assert_eq!(take(&mut head), Err(Missing::Sense));
     }
 }

@@ -316,7 +316,7 @@ mod tests {
             sequence: Sequence(sequence),
             shard: ShardId(sequence % 3),
             appended_at: sequence * 100,
-            any_ack: sequence % 2 == 0,
+            any_ack: sequence.is_multiple_of(2),
             reason: Terminal::Quarantined(QuarantineReason::Refused(7)),
             bytes: Bytes::from(vec![sequence as u8; sequence as usize]),
         };
