@@ -18,6 +18,7 @@ mod limits;
 mod loopback;
 mod meta;
 mod mute;
+mod operators;
 mod reads;
 mod shard_crash;
 mod shard_files;

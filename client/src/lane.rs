@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use quorate_protocol::{
     frame::{Frame, Message},
     message::{
-        Aggregate, Cancel, Deliver, Digest, MetaGet, Ping, RaftSnapshot, Scan, Verify, Write,
+        Aggregate, Cancel, Deliver, Digest, Hints, HintsVerify, MetaGet, Ping, RaftSnapshot, Scan,
+        Verify, Write,
     },
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -47,7 +48,7 @@ impl Class {
         match op {
             Write::OP => Self::Write,
             Scan::OP | Aggregate::OP => Self::Read,
-            Digest::OP | Verify::OP => Self::Repair,
+            Digest::OP | Verify::OP | Hints::OP | HintsVerify::OP => Self::Repair,
             Deliver::OP => Self::Drain,
             RaftSnapshot::OP => Self::Repair,
             _ => Self::Control,

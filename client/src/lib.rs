@@ -3,8 +3,9 @@
 //!
 //! Reading order: [`Client`] here; [`config`]; `topology` follows the map; `route` splits a batch;
 //! `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say what came of
-//! it; `query` and `scan` read back, `aggregate` sums up, `shard` compares replicas. Under them [`pool`], [`connection`] and `lane` are the one
-//! way in which anybody in this project calls a node; [`mod@env`] is the way to the world.
+//! it; `query` and `scan` read back, `aggregate` sums up, `shard` compares replicas, `hints` looks
+//! at what is on its way. Under them [`pool`], [`connection`] and `lane` are the one way in which
+//! anybody in this project calls a node; [`mod@env`] is the way to the world.
 
 pub mod aggregate;
 pub mod backoff;
@@ -16,6 +17,7 @@ pub mod env;
 pub mod error;
 mod gate;
 mod health;
+pub mod hints;
 pub mod lane;
 mod part;
 pub mod pool;
@@ -43,7 +45,8 @@ use quorate_protocol::{
     id::{NodeId, Sequence, ShardId},
     map::ClusterMap,
     message::{
-        Fate, HandOn, HandedOn, HintFate, NodeStatus, Request, ShardState, Status, Verified,
+        Fate, HandOn, HandedOn, HintFate, Hints, HintsDo, HintsDone, MarkInfo, NodeStatus,
+        QueueVerified, Request, ShardState, Status, Verified,
     },
 };
 use tokio::{
@@ -57,6 +60,7 @@ pub use crate::{
     config::{ClientConfig, WriteOptions},
     env::Env,
     error::{Error, WriteError},
+    hints::HintStream,
     query::{Query, RowStream},
     receipt::Receipt,
     shard::{BucketDigest, DigestRange},
@@ -245,6 +249,53 @@ impl Client {
         timeout: Duration,
     ) -> Result<Verified, Error> {
         shard::verify(&self.core, shard, node, timeout).await
+    }
+
+    /// The hints that one node keeps for another.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if it is down. Failures to read come through the stream.
+    pub async fn hints(
+        &self,
+        node: NodeId,
+        request: Hints,
+        timeout: Duration,
+    ) -> Result<HintStream, Error> {
+        hints::list(&self.core, node, request, timeout).await
+    }
+
+    /// Has one node retry or drop hints, durably. Asking again does what is left to do.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the node's code; what was done before the failure stays done.
+    /// [`Error::Unreachable`] if it is down or does not answer in time; it goes on all the same.
+    pub async fn hints_do(
+        &self,
+        node: NodeId,
+        request: HintsDo,
+        timeout: Duration,
+    ) -> Result<HintsDone, Error> {
+        hints::act(&self.core, node, request, timeout).await
+    }
+
+    /// The repair marks of one node.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if it is down.
+    pub async fn marks(&self, node: NodeId, timeout: Duration) -> Result<Vec<MarkInfo>, Error> {
+        hints::marks(&self.core, node, timeout).await
+    }
+
+    /// Has one node read and check all of its hint queues and repair marks, which may take long.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if it is down; damage is no error but in the report.
+    pub async fn hints_verify(
+        &self,
+        node: NodeId,
+        timeout: Duration,
+    ) -> Result<Vec<QueueVerified>, Error> {
+        hints::verify(&self.core, node, timeout).await
     }
 
     /// Asks one node how it is.

@@ -111,8 +111,8 @@ pub(crate) async fn states(
     })
 }
 
-/// Asks exactly this node, on a stream of its own.
-async fn ask<R: Request>(
+/// Asks exactly this node, on a stream of its own. Hints are asked about by this too.
+pub(crate) async fn ask<R: Request>(
     core: &Core,
     node: NodeId,
     request: &R,

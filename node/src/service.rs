@@ -12,9 +12,10 @@ use quorate_protocol::{
     frame::{Frame, FrameError, Message},
     id::NodeId,
     message::{
-        Aggregate, Deliver, Digest, Failure, HandOn, HintFate, Join, Mark, MetaGet, Ping, Pong,
-        Propose, RaftAppend, RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted,
-        Request, Scan, ShardList, Shards, Status, Verify, Write,
+        Aggregate, Deliver, Digest, Failure, HandOn, HintFate, Hints, HintsDo, HintsVerified,
+        HintsVerify, Join, Mark, MarkList, Marks, MetaGet, Ping, Pong, Propose, RaftAppend,
+        RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan, ShardList,
+        Shards, Status, Verify, Write,
     },
 };
 
@@ -62,6 +63,7 @@ impl Service for NodeService {
                 Scan::OP => return stream!(Scan, scan),
                 Aggregate::OP => return stream!(Aggregate, aggregate),
                 Digest::OP => return stream!(Digest, digest),
+                Hints::OP => return stream!(Hints, hints),
                 _ => {}
             }
             if let Err(unsent) = dispatch(core, &peer, request, reply).await {
@@ -132,6 +134,16 @@ async fn dispatch(
             let list = work.shard_states();
             let list = list.map_err(|why| work.failure(Code::Internal, why.to_string()))?;
             Ok((ShardList {}, list))
+        }),
+        HintsDo::OP => answer!(HintsDo, |body| async move {
+            let task = Arc::clone(&work);
+            let done = work.tasks.spawn(async move { task.hints_do(body).await }).await;
+            let broken = |_| Err(work.failure(Code::Internal, "the request's task failed"));
+            Ok((done.unwrap_or_else(broken)?, Bytes::new()))
+        }),
+        Marks::OP => answer!(Marks, |_body| async move { Ok((MarkList {}, work.mark_list()?)) }),
+        HintsVerify::OP => answer!(HintsVerify, |_body| async move {
+            Ok((HintsVerified {}, work.hints_verify().await?))
         }),
         Status::OP => answer!(Status, |_body| async move { Ok((work.status(), Bytes::new())) }),
         RaftAppend::OP => answer!(RaftAppend, |_body| async move {

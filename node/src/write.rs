@@ -314,7 +314,8 @@ const fn journal_code(error: &JournalError) -> Code {
     }
 }
 
-const fn hint_code(error: &HandoffError) -> Code {
+/// What a failure of the hint queues is on the wire.
+pub(crate) const fn hint_code(error: &HandoffError) -> Code {
     match error {
         HandoffError::QueueFull { .. } | HandoffError::TotalFull { .. } => Code::QueueFull,
         HandoffError::DiskFull => Code::DiskFull,

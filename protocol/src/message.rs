@@ -14,11 +14,18 @@ use crate::{
     id::{ClusterId, Epoch, MetaIndex, NodeId, Sequence, ShardId, Version},
 };
 
+mod hints;
 mod read;
 
-pub use self::read::{
-    Aggregate, Aggregated, Digest, Digested, Rows, Scan, ShardList, ShardProblem, ShardState,
-    Shards, TagMatch, Verified, Verify,
+pub use self::{
+    hints::{
+        HintAction, HintBatch, HintInfo, HintList, Hints, HintsDo, HintsDone, HintsVerified,
+        HintsVerify, MarkInfo, MarkList, Marks, QueueVerified,
+    },
+    read::{
+        Aggregate, Aggregated, Digest, Digested, Rows, Scan, ShardList, ShardProblem, ShardState,
+        Shards, TagMatch, Verified, Verify,
+    },
 };
 
 /// A message that expects an answer.
@@ -65,6 +72,10 @@ ops! {
     0x0041 RaftVote => RaftVoted;
     0x0042 RaftSnapshot => RaftInstalled;
     0x0050 Status => NodeStatus;
+    0x0051 Hints => HintList;
+    0x0052 HintsDo => HintsDone;
+    0x0053 Marks => MarkList;
+    0x0054 HintsVerify => HintsVerified;
 }
 
 /// Gives up on a request of the same lane; it has no answer of its own. Op `0x0003`.

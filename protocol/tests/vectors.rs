@@ -88,6 +88,11 @@ fn case<M: Message + Debug>(
     }
 }
 
+/// What hint-list carries: the length and postcard of a `HintInfo`, and no batch.
+const HINT_ENTRY: &[u8] = b"\x17\0\0\0\
+    \x0c\x01\x07\x64\x01\x9f\x80\x0c\x07\x01\x01\x02\xe8\x07\x02\x01\x02\x01\x01\x03cpu\
+    \0\0\0\0";
+
 fn cases() -> Vec<Case> {
     let ok = Answer { error: None, sequence: Sequence(9), retry_after_ms: 0 };
     let busy = Answer { error: Some(Code::Busy), sequence: Sequence(0), retry_after_ms: 20 };
@@ -349,6 +354,29 @@ fn cases() -> Vec<Case> {
         ),
         case("shards", 20, Shards {}, b""),
         case("shard-list", 20, ShardList {}, b"\x01\x07\x0a\x02\x80\x20\x64\0\x01"),
+        case(
+            "hints",
+            21,
+            Hints { target: NodeId(3), quarantined: true, content: false, limit: 100 },
+            b"",
+        ),
+        case("hint-list", 21, HintList {}, HINT_ENTRY),
+        case(
+            "hints-do",
+            22,
+            HintsDo {
+                target: NodeId(3),
+                action: HintAction::Drop,
+                shard: Some(ShardId(7)),
+                force_any: true,
+            },
+            b"",
+        ),
+        case("hints-done", 22, HintsDone { done: 300, any: 2, damaged: 1 }, b""),
+        case("marks", 23, Marks {}, b""),
+        case("mark-list", 23, MarkList {}, b"\x01\x07\x03\x01\x09\x0a"),
+        case("hints-verify", 24, HintsVerify {}, b""),
+        case("hints-verified", 24, HintsVerified {}, b"\x01\x03\x01\x05\x02\x01\0\x01\x01\x06\x01\x01\x01\x03bad"),
         case("raft-append", 12, RaftAppend {}, b"<raft>"),
         case("raft-appended", 12, RaftAppended {}, b"<raft>"),
         case("raft-vote", 13, RaftVote {}, b"<raft>"),
@@ -369,6 +397,52 @@ fn cases() -> Vec<Case> {
             b"",
         ),
     ]
+}
+
+#[test]
+fn the_lists_in_the_vectors_of_hints_say_what_is_written_beside_them() {
+    let info = HintInfo {
+        sequence: Sequence(12),
+        count: 1,
+        shard: ShardId(7),
+        appended_at: 100,
+        any: true,
+        reason: 0x0003_0000 + 31,
+        bytes: 7,
+        batch: Some(HintBatch {
+            database: DatabaseId(1),
+            policy: PolicyId(2),
+            version: Version(1000),
+            rows: 2,
+            from: -1,
+            to: 1,
+            measurements: 1,
+            names: vec![Bytes::from_static(b"cpu")],
+        }),
+    };
+    let head = postcard::to_stdvec(&info).unwrap();
+    let length = (head.len() as u32).to_le_bytes();
+    assert_eq!(hex(&[&length[..], &head, &[0; 4]].concat()), hex(HINT_ENTRY));
+    let report = QueueVerified {
+        target: NodeId(3),
+        segments: 1,
+        records: 5,
+        pending: 2,
+        aside: 1,
+        damaged: 0,
+        unknown: 1,
+        torn: true,
+        accepted: 6,
+        balanced: true,
+        found: 1,
+        problems: vec!["bad".to_owned()],
+    };
+    let mark = MarkInfo { shard: ShardId(7), owner: NodeId(3), reason: 1, from: -5, to: 5 };
+    let payload = |name: &str| {
+        cases().into_iter().find(|case| case.name == name).unwrap().frame.payload.to_vec()
+    };
+    assert_eq!(postcard::to_stdvec(&[report].to_vec()).unwrap(), payload("hints-verified"));
+    assert_eq!(postcard::to_stdvec(&[mark].to_vec()).unwrap(), payload("mark-list"));
 }
 
 fn encode(frame: &Frame) -> Vec<u8> {

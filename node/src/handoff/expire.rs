@@ -66,9 +66,13 @@ impl Handoff {
                     Ok(()) => self.complete_all(queue.target, ends).await,
                     Err(error) => Err(error),
                 };
-                if let Err(error) = booked {
-                    give_back(&queue, &records);
-                    return Err(error);
+                match booked {
+                    // Some were dropped by an operator meanwhile.
+                    Ok(()) | Err(HandoffError::NotPending { .. }) => {}
+                    Err(error) => {
+                        give_back(&queue, &records);
+                        return Err(error);
+                    }
                 }
                 let kept = records.iter().filter(|record| record.any_ack).count() as u64;
                 expiry.quarantined += kept;

@@ -17,7 +17,7 @@ use crate::segment::record::RecordMeta;
 use crate::segment::writer::{FlushError, capacity_for};
 use crate::segment::{Found, Reader, Writer};
 
-const SLOTS: [&str; 2] = ["accounts-0", "accounts-1"];
+pub(super) const SLOTS: [&str; 2] = ["accounts-0", "accounts-1"];
 /// Bytes of a slot; a snapshot that needs more gets more.
 const SLOT_BYTES: u64 = 256 << 10;
 
@@ -47,7 +47,16 @@ fn slot(directory: &Path, number: u64) -> PathBuf {
     directory.join(if number.is_multiple_of(2) { even } else { odd })
 }
 
-fn read_slot(disk: &dyn Disk, path: &Path, owner: u64) -> io::Result<Option<(u64, Accounts)>> {
+/// What an intact slot says.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) number: u64,
+    pub(super) accounts: Accounts,
+    /// Whether an entry ends what had ended before.
+    pub(super) contradictory: bool,
+}
+
+fn read_slot(disk: &dyn Disk, path: &Path, owner: u64) -> io::Result<Option<Slot>> {
     let file = match disk.open(path, Open::Read) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -61,6 +70,7 @@ fn read_slot(disk: &dyn Disk, path: &Path, owner: u64) -> io::Result<Option<(u64
     }
     let mut reader = Reader::new(&*file, &header)?;
     let mut accounts: Option<Accounts> = None;
+    let mut contradictory = false;
     while let Found::Record(record) = reader.next_found()? {
         match (record.meta.flags, &mut accounts) {
             (SNAPSHOT, _) => accounts = Accounts::from_snapshot(&record.payload),
@@ -75,13 +85,25 @@ fn read_slot(disk: &dyn Disk, path: &Path, owner: u64) -> io::Result<Option<(u64
                 };
                 for entry in entries {
                     accounts.accept(entry.first.saturating_add(entry.count));
-                    accounts.end(&entry);
+                    contradictory |= !accounts.end(&entry);
                 }
             }
             _ => break,
         }
     }
-    Ok(accounts.map(|accounts| (header.number, accounts)))
+    Ok(accounts.map(|accounts| Slot { number: header.number, accounts, contradictory }))
+}
+
+/// The slot that counts, if there is an intact one.
+pub(super) fn current(disk: &dyn Disk, directory: &Path, owner: u64) -> io::Result<Option<Slot>> {
+    let mut best: Option<Slot> = None;
+    for file in SLOTS {
+        let found = read_slot(disk, &directory.join(file), owner)?;
+        if found.as_ref().map(|slot| slot.number) > best.as_ref().map(|slot| slot.number) {
+            best = found;
+        }
+    }
+    Ok(best)
 }
 
 impl Ledger {
@@ -93,16 +115,8 @@ impl Ledger {
         owner: u64,
         salt: u64,
     ) -> io::Result<(Self, Option<Accounts>)> {
-        let mut best: Option<(u64, Accounts)> = None;
-        for file in SLOTS {
-            let found = read_slot(&*disk, &directory.join(file), owner)?;
-            if let Some((number, _)) = found
-                && best.as_ref().is_none_or(|(highest, _)| number > *highest)
-            {
-                best = found;
-            }
-        }
-        let number = best.as_ref().map_or(0, |(number, _)| *number);
+        let best = current(&*disk, directory, owner)?;
+        let number = best.as_ref().map_or(0, |slot| slot.number);
         let ledger = Self {
             disk,
             directory: directory.to_owned(),
@@ -113,7 +127,7 @@ impl Ledger {
             next_record: 1,
             unsynced: false,
         };
-        Ok((ledger, best.map(|(_, accounts)| accounts)))
+        Ok((ledger, best.map(|slot| slot.accounts)))
     }
 
     /// Creates both slots, so that later turns need no room.

@@ -17,6 +17,7 @@ use super::accounts::Accounts;
 use super::ledger::Ledger;
 use super::quarantine::Quarantine;
 use super::queue::{ANY_ACK, Queue, Segment, State};
+use super::retry::{Choice, Take, Taken};
 use super::terminal::Terminal;
 use super::{HandoffConfig, HandoffError};
 use crate::disk::{Disk, is_full};
@@ -43,11 +44,32 @@ pub(super) enum Item {
     Lost {
         target: NodeId,
     },
+    /// End hints that an operator gives up.
+    Discard {
+        target: NodeId,
+        hints: Vec<(Sequence, ShardId)>,
+    },
+    /// Take hints out of a quarantine file.
+    Take {
+        target: NodeId,
+        number: u64,
+        choice: Choice,
+        take: Take,
+    },
     /// Remove the files of queues that are empty.
     Tidy,
 }
 
-pub(super) type Output = Result<Sequence, HandoffError>;
+/// What came of an item.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outcome {
+    /// Of what was appended.
+    pub(super) sequence: Sequence,
+    /// Of what was discarded or taken out of quarantine.
+    pub(super) taken: Taken,
+}
+
+pub(super) type Output = Result<Outcome, HandoffError>;
 
 /// The queues, shared between the front and the committer.
 #[derive(Debug)]
@@ -81,6 +103,10 @@ pub(super) struct Tail {
     pub(super) next_number: u64,
     /// Places in the group of the records that were pushed but not flushed.
     pub(super) pushed: Vec<usize>,
+    /// The first sequence of this life: those before it are of earlier ones.
+    pub(super) opened_at: u64,
+    /// Hints (file, place in it) that are appended anew and have not left quarantine yet.
+    pub(super) retried: BTreeSet<(u64, usize)>,
 }
 
 pub(super) struct HandoffLog {
@@ -128,16 +154,26 @@ impl Log for HandoffLog {
             let output = match item {
                 Item::Complete { target, ends } => {
                     touched.insert(target);
-                    self.complete(target, &ends)
+                    self.complete(target, &ends).map(|()| Taken::default())
                 }
                 Item::Lost { target } => {
                     touched.insert(target);
-                    self.quarantine_lost(target)
+                    self.quarantine_lost(target).map(|()| Taken::default())
                 }
-                Item::Tidy => self.tidy(),
+                Item::Discard { target, hints } => {
+                    touched.insert(target);
+                    let done = self.discard(target, &hints);
+                    done.map(|done| Taken { done, ..Taken::default() })
+                }
+                Item::Take { target, number, choice, take } => {
+                    touched.insert(target);
+                    self.take(target, number, choice, take)
+                }
+                Item::Tidy => self.tidy().map(|()| Taken::default()),
                 Item::Append { .. } => continue,
             };
-            answer(&mut outputs, index, output.map(|()| Sequence(0)));
+            let output = output.map(|taken| Outcome { taken, ..Outcome::default() });
+            answer(&mut outputs, index, output);
         }
         for target in touched {
             if let Some(tail) = self.tails.get(&target) {
@@ -171,7 +207,7 @@ pub(super) fn refused(error: FlushError) -> HandoffError {
 }
 
 impl HandoffLog {
-    fn push(
+    pub(super) fn push(
         &mut self,
         target: NodeId,
         mut meta: RecordMeta,
@@ -244,8 +280,17 @@ impl HandoffLog {
         let mut queues = self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.insert(target, Arc::clone(&queue));
         drop(queues);
-        let pushed = Vec::new();
-        let tail = Tail { queue, ledger, quarantine, writer, next_sequence, next_number, pushed };
+        let tail = Tail {
+            queue,
+            ledger,
+            quarantine,
+            writer,
+            next_sequence,
+            next_number,
+            pushed: Vec::new(),
+            opened_at: next_sequence,
+            retried: BTreeSet::new(),
+        };
         self.tails.insert(target, tail);
     }
 
@@ -325,7 +370,8 @@ impl Tail {
                 }
                 drop(state);
                 for (index, sequence) in self.pushed.drain(..).zip(first..) {
-                    answer(outputs, index, Ok(Sequence(sequence)));
+                    let sequence = Sequence(sequence);
+                    answer(outputs, index, Ok(Outcome { sequence, ..Outcome::default() }));
                 }
                 return;
             }

@@ -6,6 +6,7 @@
 //! when copies are given up; read by repair.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,7 +47,9 @@ pub enum MarkReason {
 }
 
 impl MarkReason {
-    const fn code(self) -> u64 {
+    /// The stored form.
+    #[must_use]
+    pub const fn code(self) -> u64 {
         match self {
             Self::HintExpired => 1,
             Self::HintRefused => 2,
@@ -55,13 +58,26 @@ impl MarkReason {
         }
     }
 
-    const fn from_code(code: u64) -> Option<Self> {
+    /// Reads the stored form; `None` for a reason of a later version.
+    #[must_use]
+    pub const fn from_code(code: u64) -> Option<Self> {
         Some(match code {
             1 => Self::HintExpired,
             2 => Self::HintRefused,
             3 => Self::CopyDropped,
             4 => Self::Damaged,
             _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for MarkReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HintExpired => "hint expired",
+            Self::HintRefused => "hint refused",
+            Self::CopyDropped => "copy given up",
+            Self::Damaged => "damaged",
         })
     }
 }
@@ -97,7 +113,8 @@ impl Mark {
         bytes
     }
 
-    fn parse(shard: u64, payload: &Bytes) -> Option<Self> {
+    /// Reads the stored form; `None` for what a later version has marked.
+    pub(super) fn parse(shard: u64, payload: &Bytes) -> Option<Self> {
         let ([owner, reason, from, to], []) = payload.as_chunks::<8>() else {
             return None;
         };

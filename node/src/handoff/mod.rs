@@ -6,26 +6,33 @@
 //! [`Handoff::complete`], a timer calls [`Handoff::expire`].
 //!
 //! Reading order: [`marks`] stands alone; `queue.rs` is what readers share, `reading.rs` and
-//! `pick.rs` hand out, `log.rs` appends, `settle.rs` books ends in `accounts.rs` and `exceptions.rs`, which
-//! `ledger.rs` stores; `open.rs` brings everything back; [`drain`] delivers.
+//! `pick.rs` hand out, `log.rs` appends, `settle.rs` books ends in `accounts.rs` and
+//! `exceptions.rs`, which `ledger.rs` stores; `open.rs` brings everything back; [`drain`] delivers.
+//! For operators: `look.rs`, `verify.rs`, `retry.rs`, `discard.rs`, and `stopped.rs` for a node that
+//! does not run.
 
 mod accounts;
 mod config;
+mod discard;
 pub mod drain;
 mod error;
 mod exceptions;
 mod expire;
 mod ledger;
 mod log;
+mod look;
 pub mod marks;
 mod open;
 mod pick;
 mod quarantine;
 mod queue;
 mod reading;
+mod retry;
 mod settle;
 mod stats;
+mod stopped;
 mod terminal;
+mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -41,17 +48,20 @@ pub use config::HandoffConfig;
 pub use drain::DrainConfig;
 pub use error::HandoffError;
 pub use expire::Expiry;
+pub use look::{Look, Seen};
 pub use marks::{Mark, MarkReason, Marks};
 pub use open::OpenReport;
 pub use quarantine::Quarantined;
 pub use queue::HintRecord;
+pub use retry::{Choice, Taken};
 pub use stats::{QueueStats, Reason};
+pub use stopped::Stopped;
 pub use terminal::{DiscardReason, QuarantineReason, Terminal};
 
 use crate::disk::Disk;
 use crate::executor::Executor;
 use crate::segment::commit::{Committer, Limits, SubmitError};
-use log::{HandoffLog, Item, Shared};
+use log::{HandoffLog, Item, Outcome, Shared};
 use queue::Queue;
 use reading::Want;
 
@@ -60,6 +70,7 @@ use reading::Want;
 pub struct Handoff {
     committer: Committer<HandoffLog>,
     shared: Arc<Shared>,
+    directory: PathBuf,
     disk: Arc<dyn Disk>,
     executor: Executor,
     config: HandoffConfig,
@@ -83,7 +94,7 @@ impl Handoff {
         let limits = Limits { group_bytes: config.group_bytes, queue_bytes: config.queue_bytes };
         let mut log = HandoffLog {
             config: config.clone(),
-            directory,
+            directory: directory.clone(),
             salt,
             disk: Arc::clone(&disk),
             shared: Arc::clone(&shared),
@@ -92,7 +103,7 @@ impl Handoff {
         };
         let report = log.recover()?;
         let committer = Committer::start(log, executor, "handoff", limits)?;
-        Ok((Self { committer, shared, disk, executor, config }, report))
+        Ok((Self { committer, shared, directory, disk, executor, config }, report))
     }
 
     /// Keeps a batch for `target`; answers when it is durable. `any_ack` says that an `any`
@@ -114,7 +125,8 @@ impl Handoff {
         if bytes > limit {
             return Err(HandoffError::TooLarge { bytes, limit });
         }
-        self.submit(Item::Append { target, shard, batch, any_ack, now_ns }, bytes).await
+        let item = Item::Append { target, shard, batch, any_ack, now_ns };
+        self.submit(item, bytes).await.map(|outcome| outcome.sequence)
     }
 
     /// Hands out the next hints for `target` in order: up to `max_records` and `max_bytes`, at
@@ -202,7 +214,7 @@ impl Handoff {
         self.submit(Item::Complete { target, ends }, 0).await.map(drop)
     }
 
-    async fn submit(&self, item: Item, bytes: usize) -> Result<Sequence, HandoffError> {
+    async fn submit(&self, item: Item, bytes: usize) -> Result<Outcome, HandoffError> {
         match self.committer.submit(item, bytes).await {
             Ok(output) => output,
             Err(SubmitError::Closed) => Err(HandoffError::Closed),

@@ -16,7 +16,7 @@ use super::ledger::{Ledger, is_slot};
 use super::log::{HandoffLog, refused};
 use super::quarantine::DIRECTORY as QUARANTINE;
 use super::queue::{Cursor, Queue, Segment, State};
-use crate::disk::{Disk, Open};
+use crate::disk::{Disk, DiskFile, Open};
 use crate::segment::header::{self, Header, Kind, Parsed};
 use crate::segment::{Found, Reader, Writer, name, trailer};
 
@@ -35,6 +35,12 @@ pub struct OpenReport {
     pub failed: Vec<(NodeId, String)>,
 }
 
+/// The node whose queue a directory of this name is: only the form that `create` makes, no sign and
+/// no leading zeros.
+pub(super) fn target_of(name: &str) -> Option<NodeId> {
+    name.parse::<u64>().ok().filter(|id| id.to_string() == name).map(NodeId)
+}
+
 /// What scanning the last segment showed.
 struct LastSegment {
     /// The writer to go on with, if nothing but zeros follows the last record.
@@ -50,9 +56,7 @@ impl HandoffLog {
         self.disk.create_directory(&directory)?;
         let mut report = OpenReport::default();
         for entry in self.disk.read_directory(&directory)? {
-            // Only the form that `create` makes: no sign, no leading zeros.
-            let target = entry.name.parse::<u64>().ok().filter(|id| id.to_string() == entry.name);
-            let (Some(target), true) = (target.map(NodeId), entry.directory) else {
+            let (Some(target), true) = (target_of(&entry.name), entry.directory) else {
                 if entry.name != super::marks::FILE {
                     report.unknown_files.push(entry.name);
                 }
@@ -158,20 +162,23 @@ impl HandoffLog {
 /// Reads the last segment to its end.
 fn scan(disk: &dyn Disk, path: &Path, segment: &Segment) -> io::Result<LastSegment> {
     let file = disk.open(path, Open::Existing)?;
-    let mut reader = Reader::new(&*file, &segment.header)?;
-    let mut next_sequence = segment.header.first_sequence;
+    let (next_sequence, end, blank) = end_of(&*file, &segment.header)?;
+    let whole = segment.bytes >= segment.header.capacity;
+    let writer = (blank && whole).then(|| Writer::resume(Arc::clone(&file), segment.header, end));
+    Ok(LastSegment { writer, next_sequence, end })
+}
+
+/// The sequence behind the last record of a segment, where that ends, and whether only zeros follow.
+pub(super) fn end_of(file: &dyn DiskFile, header: &Header) -> io::Result<(u64, u64, bool)> {
+    let mut reader = Reader::new(file, header)?;
+    let mut next_sequence = header.first_sequence;
     loop {
         match reader.next_found()? {
             Found::Record(record) => next_sequence = record.meta.sequence + 1,
             Found::Damaged(damage) => {
                 next_sequence = next_sequence.max(damage.first_sequence + damage.records);
             }
-            Found::End { offset, blank, .. } => {
-                let whole = segment.bytes >= segment.header.capacity;
-                let writer = (blank && whole)
-                    .then(|| Writer::resume(Arc::clone(&file), segment.header, offset));
-                return Ok(LastSegment { writer, next_sequence, end: offset });
-            }
+            Found::End { offset, blank, .. } => return Ok((next_sequence, offset, blank)),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Hints kept aside, with the reason, in files that an operator can inspect and retry.
 //!
 //! Invariant: a hint is synced here before the books say that it is quarantined. A crash between
-//! the two keeps it twice; its sequence tells. Files grow, are numbered, and are never rewritten.
+//! the two keeps it twice; its sequence tells. Files grow and are numbered; what is taken out of one
+//! (see `retry.rs`) leaves by putting another in its place, in one step.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,16 +13,19 @@ use bytes::Bytes;
 use quorate_protocol::id::{Sequence, ShardId};
 use serde::Serialize;
 
+use super::queue::ANY_ACK;
 use super::terminal::Terminal;
-use crate::disk::{Disk, Open};
-use crate::segment::header::{Header, Kind, Parsed};
+use crate::disk::{Disk, DiskFile, Open};
+use crate::segment::header::{self, Header, Kind, Parsed};
 use crate::segment::record::RecordMeta;
 use crate::segment::writer::FlushError;
 use crate::segment::{Found, Reader, Writer, name};
 
 /// The name of the directory inside a queue's.
 pub(super) const DIRECTORY: &str = "quarantine";
-/// Bytes before the hint itself: sequence, code, flags.
+/// The extension of a file that is to take the place of another.
+pub(super) const NEW: &str = "new";
+/// Bytes before the hint itself: sequence and code.
 const PREFIX: usize = 16;
 
 /// A hint that was kept aside.
@@ -32,11 +37,37 @@ pub struct Quarantined {
     pub shard: ShardId,
     /// When it was appended, nanoseconds since the Unix epoch; 0 where it is not known.
     pub appended_at: u64,
+    /// Whether an `any` acknowledgement rests on it, as far as that is known.
+    pub any_ack: bool,
     /// Why.
     pub reason: Terminal,
     /// The batch, or the raw bytes of the file where they were damaged.
     #[serde(skip)]
     pub bytes: Bytes,
+}
+
+/// Something in a quarantine file.
+#[derive(Debug)]
+pub(super) enum Kept {
+    /// A hint.
+    Hint(Quarantined),
+    /// What cannot be read any more, and how many hints it was.
+    Damaged { records: u64, bytes: Bytes },
+    /// A hint kept for a reason that a later version knows.
+    Newer,
+}
+
+/// How far a file has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    offset: u64,
+    record: u64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { offset: header::LENGTH, record: 1 }
+    }
 }
 
 /// The writing end of one queue's quarantine.
@@ -79,18 +110,11 @@ impl Quarantine {
 
     /// Adds hints, durably.
     pub(super) fn keep(&mut self, hints: &[Quarantined]) -> Result<(), FlushError> {
-        let ready = self.open_file().map_err(|error| {
-            if crate::disk::is_full(&error) { FlushError::Full } else { FlushError::Failed(error) }
-        });
-        ready?;
+        self.open_file().map_err(failed)?;
         let Some(writer) = self.writer.as_mut() else {
             return Ok(());
         };
-        for (hint, sequence) in hints.iter().zip(self.next_record..) {
-            let meta =
-                RecordMeta { sequence, shard: hint.shard.0, stamp: hint.appended_at, flags: 0 };
-            writer.push(&meta, &payload_of(hint));
-        }
+        push(writer, self.next_record, hints);
         let result = writer.flush();
         match &result {
             Ok(()) => self.next_record += hints.len() as u64,
@@ -112,19 +136,125 @@ impl Quarantine {
             }
         };
         self.next_number = Some(number + 1);
-        let header = Header {
+        let path = self.directory.join(name::of(number));
+        self.writer = Some(Writer::create(&*self.disk, &path, self.header(number))?);
+        self.next_record = 1;
+        self.disk.sync_directory(&self.directory)
+    }
+
+    fn header(&self, number: u64) -> Header {
+        Header {
             kind: Kind::Quarantine,
             owner: self.owner,
             number,
             first_sequence: 1,
             capacity: 0,
             salt: self.salt,
-        };
-        let path = self.directory.join(name::of(number));
-        self.writer = Some(Writer::create(&*self.disk, &path, header)?);
-        self.next_record = 1;
-        self.disk.sync_directory(&self.directory)
+        }
     }
+
+    /// Ends a file, if it is the one that is being written: only then may it be replaced.
+    pub(super) fn leave(&mut self, number: u64) {
+        if self.writer.as_ref().is_some_and(|writer| writer.header().number == number) {
+            self.writer = None;
+        }
+    }
+
+    /// Leaves only these hints of a file, durably: all of them stay or only these, whenever the
+    /// power goes.
+    pub(super) fn replace(&self, number: u64, hints: &[Quarantined]) -> Result<(), FlushError> {
+        let path = self.directory.join(name::of(number));
+        if hints.is_empty() {
+            self.disk.remove(&path).map_err(failed)?;
+        } else {
+            let new = path.with_extension(NEW);
+            match self.disk.remove(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+            let writer = Writer::create(&*self.disk, &new, self.header(number));
+            let mut writer = writer.map_err(failed)?;
+            push(&mut writer, 1, hints);
+            writer.flush()?;
+            self.disk.rename(&new, &path).map_err(failed)?;
+        }
+        self.disk.sync_directory(&self.directory).map_err(failed)
+    }
+}
+
+fn failed(error: io::Error) -> FlushError {
+    if crate::disk::is_full(&error) { FlushError::Full } else { FlushError::Failed(error) }
+}
+
+fn push(writer: &mut Writer, first_record: u64, hints: &[Quarantined]) {
+    for (hint, sequence) in hints.iter().zip(first_record..) {
+        let flags = if hint.any_ack { ANY_ACK } else { 0 };
+        let meta = RecordMeta { sequence, shard: hint.shard.0, stamp: hint.appended_at, flags };
+        writer.push(&meta, &payload_of(hint));
+    }
+}
+
+/// The numbers of a queue's quarantine files, ascending; none if there is no quarantine.
+///
+/// # Errors
+/// Any I/O error except a missing directory.
+pub(super) fn numbers(disk: &dyn Disk, queue: &Path) -> io::Result<Vec<u64>> {
+    let entries = match disk.read_directory(&queue.join(DIRECTORY)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    Ok(entries.iter().filter_map(|entry| name::parse(&entry.name)).collect())
+}
+
+/// Reads a file on from `at` until `each` has had enough and says so with false; whether its end
+/// was reached. One that is gone, or no quarantine file, has nothing in it.
+///
+/// # Errors
+/// Any other I/O error.
+pub(super) fn read_file(
+    disk: &dyn Disk,
+    queue: &Path,
+    number: u64,
+    at: &mut Progress,
+    each: &mut dyn FnMut(Kept) -> bool,
+) -> io::Result<bool> {
+    let file = match disk.open(&queue.join(DIRECTORY).join(name::of(number)), Open::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        other => other?,
+    };
+    let header = match Header::read(&*file)? {
+        Parsed::Header(header) if header.kind == Kind::Quarantine => header,
+        _ => return Ok(true),
+    };
+    let limit = Reader::limit_of(file.length()?, &header);
+    let mut reader = Reader::within(&*file, &header, at.offset, limit, at.record);
+    loop {
+        let kept = match reader.next_found()? {
+            Found::Record(record) => {
+                at.record = record.meta.sequence + 1;
+                hint_of(record.meta, &record.payload).map_or(Kept::Newer, Kept::Hint)
+            }
+            Found::Damaged(damage) => {
+                at.record = at.record.max(damage.first_sequence + damage.records);
+                Kept::Damaged { records: damage.records.max(1), bytes: raw(&*file, damage.range)? }
+            }
+            Found::End { .. } => return Ok(true),
+        };
+        at.offset = reader.position();
+        if !each(kept) {
+            return Ok(false);
+        }
+    }
+}
+
+/// The bytes of a range, as far as they can be read.
+pub(super) fn raw(file: &dyn DiskFile, range: Range<u64>) -> io::Result<Bytes> {
+    // A range lies inside the file, which is as large as the segment size or its one record.
+    let end = range.end.min(file.length()?);
+    let mut bytes = vec![0; usize::try_from(end.saturating_sub(range.start)).unwrap_or(0)];
+    let count = file.read_at(range.start, &mut bytes)?;
+    bytes.truncate(count);
+    Ok(bytes.into())
 }
 
 /// Reads a queue's quarantine, calling `each` per hint; unreadable parts are skipped.
@@ -136,31 +266,13 @@ pub(super) fn read(
     queue: &Path,
     each: &mut dyn FnMut(Quarantined),
 ) -> io::Result<()> {
-    let directory = queue.join(DIRECTORY);
-    let entries = match disk.read_directory(&directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    for entry in entries {
-        let path = directory.join(&entry.name);
-        if name::parse(&entry.name).is_none() {
-            continue;
-        }
-        let file = disk.open(&path, Open::Read)?;
-        let Parsed::Header(header) = Header::read(&*file)? else {
-            continue;
-        };
-        if header.kind != Kind::Quarantine {
-            continue;
-        }
-        let mut reader = Reader::new(&*file, &header)?;
-        loop {
-            match reader.next_found()? {
-                Found::Record(record) => each_of(record.meta, &record.payload, each),
-                Found::Damaged(_) => {}
-                Found::End { .. } => break,
+    for number in numbers(disk, queue)? {
+        read_file(disk, queue, number, &mut Progress::default(), &mut |kept| {
+            if let Kept::Hint(hint) = kept {
+                each(hint);
             }
-        }
+            true
+        })?;
     }
     Ok(())
 }
@@ -174,23 +286,19 @@ fn payload_of(hint: &Quarantined) -> Vec<u8> {
     payload
 }
 
-fn each_of(meta: RecordMeta, payload: &Bytes, each: &mut dyn FnMut(Quarantined)) {
-    let Some(prefix) = payload.get(..PREFIX) else {
-        return;
-    };
-    let (words, _) = prefix.as_chunks::<8>();
-    let [sequence, code] = words else { return };
-    let code = u32::try_from(u64::from_le_bytes(*code)).ok();
-    let Some(reason) = code.and_then(Terminal::from_code) else {
-        return;
-    };
-    each(Quarantined {
+/// Reads the stored form; `None` for what a later version has kept.
+pub(super) fn hint_of(meta: RecordMeta, payload: &Bytes) -> Option<Quarantined> {
+    let (words, _) = payload.get(..PREFIX)?.as_chunks::<8>();
+    let [sequence, code] = words else { return None };
+    let reason = Terminal::from_code(u32::try_from(u64::from_le_bytes(*code)).ok()?)?;
+    Some(Quarantined {
         sequence: Sequence(u64::from_le_bytes(*sequence)),
         shard: ShardId(meta.shard),
         appended_at: meta.stamp,
+        any_ack: meta.flags & ANY_ACK != 0,
         reason,
         bytes: payload.slice(PREFIX..),
-    });
+    })
 }
 
 #[cfg(test)]
@@ -208,6 +316,7 @@ mod tests {
             sequence: Sequence(sequence),
             shard: ShardId(sequence % 3),
             appended_at: sequence * 100,
+            any_ack: sequence.is_multiple_of(2),
             reason: Terminal::Quarantined(QuarantineReason::Refused(7)),
             bytes: Bytes::from(vec![sequence as u8; sequence as usize]),
         };
@@ -229,9 +338,7 @@ mod tests {
     fn hints_are_kept_as_specified() {
         for vector in crate::spec::vectors("quarantined") {
             let payload = Bytes::from(vector.bytes.clone());
-            let mut found = None;
-            each_of(RecordMeta::default(), &payload, &mut |hint| found = Some(hint));
-            let hint = found.unwrap();
+            let hint = hint_of(RecordMeta::default(), &payload).unwrap();
             assert_eq!(hint.sequence.0, vector.number::<u64>("sequence"));
             assert_eq!(u64::from(hint.reason.code()), vector.number::<u64>("code"));
             let hex: String = hint.bytes.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -45,6 +45,7 @@ pub(super) struct Place {
     pub(super) length: u64,
     pub(super) shard: u64,
     pub(super) stamp: u64,
+    pub(super) any_ack: bool,
 }
 
 /// Records that cannot be read; to be quarantined by the committer.
@@ -54,6 +55,7 @@ pub(super) struct Lost {
     pub(super) bytes: Range<u64>,
     pub(super) sequences: Range<u64>,
     pub(super) shard: u64,
+    pub(super) any_ack: bool,
 }
 
 /// One segment file.
@@ -173,6 +175,23 @@ impl Queue {
         Some(reader.header().ok()??.meta.stamp)
     }
 
+    /// Whether a segment has been removed, so that an error to open it is none.
+    pub(super) fn is_gone(&self, number: u64, error: &std::io::Error) -> bool {
+        error.kind() == std::io::ErrorKind::NotFound && self.state().segment(number).is_none()
+    }
+
+    /// The file of a segment, for whoever changes nothing.
+    pub(super) fn open_to_read(
+        &self,
+        disk: &dyn Disk,
+        segment: &Segment,
+    ) -> std::io::Result<Arc<dyn DiskFile>> {
+        match &segment.file {
+            Some(file) => Ok(Arc::clone(file)),
+            None => disk.open(&self.path(segment.header.number), Open::Read),
+        }
+    }
+
     /// The file of a segment, opened if it is not.
     pub(super) fn open(
         &self,
@@ -218,6 +237,14 @@ impl State {
     pub(super) fn sequences_end(&self, index: usize) -> u64 {
         let next = self.segments.get(index + 1);
         next.map_or(self.accounts.next(), |segment| segment.header.first_sequence)
+    }
+
+    /// Notes records that have no bytes, unless they have all ended: a segment whose hints were
+    /// dropped is gone before the cursor has come to it.
+    pub(super) fn lose_missing(&mut self, number: u64, sequences: Range<u64>) {
+        if !self.accounts.pending_in(sequences.clone()).is_empty() {
+            self.lost.push(Lost { number, bytes: 0..0, sequences, shard: 0, any_ack: false });
+        }
     }
 
     /// Where a record that was handed out lies.

@@ -112,6 +112,7 @@ impl Queue {
                     bytes: place.offset..place.offset + place.length,
                     sequences: sequence..sequence + 1,
                     shard: place.shard,
+                    any_ack: place.any_ack,
                 });
             }
         }
@@ -127,7 +128,11 @@ impl Queue {
         let Some(segment) = self.state().segment(place.number).cloned() else {
             return Ok(None);
         };
-        let file = self.open(disk, &segment)?;
+        let file = match self.open(disk, &segment) {
+            // It was dropped in the meantime, with all of its segment.
+            Err(error) if self.is_gone(place.number, &error) => return Ok(None),
+            other => other?,
+        };
         let (start, end) = (place.offset, place.offset + place.length);
         match Reader::within(&*file, &segment.header, start, end, sequence).next_found()? {
             Found::Record(record) => Ok(Some(record)),
@@ -142,7 +147,10 @@ impl Queue {
                 self.leave(&segment, sequences_end, at.offset, last);
                 continue;
             }
-            let file = self.open(disk, &segment)?;
+            let file = match self.open(disk, &segment) {
+                Err(error) if self.is_gone(segment.header.number, &error) => continue,
+                other => other?,
+            };
             let cursor = {
                 let mut state = self.state();
                 if let Some(segment) = state.segment_mut(segment.header.number) {
@@ -187,27 +195,14 @@ impl Queue {
         let Some(segment) = state.segments.get(index).cloned() else {
             let missing = at.sequence..state.accounts.next();
             if !missing.is_empty() {
-                state.lost.push(Lost {
-                    number: at.number,
-                    bytes: 0..0,
-                    sequences: missing,
-                    shard: 0,
-                });
+                state.lose_missing(at.number, missing);
                 state.cursor.sequence = state.accounts.next();
             }
             return None;
         };
         let header = segment.header;
         if header.number > at.number {
-            let missing = at.sequence..header.first_sequence;
-            if !missing.is_empty() {
-                state.lost.push(Lost {
-                    number: at.number,
-                    bytes: 0..0,
-                    sequences: missing,
-                    shard: 0,
-                });
-            }
+            state.lose_missing(at.number, at.sequence..header.first_sequence);
             state.cursor = Cursor {
                 number: header.number,
                 offset: header::LENGTH,
@@ -238,6 +233,7 @@ impl Queue {
                 length: position - record.offset,
                 shard: record.meta.shard,
                 stamp: record.meta.stamp,
+                any_ack: record.meta.flags & ANY_ACK != 0,
             };
             state.in_flight.insert(sequence, place);
             hand.add(record);
@@ -258,6 +254,7 @@ impl Queue {
             bytes: damage.range,
             sequences,
             shard: damage.header.map_or(0, |header| header.meta.shard),
+            any_ack: damage.header.is_some_and(|header| header.meta.flags & ANY_ACK != 0),
         });
     }
 
@@ -280,8 +277,7 @@ impl Queue {
         let mut state = self.state();
         let missing = state.cursor.sequence..sequences_end;
         if !missing.is_empty() {
-            let number = segment.header.number;
-            state.lost.push(Lost { number, bytes: 0..0, sequences: missing, shard: 0 });
+            state.lose_missing(segment.header.number, missing);
             state.cursor.sequence = sequences_end;
         }
         if last {

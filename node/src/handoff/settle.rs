@@ -13,14 +13,14 @@ use quorate_protocol::id::{NodeId, Sequence, ShardId};
 use super::HandoffError;
 use super::accounts::Ended;
 use super::log::{HandoffLog, Tail, refused};
-use super::quarantine::Quarantined;
-use super::queue::{Lost, Place, Segment};
-use super::terminal::{QuarantineReason, Terminal};
+use super::quarantine::{self, Quarantined};
+use super::queue::{Place, Segment};
+use super::terminal::{DiscardReason, QuarantineReason, Terminal};
 use crate::disk::Disk;
 use crate::segment::{Found, Reader, header, trailer};
 
 impl HandoffLog {
-    fn tail(&mut self, target: NodeId) -> Result<&mut Tail, HandoffError> {
+    pub(super) fn tail(&mut self, target: NodeId) -> Result<&mut Tail, HandoffError> {
         self.tails.get_mut(&target).ok_or(HandoffError::NoQueue(target))
     }
 
@@ -63,6 +63,30 @@ impl HandoffLog {
         stranger.map_or(Ok(()), |sequence| Err(HandoffError::NotPending { target, sequence }))
     }
 
+    /// Books hints that an operator gives up, handed out or not, as far as they are pending; how
+    /// many there were.
+    pub(super) fn discard(
+        &mut self,
+        target: NodeId,
+        hints: &[(Sequence, ShardId)],
+    ) -> Result<u64, HandoffError> {
+        let disk = Arc::clone(&self.disk);
+        let tail = self.tail(target)?;
+        let mut entries = Vec::new();
+        {
+            let state = tail.queue.state();
+            let pending = |(sequence, _): &&(Sequence, _)| state.accounts.is_pending(sequence.0);
+            for (sequence, shard) in hints.iter().filter(pending) {
+                let terminal = Terminal::Discarded(DiscardReason::Dropped);
+                add(&mut entries, sequence.0, terminal, shard.0);
+            }
+        }
+        tail.book(&entries)?;
+        self.collect(target)?;
+        self.tail(target)?.note_position(&*disk);
+        Ok(entries.iter().map(|entry| entry.count).sum())
+    }
+
     /// Quarantines what readers could not read.
     pub(super) fn quarantine_lost(&mut self, target: NodeId) -> Result<(), HandoffError> {
         let disk = Arc::clone(&self.disk);
@@ -84,7 +108,9 @@ impl HandoffLog {
             let segment = state.segment(one.number).cloned();
             drop(state);
             if let Some(segment) = segment.filter(|_| !one.bytes.is_empty()) {
-                let bytes = tail.raw(&*disk, &segment, one).unwrap_or_else(|_| {
+                let file = tail.queue.open(&*disk, &segment);
+                let bytes = file.and_then(|file| quarantine::raw(&*file, one.bytes.clone()));
+                let bytes = bytes.unwrap_or_else(|_| {
                     if let Some(segment) = tail.queue.state().segment_mut(one.number) {
                         segment.suspect = true;
                     }
@@ -94,6 +120,7 @@ impl HandoffLog {
                     sequence: Sequence(one.sequences.start),
                     shard: ShardId(one.shard),
                     appended_at: 0,
+                    any_ack: one.any_ack,
                     reason,
                     bytes,
                 });
@@ -169,7 +196,7 @@ impl HandoffLog {
     }
 }
 
-/// Adds an end, joining runs of deliveries.
+/// Adds an end, joining runs of one shard, and deliveries of all.
 fn add(entries: &mut Vec<Ended>, first: u64, terminal: Terminal, shard: u64) {
     let shard = if terminal == Terminal::Delivered { 0 } else { shard };
     if let Some(last) = entries.last_mut()
@@ -220,27 +247,10 @@ impl Tail {
         let bytes = match reader.next_found()? {
             Found::Record(record) => record.payload,
             // Damaged since it was handed out: what is left of it is kept.
-            Found::Damaged(_) | Found::End { .. } => {
-                let sequences = sequence.0..sequence.0 + 1;
-                let bytes = place.offset..end;
-                let lost = Lost { number: place.number, bytes, sequences, shard: place.shard };
-                self.raw(disk, &segment, &lost)?
-            }
+            Found::Damaged(_) | Found::End { .. } => quarantine::raw(&*file, place.offset..end)?,
         };
         let (shard, appended_at) = (ShardId(place.shard), place.stamp);
-        Ok(Quarantined { sequence, shard, appended_at, reason, bytes })
-    }
-
-    /// The bytes of a range, as far as they can be read.
-    fn raw(&self, disk: &dyn Disk, segment: &Segment, lost: &Lost) -> Result<Bytes, HandoffError> {
-        let file = self.queue.open(disk, segment)?;
-        // A range lies inside the file, which is as large as the segment size or its one record.
-        let end = lost.bytes.end.min(file.length()?);
-        let length = usize::try_from(end.saturating_sub(lost.bytes.start)).unwrap_or(0);
-        let mut bytes = vec![0; length];
-        let count = file.read_at(lost.bytes.start, &mut bytes)?;
-        bytes.truncate(count);
-        Ok(bytes.into())
+        Ok(Quarantined { sequence, shard, appended_at, any_ack: place.any_ack, reason, bytes })
     }
 
     fn remove(&self, disk: &dyn Disk, segment: &Segment) -> io::Result<()> {

@@ -1,6 +1,8 @@
 //! The hint queues as sessions and the drain see them: order, exact books, crashes at every
 //! point, damage everywhere, full and broken disks.
 
+mod operators;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 

@@ -10,8 +10,9 @@ use quorate_protocol::{
     code::Code,
     frame::{Frame, FrameError, Message},
     message::{
-        Aggregate, Deliver, Digest, HandOn, HintFate, Join, Mark, MetaGet, Ping, Propose,
-        RaftAppend, RaftSnapshot, RaftVote, Scan, Shards, Status, Verify, Write,
+        Aggregate, Deliver, Digest, HandOn, HintFate, Hints, HintsDo, HintsVerify, Join, Mark,
+        Marks, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan, Shards, Status,
+        Verify, Write,
     },
 };
 
@@ -53,9 +54,9 @@ pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
     match request.op {
         Ping::OP => Ok(()),
         Write::OP | Mark::OP | HintFate::OP => role(identity, Role::Write),
-        Scan::OP | Aggregate::OP | Digest::OP => role(identity, Role::Read),
-        Verify::OP | HandOn::OP => role(identity, Role::Admin),
-        MetaGet::OP | Status::OP | Shards::OP => {
+        Scan::OP | Aggregate::OP | Digest::OP | Hints::OP => role(identity, Role::Read),
+        Verify::OP | HandOn::OP | HintsVerify::OP | HintsDo::OP => role(identity, Role::Admin),
+        MetaGet::OP | Status::OP | Shards::OP | Marks::OP => {
             role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
         }
         Propose::OP => change(&request.message::<Propose>()?.change, identity),
@@ -90,7 +91,10 @@ fn role(identity: &Identity, role: Role) -> Result<(), Denied> {
 mod tests {
     use bytes::Bytes;
     use quorate_certs::Roles;
-    use quorate_protocol::id::{MetaIndex, PolicyId, ShardId, Version};
+    use quorate_protocol::{
+        id::{MetaIndex, NodeId, PolicyId, ShardId, Version},
+        message::HintAction,
+    };
 
     use super::*;
 
@@ -111,7 +115,7 @@ mod tests {
             .filter(|op| !matches!(allowed(&empty(*op), &node), Err(Denied::Unknown(_))));
         let listed = [
             0x0002, 0x0010, 0x0011, 0x0012, 0x0013, 0x0014, 0x0020, 0x0021, 0x0022, 0x0030, 0x0031,
-            0x0032, 0x0033, 0x0034, 0x0040, 0x0041, 0x0042, 0x0050,
+            0x0032, 0x0033, 0x0034, 0x0040, 0x0041, 0x0042, 0x0050, 0x0051, 0x0052, 0x0053, 0x0054,
         ];
         assert!(known.eq(listed));
     }
@@ -137,6 +141,10 @@ mod tests {
             up_to: Version(0),
         });
         let verify = frame(&Verify { shard: shard.0, meta_index: shard.1 });
+        let target = NodeId(1);
+        let hints = frame(&Hints { target, quarantined: false, content: true, limit: 0 });
+        let retry =
+            frame(&HintsDo { target, action: HintAction::Retry, shard: None, force_any: false });
         let groups = propose(Change::CreateGroups { policy: PolicyId(1), times: vec![] });
         let drop = propose(Change::DropDatabase { name: "d".into() });
         let raft = frame(&RaftVote {});
@@ -147,6 +155,10 @@ mod tests {
             (&digest, [true, false, true, true]),
             (&verify, [false, false, true, true]),
             (&frame(&Shards {}), [true, true, true, true]),
+            (&hints, [true, false, true, true]),
+            (&retry, [false, false, true, true]),
+            (&frame(&Marks {}), [true, true, true, true]),
+            (&frame(&HintsVerify {}), [false, false, true, true]),
             (&groups, [false, true, true, true]),
             (&drop, [false, false, true, true]),
             (&raft, [false, false, false, true]),
