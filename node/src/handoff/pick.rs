@@ -11,7 +11,7 @@ use quorate_protocol::id::{NodeId, ShardId};
 
 use super::{
     Handoff, HandoffError,
-    queue::{Cursor, HintRecord, Place, Queue},
+    queue::{ANY_ACK, Cursor, HintRecord, Place, Queue},
     reading::hint_of,
 };
 use crate::{
@@ -168,6 +168,7 @@ impl Queue {
                         length: reader.position() - offset,
                         shard: record.meta.shard,
                         stamp: record.meta.stamp,
+                        any_ack: record.meta.flags & ANY_ACK != 0,
                     };
                     self.state().in_flight.insert(record.meta.sequence, place);
                     bytes += record.payload.len();
