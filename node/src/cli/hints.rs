@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     connect::Connect,
     fail::Fail,
+    hints_import,
     output::Output,
     survey::{Survey, accounting},
     table::{Table, bytes},
@@ -25,10 +26,14 @@ delivered, pending, quarantined, expired or discarded, and nothing else:
 pub(crate) enum Hints {
     /// List the queues
     Ls(Connect),
+    Import(hints_import::Import),
 }
 
 pub(crate) async fn run(command: Hints, env: Env) -> Result<(), Fail> {
-    let Hints::Ls(connect) = command;
+    let connect = match command {
+        Hints::Ls(connect) => connect,
+        Hints::Import(import) => return hints_import::run(import, env).await,
+    };
     let client = connect.open(&env).await?;
     let survey = Survey::take(&client).await;
     client.close().await;
