@@ -47,6 +47,9 @@ pub struct Plan {
     pub configure: Configure,
     /// How far each node's wall clock is ahead, in ms; simulated clusters only.
     pub skew_ms: BTreeMap<NodeId, i64>,
+    /// Seconds on all wall clocks for each one of the runtime's; simulated clusters only. Timers
+    /// follow the runtime: more than 1 makes whatever is decided by age come sooner.
+    pub clock_rate: u32,
     /// The clients' settings.
     pub client: ClientConfig,
 }
@@ -59,6 +62,7 @@ impl Plan {
             nodes,
             configure: Arc::new(|_, _| {}),
             skew_ms: BTreeMap::new(),
+            clock_rate: 1,
             client: ClientConfig::default(),
         }
     }
@@ -166,7 +170,9 @@ impl Cluster {
 
     /// A cluster over a simulated network.
     pub async fn simulated_with(plan: Plan, seed: u64) -> Self {
-        Self::start_all(World::Simulated { net: SimNet::new(seed), seed, lives: 0 }, plan).await
+        let net = SimNet::new(seed);
+        net.set_clock_rate(plan.clock_rate);
+        Self::start_all(World::Simulated { net, seed, lives: 0 }, plan).await
     }
 
     async fn start_all(world: World, plan: Plan) -> Self {

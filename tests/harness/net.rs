@@ -88,6 +88,7 @@ struct Net {
 #[derive(Debug)]
 struct State {
     seed: u64,
+    clock_rate: u32,
     link: Link,
     inboxes: BTreeMap<SocketAddr, Arc<Mutex<Inbox>>>,
     /// One-way: (from, to).
@@ -135,6 +136,7 @@ impl SimNet {
             start: Instant::now(),
             state: Mutex::new(State {
                 seed,
+                clock_rate: 1,
                 link: Link::default(),
                 inboxes: BTreeMap::new(),
                 blocked: BTreeSet::new(),
@@ -157,13 +159,19 @@ impl SimNet {
     /// the network's seed and the address, a wall clock that follows the runtime's.
     #[must_use]
     pub fn env(&self, host: Ipv4Addr) -> Env {
-        let seed = self.with(|state| state.seed);
+        let (seed, rate) = self.with(|state| (state.seed, state.clock_rate));
         let mut mixed = SplitMix(seed ^ u64::from(u32::from(host)));
         Env {
-            clock: Arc::new(SimClock(self.0.start)),
+            clock: Arc::new(SimClock { start: self.0.start, rate }),
             entropy: Arc::new(SimEntropy(AtomicU64::new(mixed.next()))),
             sockets: Arc::new(SimHost { net: self.clone(), host: host.into() }),
         }
+    }
+
+    /// Lets so many seconds pass on the wall clocks of hosts that are made from now on for each one of
+    /// the runtime's. All hosts need the same rate.
+    pub fn set_clock_rate(&self, rate: u32) {
+        self.with(|state| state.clock_rate = rate);
     }
 
     /// Treats datagrams that are sent from now on like this.
@@ -302,12 +310,16 @@ fn address(addr: SocketAddr) -> u64 {
 }
 
 /// Microseconds are enough for a clock that starts on a round day.
-struct SimClock(Instant);
+struct SimClock {
+    start: Instant,
+    rate: u32,
+}
 
 impl Clock for SimClock {
     fn wall_ns(&self) -> u64 {
         const START: u64 = 1_700_000_000_000_000_000;
-        START + u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(0)
+        let passed = self.start.elapsed() * self.rate;
+        START + u64::try_from(passed.as_nanos()).unwrap_or(0)
     }
 }
 

@@ -13,6 +13,8 @@ mod export;
 mod fail;
 mod fields;
 mod hints;
+mod hints_import;
+mod legacy;
 mod node;
 mod node_ctl;
 mod output;

@@ -16,7 +16,7 @@ use super::ledger::{Ledger, is_slot};
 use super::log::{HandoffLog, refused};
 use super::quarantine::DIRECTORY as QUARANTINE;
 use super::queue::{Cursor, Queue, Segment, State};
-use crate::disk::{Disk, DiskFile, Open};
+use crate::disk::{Disk, DiskFile, Open, is_full};
 use crate::segment::header::{self, Header, Kind, Parsed};
 use crate::segment::{Found, Reader, Writer, name, trailer};
 
@@ -97,8 +97,12 @@ impl HandoffLog {
             last.file = found.writer.as_ref().map(|writer| Arc::clone(writer.file()));
             writer = found.writer;
         }
-        if books.is_none() {
-            ledger.create()?;
+        if books.is_none()
+            && let Err(error) = ledger.create()
+        {
+            // It was being made when there was no room: it is made by the first hint that finds some.
+            let blank = segments.is_empty() && next_number == 1;
+            return if blank && is_full(&error) { Ok(0) } else { Err(error.into()) };
         }
         // A fresh slot: what the old one holds behind a tear is nobody's business any more.
         ledger.turn(&accounts).map_err(refused)?;

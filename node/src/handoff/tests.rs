@@ -1,7 +1,16 @@
 //! The hint queues as sessions and the drain see them: order, exact books, crashes at every
 //! point, damage everywhere, full and broken disks.
 
+mod flipped;
+mod many;
 mod operators;
+mod outage;
+mod purge;
+mod room;
+#[path = "../../../tests/harness/small_disk.rs"]
+#[allow(unreachable_pub, clippy::duplicate_mod, reason = "tests of the shard store have it too")]
+mod small_disk;
+mod torn;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -74,6 +83,11 @@ fn stats(handoff: &Handoff) -> QueueStats {
     let ended = stats.delivered + stats.quarantined + stats.expired + stats.discarded;
     assert_eq!(stats.accepted, stats.pending + ended, "{stats:?}");
     stats
+}
+
+/// Whether everything is to be tried, not only a sample.
+fn soak() -> bool {
+    std::env::var_os("QUORATE_SOAK").is_some()
 }
 
 fn up_to(last: u64) -> Vec<u64> {

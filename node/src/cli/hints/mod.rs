@@ -1,9 +1,11 @@
 //! `quorate hints`: what every node keeps for its peers, whether it is sound, and what becomes of it.
 //!
-//! Invariant: only `retry` and `drop` change anything, and `drop` only if told so twice.
+//! Invariant: only `retry`, `drop`, `hand-on` and `import` change anything, and `drop` only if told so
+//! twice.
 
 mod drop;
 mod export;
+mod hand_on;
 mod holders;
 mod ls;
 mod retry;
@@ -13,7 +15,7 @@ mod verify;
 use clap::Subcommand;
 use quorate_client::Env;
 
-use super::fail::Fail;
+use super::{fail::Fail, hints_import};
 
 const EXAMPLES: &str = "\
 A hint is a write that a node keeps for a peer that was down. Every hint that was accepted is
@@ -34,6 +36,8 @@ pub(crate) enum Hints {
     Export(export::ExportArgs),
     Retry(retry::RetryArgs),
     Drop(drop::DropArgs),
+    HandOn(hand_on::HandOnArgs),
+    Import(hints_import::Import),
 }
 
 pub(crate) async fn run(command: Hints, env: Env) -> Result<(), Fail> {
@@ -44,5 +48,7 @@ pub(crate) async fn run(command: Hints, env: Env) -> Result<(), Fail> {
         Hints::Export(args) => export::run(args, env).await,
         Hints::Retry(args) => retry::run(args, env).await,
         Hints::Drop(args) => drop::run(args, env).await,
+        Hints::HandOn(args) => hand_on::run(args, env).await,
+        Hints::Import(args) => hints_import::run(args, env).await,
     }
 }

@@ -4,17 +4,21 @@
 //! contains, except at the end of the stream or when a line is longer than any line may be; memory
 //! is bounded by that limit. Called by the reading thread of `write`.
 
+use std::sync::Arc;
+
 /// The longest line that is waited for, in bytes; a longer one is cut at its first newline, since
 /// more likely a closing quote is missing.
 const MAX_LINE: usize = 8 << 20;
 
 /// Whole lines of the stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chunk {
     /// The lines, each with its newline.
     pub(crate) text: Vec<u8>,
     /// The number of the first line in the stream, from 1.
     pub(crate) first_line: usize,
+    /// Which stream it is, where there are several.
+    pub(crate) source: Option<Arc<str>>,
 }
 
 /// Where the scanner is within a line; the same rules as the parser's, byte by byte. Quotes count
@@ -59,15 +63,28 @@ pub(crate) struct Cutter {
     /// Positions behind the newlines that end lines.
     ends: Vec<usize>,
     line: usize,
+    source: Option<Arc<str>>,
 }
 
 impl Default for Cutter {
     fn default() -> Self {
-        Self { buffer: Vec::new(), scanned: 0, scan: Scan::default(), ends: Vec::new(), line: 1 }
+        Self {
+            buffer: Vec::new(),
+            scanned: 0,
+            scan: Scan::default(),
+            ends: Vec::new(),
+            line: 1,
+            source: None,
+        }
     }
 }
 
 impl Cutter {
+    /// For one stream of several.
+    pub(crate) fn of(source: Arc<str>) -> Self {
+        Self { source: Some(source), ..Self::default() }
+    }
+
     /// Takes the next bytes of the stream.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
@@ -94,6 +111,17 @@ impl Cutter {
         self.scanned = begin + end;
         self.ends.push(self.scanned);
         self.scan = Scan::default();
+    }
+
+    /// At the end of the stream, when all whole lines were taken: ends a line whose string is never
+    /// closed at its first newline. True if there was one; then it can be taken, and the scan goes
+    /// on behind it with the next [`push`](Self::push).
+    pub(crate) fn give_up(&mut self) -> bool {
+        let open = self.ends.is_empty() && self.scan.quoted && self.buffer.contains(&b'\n');
+        if open {
+            self.give_up_line(0);
+        }
+        open
     }
 
     /// Whole lines that wait to be taken.
@@ -125,7 +153,7 @@ impl Cutter {
         let text = std::mem::replace(&mut self.buffer, rest);
         let first_line = self.line;
         self.line += newlines(&text);
-        Chunk { text, first_line }
+        Chunk { text, first_line, source: self.source.clone() }
     }
 }
 
@@ -144,7 +172,7 @@ impl Chunk {
             let first_line = line;
             begin = end;
             line += newlines(&text);
-            Self { text, first_line }
+            Self { text, first_line, source: self.source.clone() }
         })
     }
 }
@@ -164,7 +192,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> Vec<(String, usize)> {
-        let chunk = Chunk { text: text.as_bytes().to_vec(), first_line: 1 };
+        let chunk = Chunk { text: text.as_bytes().to_vec(), first_line: 1, source: None };
         let line = |chunk: Chunk| (String::from_utf8(chunk.text).unwrap(), chunk.first_line);
         chunk.into_lines().map(line).collect()
     }
@@ -192,7 +220,7 @@ mod tests {
         let filler = "c v=1\n".repeat(MAX_LINE / 6 + 1);
         cutter.push(filler.as_bytes());
         let first = cutter.take(1).unwrap();
-        assert_eq!(first, Chunk { text: b"a s=\"x\n".to_vec(), first_line: 1 });
+        assert_eq!(first, Chunk { text: b"a s=\"x\n".to_vec(), first_line: 1, source: None });
         assert_eq!(cutter.take(1).unwrap().text, b"b v=1\n");
         assert!(cutter.lines() > MAX_LINE / 6);
     }
@@ -206,7 +234,7 @@ mod tests {
                 let outcome = parse_into(&mut batch, text, Options::default());
                 (outcome.lines, outcome.points)
             };
-            let whole = Chunk { text: text.clone().into_bytes(), first_line: 1 };
+            let whole = Chunk { text: text.clone().into_bytes(), first_line: 1, source: None };
             let (mut lines, mut points) = (0, 0);
             for line in whole.into_lines() {
                 let found = parse(&line.text);
@@ -222,7 +250,7 @@ mod tests {
             cuts in prop::collection::vec(1usize..9, 1..9),
             take in 1usize..4,
         ) {
-            let whole = Chunk { text: text.clone().into_bytes(), first_line: 1 };
+            let whole = Chunk { text: text.clone().into_bytes(), first_line: 1, source: None };
             let expected: Vec<Chunk> = whole.into_lines().collect();
             let (mut cutter, mut rest, mut out) = (Cutter::default(), text.as_bytes(), Vec::new());
             for cut in cuts.iter().cycle() {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     Write,
+    chunk::Chunk,
     read::{self, Input, parse},
     rejects::Rejects,
     tally::Tally,
@@ -33,12 +34,12 @@ pub(crate) async fn run(args: &Write, input: Input, env: &Env) -> Result<(), Fai
         let parsed =
             parsed.map_err(|error| Fail::failed(format!("cannot read the input: {error}")))?;
         rejects.unreadable(&parsed)?;
-        tally.rejected += parsed.outcome.errors.len();
-        tally.points += parsed.outcome.points;
+        tally.rejected += parsed.errors.len();
+        tally.points += parsed.points;
         tally.batches += usize::from(!parsed.batch.is_empty());
         canonical.clear();
         // Line by line, because a batch no longer knows the order across measurements.
-        for line in parsed.chunk.into_lines() {
+        for line in parsed.chunks.into_iter().flat_map(Chunk::into_lines) {
             let line = parse(line, options);
             for measurement in line.batch.measurements() {
                 write_lines(measurement, &mut canonical);

@@ -7,31 +7,32 @@ mod chunk;
 mod dry;
 mod read;
 mod rejects;
+mod send;
 mod tally;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use quorate_client::{Client, Env, Receipt, WriteError, WriteOptions};
+use quorate_client::{Env, WriteOptions};
 use quorate_protocol::{
     consistency::Level,
     line::{Options, Precision},
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     connect::{Connect, map_with},
     fail::Fail,
     output::Output,
-    table::{count, grouped},
+    table::count,
     time::parse_positive,
 };
-use chunk::Chunk;
-use read::{Input, Parsed};
-use rejects::Rejects;
-use tally::Tally;
-pub(crate) use tally::round;
+pub(crate) use chunk::{Chunk, Cutter};
+use read::Input;
+pub(crate) use read::Parsed;
+pub(crate) use rejects::Rejects;
+pub(crate) use send::{Sending, Target};
+pub(crate) use tally::{Tally, round};
 
 /// Batches under way at the same time.
 const IN_FLIGHT: usize = 4;
@@ -108,8 +109,14 @@ pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
     let client = args.connect.open(&env).await?;
     map_with(&client, &args.database).await?;
     let started = Instant::now();
-    let mut run = Run::new(&args, &env, client.clone(), rejects, input.size);
-    let ended = run.all(input).await;
+    let target = Target {
+        client: Some(client.clone()),
+        database: args.database.clone(),
+        options: args.write_options(),
+        in_flight: IN_FLIGHT,
+    };
+    let mut run = Sending::new(target, args.options(&env), rejects, input.size);
+    let ended = all(&args, &mut run, input).await;
     let ended = ended.and(run.rejects.finish());
     run.bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
@@ -125,8 +132,30 @@ pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
     verdict(&run.tally, &run.rejects)
 }
 
+/// Reads to the end, with some batches under way.
+async fn all(args: &Write, run: &mut Sending, input: Input) -> Result<(), Fail> {
+    let batches = read::start(input, args.batch as usize, run.parsing);
+    let mut batches =
+        batches.map_err(|error| Fail::failed(format!("cannot start a thread: {error}")))?;
+    let mut ended = Ok(());
+    while let Some(parsed) = batches.recv().await {
+        let parsed = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                ended = Err(Fail::failed(format!("cannot read the input: {error}")));
+                break;
+            }
+        };
+        let bytes: usize = parsed.chunks.iter().map(|chunk| chunk.text.len()).sum();
+        run.bar.inc(bytes as u64);
+        run.send(parsed).await?;
+    }
+    run.finish().await?;
+    ended
+}
+
 /// The end of a run that read everything.
-fn verdict(tally: &Tally, rejects: &Rejects) -> Result<(), Fail> {
+pub(crate) fn verdict(tally: &Tally, rejects: &Rejects) -> Result<(), Fail> {
     if tally.complete() {
         return Ok(());
     }
@@ -138,109 +167,4 @@ fn verdict(tally: &Tally, rejects: &Rejects) -> Result<(), Fail> {
         None => "--rejects FILE keeps lines and reasons".to_owned(),
     };
     Err(Fail::failed(format!("{lost} not written; {place}")))
-}
-
-/// A batch that has been answered.
-struct Answered {
-    chunk: Chunk,
-    points: usize,
-    result: Result<Receipt, WriteError>,
-}
-
-struct Run<'a> {
-    args: &'a Write,
-    client: Client,
-    options: Options,
-    write_options: Arc<WriteOptions>,
-    rejects: Rejects,
-    tally: Tally,
-    tasks: JoinSet<Answered>,
-    bar: ProgressBar,
-}
-
-impl<'a> Run<'a> {
-    fn new(
-        args: &'a Write,
-        env: &Env,
-        client: Client,
-        rejects: Rejects,
-        size: Option<u64>,
-    ) -> Self {
-        let (bar, style) = match size {
-            Some(size) => (
-                ProgressBar::new(size),
-                "{bar:30} {bytes}/{total_bytes} {msg} {elapsed} left {eta}",
-            ),
-            None => (ProgressBar::new_spinner(), "{spinner} {bytes} {msg} {elapsed}"),
-        };
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
-        Self {
-            args,
-            client,
-            options: args.options(env),
-            write_options: Arc::new(args.write_options()),
-            rejects,
-            tally: Tally::default(),
-            tasks: JoinSet::new(),
-            bar,
-        }
-    }
-
-    /// Reads to the end, with some batches under way.
-    async fn all(&mut self, input: Input) -> Result<(), Fail> {
-        let batches = read::start(input, self.args.batch as usize, self.options);
-        let mut batches =
-            batches.map_err(|error| Fail::failed(format!("cannot start a thread: {error}")))?;
-        let mut ended = Ok(());
-        while let Some(parsed) = batches.recv().await {
-            let parsed = match parsed {
-                Ok(parsed) => parsed,
-                Err(error) => {
-                    ended = Err(Fail::failed(format!("cannot read the input: {error}")));
-                    break;
-                }
-            };
-            self.rejects.unreadable(&parsed)?;
-            self.tally.rejected += parsed.outcome.errors.len();
-            self.bar.inc(parsed.chunk.text.len() as u64);
-            while self.tasks.len() >= IN_FLIGHT {
-                self.answer().await?;
-            }
-            if !parsed.batch.is_empty() {
-                self.send(parsed);
-            }
-        }
-        while !self.tasks.is_empty() {
-            self.answer().await?;
-        }
-        ended
-    }
-
-    fn send(&mut self, parsed: Parsed) {
-        let (client, options) = (self.client.clone(), Arc::clone(&self.write_options));
-        let database = self.args.database.clone();
-        self.tasks.spawn(async move {
-            let result = client.write(&database, &parsed.batch, &options).await;
-            Answered { chunk: parsed.chunk, points: parsed.outcome.points, result }
-        });
-    }
-
-    /// Takes note of the next batch that has been answered.
-    async fn answer(&mut self) -> Result<(), Fail> {
-        let Some(answered) = self.tasks.join_next().await else {
-            return Ok(());
-        };
-        let Answered { chunk, points, result } = answered.map_err(Fail::failed)?;
-        match result {
-            Ok(receipt) => self.tally.written(points, &receipt),
-            Err(error) => {
-                self.tally.failed(points, &error);
-                self.rejects.failed(chunk, self.options, &error.failed)?;
-            }
-        }
-        self.bar.set_message(format!("{} points", grouped(self.tally.points as u64)));
-        Ok(())
-    }
 }

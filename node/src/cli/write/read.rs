@@ -14,7 +14,7 @@ use std::{
 
 use quorate_protocol::{
     batch::Batch,
-    line::{Options, Outcome, parse_into},
+    line::{LineError, Options, parse_into},
 };
 use tokio::sync::mpsc;
 
@@ -28,11 +28,25 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Parsed batches that may wait for the network.
 const WAITING: usize = 2;
 
-/// A parsed chunk.
+/// Parsed chunks that make one batch.
+#[derive(Debug, Default)]
 pub(crate) struct Parsed {
-    pub(crate) chunk: Chunk,
+    pub(crate) chunks: Vec<Chunk>,
     pub(crate) batch: Batch,
-    pub(crate) outcome: Outcome,
+    pub(crate) points: usize,
+    /// Lines that could not be read, each with the place of its chunk in `chunks`.
+    pub(crate) errors: Vec<(usize, LineError)>,
+}
+
+impl Parsed {
+    /// Parses one more chunk into the batch. A line ends with its chunk, whatever it says.
+    pub(crate) fn add(&mut self, chunk: Chunk, options: Options) {
+        let outcome = parse_into(&mut self.batch, &chunk.text, options);
+        let at = self.chunks.len();
+        self.points += outcome.points;
+        self.errors.extend(outcome.errors.into_iter().map(|error| (at, error)));
+        self.chunks.push(chunk);
+    }
 }
 
 /// The input, and its size where it is known.
@@ -132,7 +146,7 @@ fn read(source: &mut dyn Read, blocks: &SyncSender<Block>) {
 
 /// Parses a chunk into a batch of its own.
 pub(crate) fn parse(chunk: Chunk, options: Options) -> Parsed {
-    let mut batch = Batch::new();
-    let outcome = parse_into(&mut batch, &chunk.text, options);
-    Parsed { chunk, batch, outcome }
+    let mut parsed = Parsed::default();
+    parsed.add(chunk, options);
+    parsed
 }

@@ -48,11 +48,22 @@ impl Rejects {
         self.file.as_ref().map(|(path, _)| path.as_path())
     }
 
-    /// One line, without its newline.
-    fn add(&mut self, at: usize, column: usize, reason: &str, raw: &[u8]) -> Result<(), Fail> {
+    /// One line, without its newline, which stands in this chunk.
+    fn add(
+        &mut self,
+        chunk: &Chunk,
+        at: usize,
+        column: usize,
+        reason: &str,
+        raw: &[u8],
+    ) -> Result<(), Fail> {
         let reason = reason.replace(['\n', '\r'], " ");
+        let place = match &chunk.source {
+            Some(source) => format!("{source} line {at} column {column}"),
+            None => format!("line {at} column {column}"),
+        };
         if let Some((path, file)) = &mut self.file {
-            let mut entry = format!("# line {at} column {column}: {reason}\n").into_bytes();
+            let mut entry = format!("# {place}: {reason}\n").into_bytes();
             entry.extend_from_slice(raw);
             entry.push(b'\n');
             return file.write_all(&entry).map_err(|error| {
@@ -61,7 +72,7 @@ impl Rejects {
         }
         self.told += 1;
         match self.told {
-            1..=TOLD => tell(&format!("line {at} column {column}: {reason}")),
+            1..=TOLD => tell(&format!("{place}: {reason}")),
             count if count == TOLD + 1 => {
                 tell("more lines were not written; --rejects FILE keeps them all, with reasons");
             }
@@ -72,11 +83,11 @@ impl Rejects {
 
     /// The lines that could not be read.
     pub(crate) fn unreadable(&mut self, parsed: &Parsed) -> Result<(), Fail> {
-        let Parsed { chunk, outcome, .. } = parsed;
-        for error in &outcome.errors {
+        for (at, error) in &parsed.errors {
+            let Some(chunk) = parsed.chunks.get(*at) else { continue };
             let raw = chunk.text.get(error.range.clone()).unwrap_or_default();
             let line = chunk.first_line + error.line - 1;
-            self.add(line, error.column, &error.reason.to_string(), raw)?;
+            self.add(chunk, line, error.column, &error.reason.to_string(), raw)?;
         }
         Ok(())
     }
@@ -84,7 +95,7 @@ impl Rejects {
     /// The lines whose points were refused or failed.
     pub(crate) fn failed(
         &mut self,
-        chunk: Chunk,
+        chunks: Vec<Chunk>,
         options: Options,
         failed: &[FailedRows],
     ) -> Result<(), Fail> {
@@ -94,10 +105,10 @@ impl Rejects {
             let reason = format!("{}{detail}{}", group.code, group.detail);
             reasons.extend(group.rows.iter().map(|row| (*row, reason.clone())));
         }
-        for (line, row) in rows_of_lines(chunk, options) {
+        for (line, row) in rows_of_lines(chunks, options) {
             if let Some(reason) = reasons.get(&row) {
                 let raw = line.text.strip_suffix(b"\n").unwrap_or(&line.text);
-                self.add(line.first_line, 1, reason, raw)?;
+                self.add(&line, line.first_line, 1, reason, raw)?;
             }
         }
         Ok(())
@@ -114,11 +125,11 @@ impl Rejects {
     }
 }
 
-/// Each line that gave a point, with the row that the point is in the batch of the whole chunk.
-fn rows_of_lines(chunk: Chunk, options: Options) -> impl Iterator<Item = (Chunk, RowId)> {
+/// Each line that gave a point, with the row that the point is in the batch of all chunks.
+fn rows_of_lines(chunks: Vec<Chunk>, options: Options) -> impl Iterator<Item = (Chunk, RowId)> {
     let mut batch = Batch::new();
     let mut rows: Vec<usize> = Vec::new();
-    chunk.into_lines().filter_map(move |line| {
+    chunks.into_iter().flat_map(Chunk::into_lines).filter_map(move |line| {
         parse_into(&mut batch, &line.text, options);
         let grown = batch.measurements().iter().enumerate().find_map(|(at, measurement)| {
             let before = rows.get(at).copied().unwrap_or(0);
@@ -141,10 +152,11 @@ mod tests {
     #[test]
     fn rows_are_found_again() {
         let text = b"a v=1 1\nb v=1 1\nbroken\n\n# no\na v=2 2\nc s=\"x\ny\" 3\nb v=2 2".to_vec();
-        let chunk = Chunk { text, first_line: 11 };
-        let found: Vec<(usize, u32, u32)> = rows_of_lines(chunk, Options::default())
+        let first = Chunk { text, first_line: 11, source: None };
+        let second = Chunk { text: b"b v=3 3".to_vec(), first_line: 1, source: Some("x".into()) };
+        let found: Vec<(usize, u32, u32)> = rows_of_lines(vec![first, second], Options::default())
             .map(|(line, row)| (line.first_line, row.measurement, row.row))
             .collect();
-        assert_eq!(found, [(11, 0, 0), (12, 1, 0), (16, 0, 1), (17, 2, 0), (19, 1, 1)]);
+        assert_eq!(found, [(11, 0, 0), (12, 1, 0), (16, 0, 1), (17, 2, 0), (19, 1, 1), (1, 1, 2)]);
     }
 }

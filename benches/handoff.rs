@@ -1,0 +1,125 @@
+//! Hint queues against the discipline of the system this one descends from, in one run.
+//!
+//! `cargo bench -p quorate-benches --bench handoff -- [PART]... [--runs N] [--quick] [--dir DIR]`
+//!
+//! Parts: `append`, `small` and `large` (drains), `open`; all of them unless some are named. The parts
+//! that compare do both in turn, run by run. Prints `RES` lines of every run, then medians (`MED`)
+//! and goals (`GOAL`). `--quick` makes everything small: it shows that the benchmark works, and its
+//! figures mean nothing.
+
+#[path = "handoff/append.rs"]
+mod append;
+#[path = "handoff/drain.rs"]
+mod drain;
+#[path = "handoff/open.rs"]
+mod open;
+#[path = "handoff/pair.rs"]
+mod pair;
+#[path = "handoff/reference.rs"]
+mod reference;
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use quorate_benches::report::{Line, Summary};
+use tempfile::TempDir;
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+const PARTS: [&str; 4] = ["append", "small", "large", "open"];
+const USAGE: &str = "\
+usage: handoff [PART]... [--runs N] [--quick] [--dir DIR]
+parts: append small large open";
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+struct Plan {
+    parts: Vec<String>,
+    runs: usize,
+    quick: bool,
+    dir: PathBuf,
+}
+
+impl Plan {
+    fn read(args: &[String]) -> Option<Self> {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("handoff-bench");
+        let mut plan = Self { parts: Vec::new(), runs: 5, quick: false, dir };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                // What cargo adds.
+                "--bench" => {}
+                "--quick" => (plan.quick, plan.runs) = (true, 1),
+                "--runs" => plan.runs = args.next()?.parse().ok()?,
+                "--dir" => plan.dir = args.next()?.into(),
+                part if PARTS.contains(&part) => plan.parts.push(part.to_owned()),
+                _ => return None,
+            }
+        }
+        if plan.parts.is_empty() {
+            plan.parts = PARTS.map(str::to_owned).into();
+        }
+        Some(plan)
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.parts.iter().any(|wanted| wanted == part)
+    }
+
+    /// A size, or a small one.
+    const fn scale(&self, full: u64, quick: u64) -> u64 {
+        if self.quick { quick } else { full }
+    }
+
+    /// A folder of a run's own.
+    fn scratch(&self) -> Outcome<TempDir> {
+        Ok(tempfile::tempdir_in(&self.dir)?)
+    }
+}
+
+/// Shows a result and sums it up.
+fn tell(summary: &mut Summary, line: &Line) {
+    println!("{line}");
+    summary.add(line);
+}
+
+/// How many times as much as `under` the figure of `over` is, both of the same part.
+fn ratio(summary: &Summary, figure: &str, over: &str, under: &str) -> Option<f64> {
+    Some(summary.median(over, figure)? / summary.median(under, figure)?)
+}
+
+async fn run(plan: &Plan) -> Outcome<()> {
+    let mut summary = Summary::default();
+    let mut goals = String::new();
+    if plan.wants("append") {
+        goals.push_str(&append::run(plan, &mut summary).await?);
+    }
+    if plan.wants("small") {
+        goals.push_str(&drain::small(plan, &mut summary).await?);
+    }
+    if plan.wants("large") {
+        goals.push_str(&drain::large(plan, &mut summary).await?);
+    }
+    if plan.wants("open") {
+        goals.push_str(&open::run(plan, &mut summary).await?);
+    }
+    print!("{}{goals}", summary.text());
+    Ok(())
+}
+
+fn main() -> Outcome<ExitCode> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let Some(plan) = Plan::read(&args) else {
+        eprintln!("{USAGE}");
+        return Ok(ExitCode::from(2));
+    };
+    std::fs::create_dir_all(&plan.dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(run(&plan));
+    // Every run has removed its own folder.
+    let _ = std::fs::remove_dir(&plan.dir);
+    ended.map(|()| ExitCode::SUCCESS)
+}
