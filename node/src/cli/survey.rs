@@ -27,9 +27,14 @@ pub(crate) struct Survey {
 impl Survey {
     /// Asks all active members.
     pub(crate) async fn take(client: &Client) -> Self {
+        Self::of(client, |_| true).await
+    }
+
+    /// Asks the active members that are wanted, and waits for no other.
+    pub(crate) async fn of(client: &Client, wanted: impl Fn(NodeId) -> bool) -> Self {
         let map = client.map();
         let mut asked = JoinSet::new();
-        for node in map.active_nodes() {
+        for node in map.active_nodes().filter(|node| wanted(node.id)) {
             let (client, id) = (client.clone(), node.id);
             asked.spawn(async move { (id, client.node_status(id, PATIENCE).await.ok()) });
         }

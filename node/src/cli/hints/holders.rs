@@ -23,21 +23,23 @@ use crate::{
 pub(super) struct Holders {
     survey: Survey,
     target: Option<NodeId>,
-    on: Option<NodeId>,
 }
 
 impl Holders {
-    /// Asks all members. `target`: for whom the hints are, everybody if it is not given; `on`: the
-    /// only node that is meant.
+    /// Asks all members that may keep such hints; no node keeps any for itself, so that a target
+    /// that is down costs no time. `target`: for whom the hints are, everybody if it is not given;
+    /// `on`: the only node that is meant.
     pub(super) async fn find(
         client: &Client,
         target: Option<&str>,
         on: Option<&str>,
     ) -> Result<Self, Fail> {
-        let survey = Survey::take(client).await;
-        let target = target.map(|text| target_id(&survey.map, text)).transpose()?;
-        let on = on.map(|text| node_id(&survey.map, text)).transpose()?;
-        Ok(Self { survey, target, on })
+        let map = client.map();
+        let target = target.map(|text| target_id(&map, text)).transpose()?;
+        let on = on.map(|text| node_id(&map, text)).transpose()?;
+        let wanted = |id| on.is_none_or(|on| on == id) && target != Some(id);
+        let survey = Survey::of(client, wanted).await;
+        Ok(Self { survey, target })
     }
 
     pub(super) fn map(&self) -> &ClusterMap {
@@ -52,17 +54,13 @@ impl Holders {
     /// Who keeps hints for whom.
     pub(super) fn pairs(&self) -> Vec<(NodeId, NodeId)> {
         let queues = self.survey.queues().map(|(holder, queue)| (holder, queue.target));
-        let meant = |(holder, target): &(NodeId, NodeId)| {
-            self.on.is_none_or(|on| on == *holder) && self.target.is_none_or(|one| one == *target)
-        };
+        let meant = |(_, target): &(NodeId, NodeId)| self.target.is_none_or(|one| one == *target);
         queues.filter(meant).collect()
     }
 
-    /// Fails if a node that may keep such hints has not answered; no node keeps any for itself.
+    /// Fails if a node that may keep such hints has not answered.
     pub(super) fn complete(&self) -> Result<(), Fail> {
-        let meant = |id: NodeId| self.on.is_none_or(|on| on == id) && self.target != Some(id);
-        let silent =
-            self.survey.nodes.iter().filter(|(id, answer)| answer.is_none() && meant(**id));
+        let silent = self.survey.nodes.iter().filter(|(_, answer)| answer.is_none());
         let down: Vec<String> = silent.map(|(id, _)| self.name(*id)).collect();
         if down.is_empty() {
             return Ok(());
