@@ -167,7 +167,15 @@ impl Queue {
             if let Some(place) = state.place(state.accounts.floor()) {
                 return Some(place.stamp);
             }
-            (state.segment(state.cursor.number)?.clone(), state.cursor)
+            let mut cursor = state.cursor;
+            let before = |segment: &Segment| segment.header.number < cursor.number;
+            let segment = state.segments.get(state.segments.partition_point(before))?.clone();
+            let Header { number, first_sequence: sequence, .. } = segment.header;
+            if number > cursor.number {
+                // Nothing of it was handed out yet.
+                cursor = Cursor { number, offset: header::LENGTH, sequence };
+            }
+            (segment, cursor)
         };
         let file = self.open(disk, &segment).ok()?;
         let Cursor { offset, sequence, .. } = cursor;
