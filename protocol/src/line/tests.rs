@@ -260,6 +260,11 @@ proptest! {
                 if fields[0].0.starts_with(b"\t") || fields[0].0.starts_with(b"\0") {
                     continue;
                 }
+                // Behind a blank at the front of the line a quote in the measurement counts, and so
+                // a newline can get into a name: that cannot be said without the blank.
+                if fields.iter().any(|(name, _)| name.contains(&b'\n')) {
+                    continue;
+                }
                 let key = measurement.series_key(series);
                 for (tag, value) in crate::point::key::tags_of(key) {
                     prop_assert!(crate::point::key::is_escaped_tag_key(tag));
