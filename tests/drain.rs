@@ -51,7 +51,8 @@ fn shard_of(client: &Client, database: &str) -> ShardId {
 fn hints_of_a_shard_that_cannot_take_them_do_not_hold_up_others() {
     real(async {
         let binary = env!("CARGO_BIN_EXE_quorate-under-test");
-        let mut cluster = Processes::start(binary, 3).await;
+        let config = "[shard]\nfold_age_ms = 100\n";
+        let mut cluster = Processes::start_with(binary, 3, config).await;
         let client = cluster.client().await;
         let (broken, sound) = (Ledger::new(), Ledger::new());
         let all = WriteOptions::at(Level::All);
@@ -59,17 +60,18 @@ fn hints_of_a_shard_that_cannot_take_them_do_not_hold_up_others() {
             create_database(&client, database, 3).await;
             write(&client, database, &[sample(0, 0)], &all, ledger).await.unwrap();
         }
-        // Folds, so that there is a file to break.
+        let shard = shard_of(&client, "broken").to_string();
+        let file = cluster.data(THREE).join("shards").join(shard).join("data.mdb");
+        // Something to break: the fold takes a moment.
+        wait_until("the first fold", async || {
+            fs::metadata(&file).is_ok_and(|file| file.len() >= 16 << 10)
+        })
+        .await;
         cluster.terminate(THREE).await;
-        cluster.restart(THREE).await;
-        wait_healthy(&client, &cluster.ids()).await;
-        cluster.kill(THREE).await;
         wait_until("the client has noticed", async || client.up() == [ONE, TWO]).await;
         // More than what a window of messages takes, before the one that must pass them.
         hint(&client, "broken", 1_100, &broken).await;
         hint(&client, "sound", 5, &sound).await;
-        let file = cluster.data(THREE).join("shards").join(shard_of(&client, "broken").to_string());
-        let file = file.join("data.mdb");
         let length = fs::metadata(&file).unwrap().len() as usize;
         let whole = fs::read(&file).unwrap();
         fs::write(&file, vec![0xa5; length]).unwrap();
