@@ -72,6 +72,19 @@ impl Env {
         config: &TransportConfig,
     ) -> io::Result<quinn::Endpoint> {
         let socket = self.sockets.bind(addr, config.socket_buffer as usize)?;
+        self.endpoint_on(socket, server, config)
+    }
+
+    /// [`Self::endpoint`] on a socket that is open already.
+    ///
+    /// # Errors
+    /// If the socket cannot be used.
+    pub fn endpoint_on(
+        &self,
+        socket: Arc<dyn quinn::AsyncUdpSocket>,
+        server: Option<quinn::ServerConfig>,
+        config: &TransportConfig,
+    ) -> io::Result<quinn::Endpoint> {
         let mut seed = [0; 32];
         for part in seed.chunks_exact_mut(8) {
             part.copy_from_slice(&self.entropy.next_u64().to_le_bytes());

@@ -4,12 +4,16 @@
 //! migration; a port that cannot be had is told with the address and what to do. Called when the
 //! node starts, and again for its server configuration when certificates are renewed.
 
+mod port;
+
 use std::{io, net::SocketAddr, sync::Arc};
 
 use quinn::crypto::rustls::QuicServerConfig;
 use quorate_certs::Credentials;
 use quorate_client::{config::TransportConfig, env::Env};
 use quorate_protocol::hello::ALPN;
+
+pub use self::port::Port;
 
 /// Why the node cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +59,14 @@ pub fn bind(
     addr: SocketAddr,
     credentials: &Credentials,
     config: &TransportConfig,
-) -> Result<quinn::Endpoint, BindError> {
+) -> Result<(quinn::Endpoint, Port), BindError> {
     let server = server_config(credentials, config)?;
-    env.endpoint(addr, Some(server), config).map_err(|source| match source.kind() {
+    let open = || {
+        let socket = env.sockets.bind(addr, config.socket_buffer as usize)?;
+        let port = Port::of(&socket);
+        Ok((env.endpoint_on(socket, Some(server), config)?, port))
+    };
+    open().map_err(|source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse { addr },
         io::ErrorKind::AddrNotAvailable => BindError::NotLocal { addr },
         io::ErrorKind::PermissionDenied => BindError::Denied { addr },

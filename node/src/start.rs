@@ -37,7 +37,7 @@ use crate::{
     data::{DataDir, DataError, Identity},
     directory::Directory,
     disk::Disk,
-    endpoint::{self, BindError},
+    endpoint::{self, BindError, Port},
     executor::Executor,
     handoff::{self, Handoff, HandoffError, Marks},
     journal::{Journal, JournalHome, JournalOpenError},
@@ -132,6 +132,7 @@ pub struct Node {
     server: Server,
     name: String,
     addr: SocketAddr,
+    port: Port,
 }
 
 impl Node {
@@ -156,7 +157,8 @@ impl Node {
             Identity::new(cluster_name.clone(), name.clone(), world.env.next_u128())
         });
 
-        let endpoint = endpoint::bind(&world.env, config.listen, &credentials, &config.transport)?;
+        let (endpoint, port) =
+            endpoint::bind(&world.env, config.listen, &credentials, &config.transport)?;
         let addr = endpoint
             .local_addr()
             .map_err(|source| BindError::Io { addr: config.listen, source })?;
@@ -198,7 +200,7 @@ impl Node {
         let transport = core.config.transport.clone();
         let server = Server::start(endpoint, credentials, transport, service);
         background::start(&core);
-        let node = Self { core, server, name, addr };
+        let node = Self { core, server, name, addr, port };
         if let Err(error) = become_member(&node.core, &identity, &advertise).await {
             // Its tasks would keep the directory and the port for ever.
             node.shutdown().await;
@@ -245,7 +247,8 @@ impl Node {
         }
     }
 
-    /// Stops answering, lets requests under way finish for a moment, and closes everything.
+    /// Stops answering, lets requests under way finish for a moment, and closes everything: a node can
+    /// be started on the same files and at the same address at once.
     pub async fn shutdown(self) {
         self.server.shutdown().await;
         self.core.cancel.cancel();
@@ -257,6 +260,9 @@ impl Node {
         self.core.marks.close().await;
         self.core.journal.close().await;
         self.core.shards.close().await;
+        let endpoint = self.core.pool.dialer().endpoint().clone();
+        drop((self.core, self.server));
+        self.port.release(endpoint).await;
     }
 }
 

@@ -10,7 +10,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
 };
 
 use quorate_certs::{Authority, Config as CertsConfig, Credentials, Role, UnixTime};
@@ -400,18 +399,6 @@ impl Cluster {
     pub async fn stop(&mut self, id: NodeId) {
         let node = self.members.get_mut(&id).unwrap().running.take();
         node.unwrap().shutdown().await;
-        self.wait_port(id).await;
-    }
-
-    /// Waits until the address of a node that has ended can be bound again: the endpoint's own task
-    /// lets go of it a moment after the last handle.
-    async fn wait_port(&mut self, id: NodeId) {
-        let env = self.env(host(id), 0);
-        let addr = self.members[&id].addr;
-        observe::wait_for("a free port", Duration::from_secs(5), async || {
-            env.sockets.bind(addr, 1 << 16).map(drop).map_err(|error| error.to_string())
-        })
-        .await;
     }
 
     /// Ends a simulated node in the middle of whatever it does: nothing it says gets out any more,
@@ -455,7 +442,6 @@ impl Cluster {
     pub async fn try_restart(&mut self, id: NodeId) -> Result<(), StartError> {
         if let Some(dying) = self.members.get_mut(&id).unwrap().dying.take() {
             dying.await.unwrap();
-            self.wait_port(id).await;
             self.rejoin(id);
         }
         self.launch(id, StartMode::Restart).await

@@ -192,7 +192,7 @@ impl Node {
         credentials: Credentials,
         config: TransportConfig,
     ) -> Self {
-        let endpoint = endpoint::bind(env, addr, &credentials, &config).unwrap();
+        let (endpoint, _) = endpoint::bind(env, addr, &credentials, &config).unwrap();
         let echo = Arc::new(Echo {
             greeting: Greeting {
                 cluster: CLUSTER,

@@ -34,7 +34,7 @@ pub(super) async fn run(args: &Peer, env: &Env) -> Result<(), Fail> {
     let credentials = Credentials::load(&args.certs, unix_time(env)).map_err(Fail::failed)?;
     let addr = SocketAddr::from(([127, 0, 0, 1], 0));
     let bound = endpoint::bind(env, addr, &credentials, &TransportConfig::default());
-    let endpoint = bound.map_err(Fail::failed)?;
+    let (endpoint, _) = bound.map_err(Fail::failed)?;
     let addr = endpoint.local_addr().map_err(Fail::failed)?;
     let mut out = Output::new();
     out.json(&json!({ "ready": true, "addr": addr.to_string() }))?;
