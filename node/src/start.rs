@@ -40,6 +40,7 @@ use crate::{
     endpoint::{self, BindError, Port},
     executor::Executor,
     handoff::{self, Handoff, HandoffError, Marks},
+    intake::Intake,
     journal::{Journal, JournalHome, JournalOpenError},
     meta::{Meta, MetaError, NewNode},
     raft::Lanes,
@@ -333,6 +334,7 @@ async fn open(
     .await?;
     Ok(Arc::new(Core {
         drain: watch::Sender::new(config.drain.clone()),
+        intake: Intake::new(&config),
         config,
         env: world.env,
         node: identity.node,
