@@ -69,6 +69,53 @@ fn f01_old_hints_expire_while_appends_and_retries_go_on() {
 }
 
 #[test]
+fn f01_hints_of_a_shard_that_is_busy_for_long_expire_while_the_connection_lasts() {
+    simulated(async {
+        let plan = Plan::of(3).configured(|_, config| {
+            config.handoff.max_age_seconds = 60;
+            config.shard.fold_age_ms = 100;
+        });
+        let mut cluster = Cluster::simulated_with(plan, 114).await;
+        let client = cluster.client().await;
+        let ledger = Ledger::new();
+        create_database(&client, "db", 3).await;
+        let all = WriteOptions::at(Level::All);
+        write(&client, "db", &[sample(0, 0)], &all, &ledger).await.unwrap();
+        let shard = client.map().shards().next().unwrap().shard.id;
+        let file = cluster.data(THREE).join("shards").join(shard.to_string()).join("data.mdb");
+        let length = || std::fs::metadata(&file).map_or(0, |file| file.len());
+        wait_until("the first fold", async || length() >= 16 << 10).await;
+        cluster.stop(THREE).await;
+        cluster.wait_up(&client, &[ONE, TWO]).await;
+        for n in 1..=200 {
+            write(&client, "db", &[sample(1, n)], &WriteOptions::default(), &ledger).await.unwrap();
+        }
+        for n in 1..=3 {
+            let any = WriteOptions::at(Level::Any);
+            write(&client, "db", &[sample(2, n)], &any, &ledger).await.unwrap();
+        }
+        assert!(client.settle(PATIENCE).await);
+        let held = total(&queues(&client, &[ONE, TWO]).await.unwrap());
+        assert!(held.pending >= 203, "{held:?}");
+        let broken = vec![0xa5; usize::try_from(length()).unwrap()];
+        std::fs::write(&file, broken).unwrap();
+        cluster.restart(THREE).await;
+        wait_healthy(&client, &cluster.ids()).await;
+        // Node three is up all the time, and takes none of them.
+        sleep(Duration::from_secs(30)).await;
+        let sum = total(&queues(&client, &[ONE, TWO]).await.unwrap());
+        assert_eq!(sum.pending, held.pending, "{sum:?}");
+        sleep(Duration::from_secs(120)).await;
+        let sum = total(&queues(&client, &[ONE, TWO]).await.unwrap());
+        assert_eq!((sum.pending, sum.expired + sum.quarantined), (0, held.pending), "{sum:?}");
+        assert!(sum.quarantined >= 3 && sum.expired >= 200, "{sum:?}");
+        let marks = client.marks(ONE, PATIENCE).await.unwrap();
+        assert!(marks.iter().any(|mark| (mark.shard, mark.owner) == (shard, THREE)), "{marks:?}");
+        cluster.finish().await;
+    });
+}
+
+#[test]
 fn f02_a_queue_purged_to_the_last_hint_takes_and_delivers_the_next() {
     simulated(async {
         let (mut cluster, client, ledger) = short_lived(112).await;
