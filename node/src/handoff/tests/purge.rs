@@ -1,6 +1,7 @@
 //! Queues that were purged to the last hint: the next one is neither lost nor misnumbered.
 
 use super::*;
+use crate::segment::commit::Log;
 
 #[tokio::test]
 async fn f02_a_purged_queue_of_one_segment_keeps_the_next_hint_over_a_restart() {
@@ -85,4 +86,32 @@ async fn a_full_queue_takes_the_next_hint_once_all_of_its_own_have_ended() {
     assert_eq!(handoff.peek(second, 9, usize::MAX).await.unwrap()[0].bytes, batch(1));
     let (again, _) = open_with(Arc::new(disk.crash(Keep::Synced)), config());
     assert_eq!((stats(&again).accepted, stats(&again).delivered), (stored + 1, stored + 1));
+}
+
+#[test]
+fn a_queue_that_is_taking_a_hint_gives_no_room_back_to_others() {
+    let (second, third) = (NodeId(8), NodeId(9));
+    let (changed, _) = watch::channel(0);
+    let shared = Arc::new(Shared { queues: Mutex::default(), changed });
+    let mut log = HandoffLog {
+        config: HandoffConfig { max_total_bytes: 1024, ..config() },
+        directory: "/handoff".into(),
+        salt: 5,
+        disk: Arc::new(MemoryDisk::new()),
+        shared: Arc::clone(&shared),
+        tails: BTreeMap::new(),
+        broken: BTreeSet::new(),
+    };
+    log.recover().unwrap();
+    let shard = ShardId(1);
+    let to =
+        |target| Item::Append { target, shard, batch: batch(1), any_ack: false, now_ns: SECOND };
+    let dropped = Item::Discard { target: second, hints: vec![(Sequence(1), shard)] };
+    assert!(log.commit(vec![to(second), dropped]).iter().all(Result::is_ok));
+    // The first is not synced yet when the second needs a segment.
+    let outputs = log.commit(vec![to(second), to(third)]);
+    assert_eq!(outputs[0].as_ref().unwrap().sequence, Sequence(2));
+    assert!(matches!(outputs[1], Err(HandoffError::TotalFull { .. })), "{outputs:?}");
+    let queue = shared.queue(second).unwrap();
+    assert_eq!(queue.state().accounts.pending(), 1);
 }
