@@ -254,6 +254,9 @@ async fn f07_a_disk_that_is_full_in_the_middle_of_an_append_keeps_nothing_of_it(
                 let taken = append_pages(&handoff, sequence).await;
                 assert_eq!(taken.unwrap_or_else(|e| panic!("{what}: {e}")), Sequence(sequence));
             }
+            // The next ones are safe from this again.
+            let taken = restart || file.metadata().unwrap().len() == SEGMENT;
+            assert!(taken, "{what}: the segment has not taken its room again");
             drop(handoff);
             let (handoff, _) = open(&disk);
             let found = handoff.peek(TARGET, usize::MAX, usize::MAX).await.unwrap();
