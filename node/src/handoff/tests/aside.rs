@@ -16,7 +16,7 @@ async fn f01_what_is_set_aside_grows_too_old_and_what_is_under_way_does_not() {
     handoff.set_aside(TARGET, &aside);
     assert!(take_all(&handoff).await.is_empty(), "what is set aside was handed out");
     let age = config().max_age_seconds * SECOND;
-    // Seven to ten seconds old, and so on: hint 4 is under way, and 6 an `any` rests on.
+    // Hints 1 to 9 are too old: 4 is under way, and an `any` rests on 6.
     let expiry = handoff.expire(age + 10 * SECOND, &marks, |_| Some((1, 2))).await.unwrap();
     assert_eq!(expiry, Expiry { expired: 7, quarantined: 1 });
     let mut marked: Vec<u64> = marks.list().iter().map(|mark| mark.shard.0).collect();
