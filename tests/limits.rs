@@ -4,17 +4,22 @@
 use std::{ffi::OsString, time::Duration};
 
 use quorate_client::{Client, WriteOptions};
-use quorate_protocol::{consistency::Level, id::NodeId};
+use quorate_protocol::{
+    consistency::Level,
+    id::{NodeId, Version},
+    message::Write,
+};
 use quorate_tests::harness::{
     cluster::{Cluster, Plan},
     history::{Ledger, first_difference},
     limit::{real, simulated},
-    load::{sample, write},
+    load::{EPOCH, sample, write},
     observe::{
         PATIENCE, create_database, exports, queues, total, wait_drained, wait_for, wait_healthy,
         wait_until,
     },
     process::Processes,
+    raw::{Raw, encode, send},
 };
 use tokio::time::{Instant, sleep};
 
@@ -64,6 +69,71 @@ fn f01_old_hints_expire_while_appends_and_retries_go_on() {
         assert!(drained.delivered > 200, "{drained:?}");
         ledger.check(&exports(&client, "db", &[ONE, TWO]).await).assert_whole();
         assert!(first_difference(&exports(&client, "db", &cluster.ids()).await).is_some());
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn f01_hints_of_a_shard_that_is_busy_for_long_expire_while_the_connection_lasts() {
+    simulated(async {
+        let plan = Plan::of(3).configured(|_, config| {
+            config.handoff.max_age_seconds = 60;
+            config.shard.fold_age_ms = 100;
+            config.drain.aside_records = 250;
+        });
+        let mut cluster = Cluster::simulated_with(plan, 114).await;
+        let client = cluster.client().await;
+        let ledger = Ledger::new();
+        let all = WriteOptions::at(Level::All);
+        for database in ["broken", "sound"] {
+            create_database(&client, database, 3).await;
+            write(&client, database, &[sample(0, 0)], &all, &ledger).await.unwrap();
+        }
+        let map = client.map();
+        let (probe, _) = encode(&map, "broken", &[sample(0, 0)], Version(1));
+        let shard = probe.shard;
+        let file = cluster.data(THREE).join("shards").join(shard.to_string()).join("data.mdb");
+        let length = || std::fs::metadata(&file).map_or(0, |file| file.len());
+        wait_until("the first fold", async || length() >= 16 << 10).await;
+        cluster.stop(THREE).await;
+        cluster.wait_up(&client, &[ONE, TWO]).await;
+        let (any, quorum) = (WriteOptions::at(Level::Any), WriteOptions::default());
+        for n in 1..=800 {
+            let options = if n <= 3 { &any } else { &quorum };
+            write(&client, "broken", &[sample(1, n)], options, &ledger).await.unwrap();
+        }
+        assert!(client.settle(PATIENCE).await);
+        // Nearly all on one node.
+        let held = total(&queues(&client, &[ONE, TWO]).await.unwrap());
+        assert!(held.pending >= 803, "{held:?}");
+        let broken = vec![0xa5; usize::try_from(length()).unwrap()];
+        std::fs::write(&file, broken).unwrap();
+        cluster.restart(THREE).await;
+        wait_healthy(&client, &cluster.ids()).await;
+        // Node three is up all the time, and takes none of them.
+        sleep(Duration::from_secs(30)).await;
+        let sum = total(&queues(&client, &[ONE, TWO]).await.unwrap());
+        assert_eq!(sum.pending, held.pending, "{sum:?}");
+        sleep(Duration::from_secs(120)).await;
+        let sum = total(&queues(&client, &[ONE, TWO]).await.unwrap());
+        assert_eq!((sum.pending, sum.expired + sum.quarantined), (0, held.pending), "{sum:?}");
+        assert!(sum.quarantined >= 3 && sum.expired >= 797, "{sum:?}");
+        let marks = client.marks(ONE, PATIENCE).await.unwrap();
+        assert!(marks.iter().any(|mark| (mark.shard, mark.owner) == (shard, THREE)), "{marks:?}");
+        // What has ended so keeps no room among what is set aside: others are delivered at once.
+        let raw = Raw::new(cluster.client_env(), cluster.client_credentials("raw"));
+        for node in [ONE, TWO] {
+            let version = Version(EPOCH.cast_unsigned() + node.0);
+            let (request, bytes) = encode(&map, "sound", &[sample(3, node.0)], version);
+            let request = Write { store: false, hint_for: vec![THREE], ..request };
+            let written = send(&raw.connect(&map, node).await, &request, &bytes).await;
+            assert_eq!(written.hints[0].answer.error, None);
+        }
+        wait_for("hints of the sound shard", Duration::from_secs(10), async || {
+            let sum = total(&queues(&client, &[ONE, TWO]).await?);
+            if (sum.pending, sum.delivered) == (0, 2) { Ok(()) } else { Err(format!("{sum:?}")) }
+        })
+        .await;
         cluster.finish().await;
     });
 }

@@ -1,7 +1,8 @@
 //! Giving hints up at the age limit.
 //!
 //! Invariant: a hint is booked as expired only after a repair mark for it is durable; one that an
-//! `any` acknowledgement rests on is quarantined instead. Hints in flight are left to the drain.
+//! `any` acknowledgement rests on is quarantined instead. Hints in flight are left to the drain, but
+//! not those that it has set aside.
 //! Called by a timer of its own, so that no amount of draining can starve it.
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use super::log::Item;
 use super::marks::{Mark, MarkReason, Marks};
-use super::queue::{HintRecord, Queue};
+use super::queue::HintRecord;
 use super::reading::Want;
 use super::terminal::{QuarantineReason, Terminal};
 use super::{Handoff, HandoffError};
@@ -70,7 +71,8 @@ impl Handoff {
                     // Some were dropped by an operator meanwhile.
                     Ok(()) | Err(HandoffError::NotPending { .. }) => {}
                     Err(error) => {
-                        give_back(&queue, &records);
+                        let all: Vec<_> = records.iter().map(|record| record.sequence).collect();
+                        self.put_back(queue.target, &all);
                         return Err(error);
                     }
                 }
@@ -82,10 +84,6 @@ impl Handoff {
         self.submit(Item::Tidy, 0).await?;
         Ok(expiry)
     }
-}
-
-fn give_back(queue: &Queue, records: &[HintRecord]) {
-    queue.put_back(records.iter().map(|record| record.sequence.0));
 }
 
 /// One mark per shard of the step: each costs a sync.

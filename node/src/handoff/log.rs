@@ -294,26 +294,32 @@ impl HandoffLog {
         self.tails.insert(target, tail);
     }
 
-    /// Opens the next segment of a queue, within the limits.
-    fn rotate(&mut self, target: NodeId, length: usize) -> Result<(), HandoffError> {
-        let disk_bytes = |tail: &Tail| -> u64 {
-            tail.queue.state().segments.iter().map(|segment| segment.bytes).sum()
-        };
-        let total: u64 = self.tails.values().map(disk_bytes).sum();
-        let Some(tail) = self.tails.get_mut(&target) else {
-            return Err(HandoffError::NoQueue(target));
-        };
-        let bytes = disk_bytes(tail);
+    /// Whether a segment of this size may be added to a queue.
+    fn within_limits(&self, target: NodeId, capacity: u64) -> Result<(), HandoffError> {
         let (limit, total_limit) = (self.config.max_bytes, self.config.max_total_bytes);
-        let usual = self.config.segment_bytes.min(limit).min(total_limit);
-        let capacity = capacity_for(usual, length);
+        let bytes = self.tails.get(&target).map_or(0, Tail::disk_bytes);
         if bytes + capacity > limit {
             return Err(HandoffError::QueueFull { target, bytes, limit });
         }
-        if total + capacity > total_limit {
-            return Err(HandoffError::TotalFull { bytes: total, limit: total_limit });
+        let bytes: u64 = self.tails.values().map(Tail::disk_bytes).sum();
+        if bytes + capacity > total_limit {
+            return Err(HandoffError::TotalFull { bytes, limit: total_limit });
         }
-        let result = tail.open_segment(&*self.disk, capacity, self.salt);
+        Ok(())
+    }
+
+    /// Opens the next segment of a queue, within the limits.
+    fn rotate(&mut self, target: NodeId, length: usize) -> Result<(), HandoffError> {
+        let (limit, total_limit) = (self.config.max_bytes, self.config.max_total_bytes);
+        let usual = self.config.segment_bytes.min(limit).min(total_limit);
+        let capacity = capacity_for(usual, length);
+        if self.within_limits(target, capacity).is_err() {
+            // What has nothing pending gives its room back before anything is refused.
+            self.tidy()?;
+            self.within_limits(target, capacity)?;
+        }
+        let (disk, salt) = (Arc::clone(&self.disk), self.salt);
+        let result = self.tail(target)?.open_segment(&*disk, capacity, salt);
         match result {
             Ok(()) => self.collect(target),
             Err(error) if is_full(&error) => Err(HandoffError::DiskFull),
@@ -323,6 +329,10 @@ impl HandoffLog {
 }
 
 impl Tail {
+    fn disk_bytes(&self) -> u64 {
+        self.queue.state().segments.iter().map(|segment| segment.bytes).sum()
+    }
+
     fn open_segment(&mut self, disk: &dyn Disk, capacity: u64, salt: u64) -> io::Result<()> {
         // A number is used up even if the attempt fails: whatever it left must not be reused.
         let number = self.next_number;

@@ -176,7 +176,35 @@ impl Handoff {
         }
     }
 
-    /// Makes all hints in flight for `target` available again: its connection was lost.
+    /// Sets hints in flight aside: nobody is waiting for an answer about them, so they may grow too
+    /// old like any others.
+    pub(crate) fn set_aside(&self, target: NodeId, sequences: &[Sequence]) {
+        if let Some(queue) = self.shared.queue(target) {
+            queue.set_aside(sequences.iter().map(|sequence| sequence.0));
+        }
+    }
+
+    /// Makes hints available again, as far as they are still set aside.
+    pub(crate) fn resume(&self, target: NodeId, sequences: &[Sequence]) {
+        if let Some(queue) = self.shared.queue(target) {
+            queue.resume(sequences.iter().map(|sequence| sequence.0));
+            self.shared.notify();
+        }
+    }
+
+    /// Says how many hints are set aside, and of any whether it is.
+    pub(crate) fn look_aside(
+        &self,
+        target: NodeId,
+        look: impl FnOnce(usize, &dyn Fn(&Sequence) -> bool),
+    ) {
+        if let Some(queue) = self.shared.queue(target) {
+            let aside = &queue.state().aside;
+            look(aside.len(), &|sequence| aside.contains_key(&sequence.0));
+        }
+    }
+
+    /// Makes all hints in flight or set aside for `target` available again: its connection was lost.
     pub fn rewind(&self, target: NodeId) {
         if let Some(queue) = self.shared.queue(target) {
             queue.rewind();

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::HandoffError;
 use super::ledger::{Ledger, is_slot};
 use super::log::{HandoffLog, refused};
-use super::quarantine::DIRECTORY as QUARANTINE;
+use super::quarantine::{DIRECTORY as QUARANTINE, UNREADABLE};
 use super::queue::{Cursor, Queue, Segment, State};
 use crate::disk::{Disk, DiskFile, Open, is_full};
 use crate::segment::header::{self, Header, Kind, Parsed};
@@ -152,8 +152,10 @@ impl HandoffLog {
                 Parsed::Header(_) | Parsed::Damaged => {
                     let aside = directory.join(QUARANTINE);
                     self.disk.create_directory(&aside)?;
-                    self.disk.rename(&path, &aside.join(format!("unreadable-{}", entry.name)))?;
+                    let name = format!("{UNREADABLE}{}", entry.name);
+                    self.disk.rename(&path, &aside.join(name))?;
                     self.disk.sync_directory(&aside)?;
+                    self.disk.sync_directory(directory)?;
                     report.unreadable_segments += 1;
                 }
             }

@@ -25,6 +25,8 @@ use crate::segment::{Found, Reader, Writer, name};
 pub(super) const DIRECTORY: &str = "quarantine";
 /// The extension of a file that is to take the place of another.
 pub(super) const NEW: &str = "new";
+/// What the names of segments begin with that could not be read at all.
+pub(super) const UNREADABLE: &str = "unreadable-";
 /// Bytes before the hint itself: sequence and code.
 const PREFIX: usize = 16;
 
@@ -204,6 +206,30 @@ pub(super) fn numbers(disk: &dyn Disk, queue: &Path) -> io::Result<Vec<u64>> {
         other => other?,
     };
     Ok(entries.iter().filter_map(|entry| name::parse(&entry.name)).collect())
+}
+
+/// The segments in a queue's quarantine that could not be read at all.
+///
+/// # Errors
+/// Any I/O error except a missing directory.
+pub(super) fn unreadable(disk: &dyn Disk, queue: &Path) -> io::Result<Vec<PathBuf>> {
+    let directory = queue.join(DIRECTORY);
+    let entries = match disk.read_directory(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let is_ours = |name: &str| name.strip_prefix(UNREADABLE).and_then(name::parse).is_some();
+    let ours = entries.iter().filter(|entry| !entry.directory && is_ours(&entry.name));
+    Ok(ours.map(|entry| directory.join(&entry.name)).collect())
+}
+
+/// Removes these files of a queue's quarantine, durably.
+///
+/// # Errors
+/// The first I/O error.
+pub(super) fn remove(disk: &dyn Disk, queue: &Path, files: &[PathBuf]) -> io::Result<()> {
+    files.iter().try_for_each(|file| disk.remove(file))?;
+    if files.is_empty() { Ok(()) } else { disk.sync_directory(&queue.join(DIRECTORY)) }
 }
 
 /// Reads a file on from `at` until `each` has had enough and says so with false; whether its end

@@ -1,8 +1,8 @@
 //! One target's queue as its readers see it: segments, cursor, what is handed out.
 //!
 //! Invariant: only synced records are ever handed out, each to one reader at a time, and in order but
-//! for those that are picked; a record is in flight, handed back, ended, or else ahead of the cursor. The
-//! committer publishes into it after each sync; the drain takes from it. The lock is held for
+//! for those that are picked; a record is in flight, set aside, handed back, ended, or else ahead of the
+//! cursor. The committer publishes into it after each sync; the drain takes from it. The lock is held for
 //! bookkeeping only, never across disk reads or awaits.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -87,6 +87,8 @@ pub(super) struct State {
     pub(super) segments: VecDeque<Segment>,
     pub(super) cursor: Cursor,
     pub(super) in_flight: BTreeMap<u64, Place>,
+    /// In the drain's hands, but not under way: only whoever wants old ones may take them.
+    pub(super) aside: BTreeMap<u64, Place>,
     pub(super) returned: BTreeMap<u64, Place>,
     pub(super) lost: Vec<Lost>,
     /// Reads that failed in a row at the cursor.
@@ -137,10 +139,32 @@ impl Queue {
         }
     }
 
+    /// Sets records in flight aside.
+    pub(super) fn set_aside(&self, sequences: impl IntoIterator<Item = u64>) {
+        let mut state = self.state();
+        for sequence in sequences {
+            if let Some(place) = state.in_flight.remove(&sequence) {
+                state.aside.insert(sequence, place);
+            }
+        }
+    }
+
+    /// Makes records that are still set aside available again.
+    pub(super) fn resume(&self, sequences: impl IntoIterator<Item = u64>) {
+        let mut state = self.state();
+        for sequence in sequences {
+            if let Some(place) = state.aside.remove(&sequence) {
+                state.returned.insert(sequence, place);
+            }
+        }
+    }
+
     pub(super) fn rewind(&self) {
         let mut state = self.state();
-        let mut in_flight = std::mem::take(&mut state.in_flight);
+        let (mut in_flight, mut aside) =
+            (std::mem::take(&mut state.in_flight), std::mem::take(&mut state.aside));
         state.returned.append(&mut in_flight);
+        state.returned.append(&mut aside);
     }
 
     /// The figures, without the age of the oldest hint.
@@ -222,6 +246,7 @@ impl State {
             segments: VecDeque::new(),
             cursor,
             in_flight: BTreeMap::new(),
+            aside: BTreeMap::new(),
             returned: BTreeMap::new(),
             lost: Vec::new(),
             read_failures: 0,
@@ -257,7 +282,21 @@ impl State {
 
     /// Where a record that was handed out lies.
     pub(super) fn place(&self, sequence: u64) -> Option<Place> {
-        self.in_flight.get(&sequence).or_else(|| self.returned.get(&sequence)).copied()
+        let held = self.in_flight.get(&sequence).or_else(|| self.aside.get(&sequence));
+        held.or_else(|| self.returned.get(&sequence)).copied()
+    }
+
+    /// The next record to hand out once more: one that was handed back, or for whoever wants only
+    /// what is older than this time, one that is set aside.
+    pub(super) fn again(&self, before: Option<u64>) -> Option<(u64, Place)> {
+        let old = before.and_then(|before| self.aside.iter().find(|(_, it)| it.stamp < before));
+        let next = old.or_else(|| self.returned.first_key_value());
+        next.map(|(sequence, place)| (*sequence, *place))
+    }
+
+    /// Takes what [`Self::again`] has named, if it is still there.
+    pub(super) fn take_again(&mut self, sequence: u64) -> Option<Place> {
+        self.aside.remove(&sequence).or_else(|| self.returned.remove(&sequence))
     }
 
     /// Where the lowest pending record starts, if that is known.

@@ -87,11 +87,10 @@ impl Queue {
     fn hand_back(&self, disk: &dyn Disk, hand: &mut Hand) -> Result<Step, HandoffError> {
         loop {
             let (sequence, place) = {
-                let state = self.state();
-                let Some((sequence, place)) = state.returned.first_key_value() else {
+                let Some(next) = self.state().again(hand.want.before) else {
                     return Ok(Step::On);
                 };
-                (*sequence, *place)
+                next
             };
             let length = place.length.saturating_sub(record::SMALLEST);
             if !hand.takes(usize::try_from(length).unwrap_or(usize::MAX), place.stamp) {
@@ -100,7 +99,7 @@ impl Queue {
             let found = self.reread(disk, sequence, &place)?;
             let mut state = self.state();
             // It may have ended in the meantime.
-            let Some(place) = state.returned.remove(&sequence) else {
+            let Some(place) = state.take_again(sequence) else {
                 continue;
             };
             if let Some(record) = found {

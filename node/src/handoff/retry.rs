@@ -120,7 +120,34 @@ impl Handoff {
             let outcome = self.submit(Item::Take { target, number, choice, take }, 0).await?;
             taken.add(outcome.taken);
         }
+        taken.add(self.take_unreadable(target, choice, take).await?);
         Ok(taken)
+    }
+
+    /// Segments that could not be read at all stay, or are dropped with the rest. Nobody knows whose
+    /// hints they hold, nor how many: each counts as one.
+    async fn take_unreadable(
+        &self,
+        target: NodeId,
+        choice: Choice,
+        take: Take,
+    ) -> Result<Taken, HandoffError> {
+        let Some(queue) = self.shared.queue(target).filter(|_| choice.shard.is_none()) else {
+            return Ok(Taken::default());
+        };
+        let disk = Arc::clone(&self.disk);
+        let work = move || -> io::Result<u64> {
+            let files = quarantine::unreadable(&*disk, &queue.directory)?;
+            if take == Take::Drop {
+                quarantine::remove(&*disk, &queue.directory, &files)?;
+            }
+            Ok(files.len() as u64)
+        };
+        let count = self.executor.run(work).await.map_err(io::Error::from)??;
+        Ok(match take {
+            Take::Drop => Taken { done: count, ..Taken::default() },
+            Take::Retry { .. } => Taken { damaged: count, ..Taken::default() },
+        })
     }
 }
 

@@ -182,12 +182,11 @@ impl HandoffLog {
             let tail = self.tail(target)?;
             let empty = {
                 let state = tail.queue.state();
-                state.accounts.pending() == 0 && !state.segments.is_empty()
+                let used = state.accounts.pending() > 0 || !tail.pushed.is_empty();
+                !used && !state.segments.is_empty()
             };
             if empty {
-                // The books carry the sequence on when no file does.
-                let accounts = tail.queue.state().accounts.clone();
-                tail.ledger.turn(&accounts).map_err(refused)?;
+                // The books name every hint that has ended, and so carry the sequence on.
                 tail.writer = None;
                 self.collect(target)?;
             }
@@ -223,7 +222,7 @@ impl Tail {
             state.accounts.end(entry);
             for sequence in entry.first..entry.first + entry.count {
                 state.in_flight.remove(&sequence);
-                state.returned.remove(&sequence);
+                state.take_again(sequence);
             }
         }
         Ok(())
@@ -259,11 +258,12 @@ impl Tail {
             let directory = self.quarantine.directory();
             disk.create_directory(directory)?;
             let file = path.file_name().unwrap_or_default().to_string_lossy();
-            disk.rename(&path, &directory.join(format!("unreadable-{file}")))
+            disk.rename(&path, &directory.join(format!("{}{file}", quarantine::UNREADABLE)))?;
+            disk.sync_directory(directory)?;
         } else {
             disk.remove(&path)?;
-            disk.sync_directory(&self.queue.directory)
         }
+        disk.sync_directory(&self.queue.directory)
     }
 
     /// Notes in the segment how far it has been read. Only a note: errors cost a longer start.

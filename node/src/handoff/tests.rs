@@ -1,6 +1,7 @@
 //! The hint queues as sessions and the drain see them: order, exact books, crashes at every
 //! point, damage everywhere, full and broken disks.
 
+mod aside;
 mod flipped;
 mod many;
 mod operators;

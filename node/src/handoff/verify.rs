@@ -243,12 +243,20 @@ fn aside(disk: &dyn Disk, queue: &Queue, report: &mut QueueVerified) -> io::Resu
         other => other?,
     };
     for entry in entries {
-        let bare = entry.name.strip_prefix("unreadable-").unwrap_or(&entry.name);
+        let unread = entry.name.strip_prefix(quarantine::UNREADABLE);
+        let bare = unread.unwrap_or(&entry.name);
         let bare = bare.strip_suffix(&format!(".{NEW}")).unwrap_or(bare);
         let Some(number) = name::parse(bare).filter(|_| !entry.directory) else {
             report.unknown += 1;
             continue;
         };
+        if unread.is_some() {
+            let advice = format!("'quorate hints drop {} --quarantined' removes it", queue.target);
+            problem(
+                report,
+                format!("segment {number} could not be read, and lies aside; {advice}"),
+            );
+        }
         if bare != entry.name {
             continue;
         }

@@ -31,7 +31,8 @@ The points in the hints that are dropped do not reach their target by hinted han
   quorate hints drop n3 --quarantined --yes
 
 A hint that an 'any' acknowledgement rests on may be the only copy there is; --force-any drops those
-too. A hint that cannot be read stays until a drain has put it in quarantine.
+too. A hint that cannot be read stays until a drain has put it in quarantine. With --quarantined,
+and without --shard, segments that could not be read at all go too; each counts as one hint.
 Needs a certificate with role admin. Exit code 1: some hints stay, or a node failed.";
 
 /// Give hints up

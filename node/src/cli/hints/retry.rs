@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 use quorate_client::{Client, Env};
-use quorate_protocol::message::{HintAction, HintsDo};
+use quorate_protocol::{
+    id::ShardId,
+    message::{HintAction, HintsDo},
+};
 use serde_json::json;
 
 use super::holders::Holders;
@@ -24,6 +27,7 @@ rests on them, are kept aside. Once the reason is mended, for example by a newer
 target, this puts them back at the end of their queue:
   quorate hints show n3 --quarantined
   quorate hints retry n3
+  quorate hints retry n3 --shard 7
 
 In the books they stay 'quarantined' and are accepted once more. What is damaged stays aside.
 Needs a certificate with role admin. Exit code 1: something was damaged, or a node failed.";
@@ -38,6 +42,9 @@ pub(crate) struct RetryArgs {
     /// Only what this node keeps
     #[arg(long, value_name = "ID|NAME")]
     on: Option<String>,
+    /// Only hints of this shard
+    #[arg(long, value_name = "N")]
+    shard: Option<u64>,
     #[command(flatten)]
     connect: Connect,
 }
@@ -55,7 +62,8 @@ async fn retry(client: &Client, args: &RetryArgs) -> Result<(), Fail> {
     let mut table = Table::new(&["on", "for", ">retried", ">damaged"]);
     let (mut damaged, mut failed) = (0, None);
     for (node, target) in holders.pairs() {
-        let request = HintsDo { target, action: HintAction::Retry, shard: None, force_any: false };
+        let (action, shard) = (HintAction::Retry, args.shard.map(ShardId));
+        let request = HintsDo { target, action, shard, force_any: false };
         let done = match client.hints_do(node, request, PATIENCE).await {
             Ok(done) => done,
             Err(error) => {

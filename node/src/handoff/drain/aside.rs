@@ -1,7 +1,8 @@
 //! Hints of shards that cannot take them now: set aside, so that those of other shards pass.
 //!
-//! Invariant: what is set aside is in flight in the queue and stands here once; of a shard that was
-//! refused, a few hints are tried after a while, and all of them only when one of these was taken.
+//! Invariant: what is set aside is so in the queue too, unless it has ended, and stands here once; of
+//! a shard that was refused, a few hints are tried after a while, and all of them only when one of
+//! these was taken.
 //! Pure but for the time that is given. Used by [`super`].
 
 use std::{
@@ -14,6 +15,8 @@ use tokio::time::Instant;
 
 /// The shortest wait for a shard, and the longest but for what its node asks for.
 const WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Others are tried after this if nothing is heard of those that are: they may have ended unsent.
+const UNHEARD: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 struct Waiting {
@@ -99,8 +102,10 @@ impl Aside {
     /// Gives back the first few of each shard that was waited for long enough.
     pub(super) fn due(&mut self, now: Instant, few: usize) -> Vec<Sequence> {
         let mut due = Vec::new();
-        for waiting in self.shards.values_mut().filter(|it| !it.trying && it.until <= now) {
+        self.shards.retain(|_, it| !it.sequences.is_empty() || it.until > now);
+        for waiting in self.shards.values_mut().filter(|it| it.until <= now) {
             waiting.trying = true;
+            waiting.until = now + UNHEARD;
             let count = waiting.sequences.len().min(few.max(1));
             due.extend(waiting.sequences.drain(..count));
         }
@@ -110,7 +115,13 @@ impl Aside {
 
     /// When there will be something due next.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.shards.values().filter(|waiting| !waiting.trying).map(|waiting| waiting.until).min()
+        self.shards.values().map(|waiting| waiting.until).min()
+    }
+
+    /// Forgets the others.
+    pub(super) fn retain(&mut self, is_left: impl Fn(&Sequence) -> bool) {
+        self.shards.values_mut().for_each(|waiting| waiting.sequences.retain(&is_left));
+        self.count = self.shards.values().map(|waiting| waiting.sequences.len()).sum();
     }
 
     /// Everything was given back in another way.
@@ -151,7 +162,7 @@ mod tests {
         assert!(aside.due(now, 2).is_empty());
         assert_eq!(aside.due(due, 2), sequences(1..3), "the oldest are tried first");
         assert!(!aside.holds(A), "those that are tried must pass");
-        assert_eq!(aside.next_due(), None);
+        assert_eq!(aside.next_due(), Some(due + UNHEARD));
         // Refused again: twice as long, or as long as the node asks for.
         aside.refused(A, refused(1..3, Duration::ZERO), due);
         assert_eq!(aside.next_due(), Some(due + 2 * WAIT.0));
@@ -188,5 +199,23 @@ mod tests {
             assert_eq!(aside.due(due, 1), sequences(1..2));
             now = due;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_ended_meanwhile_holds_nothing_up() {
+        let (mut aside, now) = (Aside::default(), Instant::now());
+        aside.refused(A, refused(1..30, Duration::ZERO), now);
+        aside.refused(B, refused(30..33, Duration::ZERO), now);
+        aside.retain(|sequence| sequence.0 < 30 && sequence.0 != 2);
+        assert_eq!(aside.count(), 28);
+        let due = now + WAIT.0;
+        assert_eq!(aside.due(due, 2), [Sequence(1), Sequence(3)]);
+        // Those that are tried have ended too, and nobody answers: others are tried.
+        assert!(aside.due(due + UNHEARD / 2, 2).is_empty());
+        assert_eq!(aside.next_due(), Some(due + UNHEARD), "the other shard has nothing left");
+        assert_eq!(aside.due(due + UNHEARD, 2), sequences(4..6));
+        aside.retain(|_| false);
+        assert!(aside.due(due + 2 * UNHEARD, 2).is_empty());
+        assert_eq!((aside.count(), aside.next_due()), (0, None));
     }
 }

@@ -190,10 +190,7 @@ impl Drain {
         let mut failed = false;
         loop {
             let config = self.config();
-            let due = self.aside.due(Instant::now(), TRIED);
-            if !due.is_empty() {
-                self.core.handoff.put_back(self.target, &due);
-            }
+            self.try_due(Instant::now());
             self.hints.mark_unchanged();
             while !failed
                 && under_way.len() < config.window.max(1)
@@ -244,17 +241,36 @@ impl Drain {
             for shard in sorted.ended {
                 self.free(shard);
             }
-            let mut left = sorted.left;
+            let (mut left, mut held) = (sorted.left, Vec::new());
             left.retain(|record| {
-                let held = self.aside.holds(record.shard);
-                if held {
+                let holds = self.aside.holds(record.shard);
+                if holds {
                     self.aside.add(record.shard, record.sequence);
+                    held.push(record.sequence);
                 }
-                !held
+                !holds
             });
+            self.core.handoff.set_aside(self.target, &held);
             if !left.is_empty() || self.aside.count() >= config.aside_records.max(1) {
                 return Some(left);
             }
+        }
+    }
+
+    /// Hands out a few hints of shards that were waited for long enough.
+    fn try_due(&mut self, now: Instant) {
+        if self.aside.next_due().is_none_or(|due| due > now) {
+            return;
+        }
+        // Some may have ended meanwhile: they were too old, or an operator has dropped them.
+        self.core.handoff.look_aside(self.target, |count, is_left| {
+            if count != self.aside.count() {
+                self.aside.retain(is_left);
+            }
+        });
+        let due = self.aside.due(now, TRIED);
+        if !due.is_empty() {
+            self.core.handoff.resume(self.target, &due);
         }
     }
 
@@ -269,6 +285,7 @@ impl Drain {
             self.failures = 0;
         }
         for (shard, refused) in sent.refused {
+            self.core.handoff.set_aside(self.target, &refused.sequences);
             self.aside.refused(shard, refused, Instant::now());
         }
         // Some were refused and some not: there is room again.
@@ -282,7 +299,7 @@ impl Drain {
     fn free(&mut self, shard: ShardId) {
         let sequences = self.aside.taken(shard);
         if !sequences.is_empty() {
-            self.core.handoff.put_back(self.target, &sequences);
+            self.core.handoff.resume(self.target, &sequences);
         }
     }
 }

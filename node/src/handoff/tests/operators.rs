@@ -455,3 +455,32 @@ async fn torn_tails_missing_files_and_lost_books_are_told_apart() {
     let found = report(&unkept);
     assert!(found.found == 1 && !found.balanced, "{found:?}");
 }
+
+#[tokio::test]
+async fn segments_that_cannot_be_read_at_all_are_told_and_dropped_with_the_rest() {
+    let disk = MemoryDisk::new();
+    fill(&open(&disk), 1..=40).await;
+    let length = disk.content(&segment(2)).unwrap().len();
+    disk.replace(&segment(2), vec![0xa5; length]);
+    let handoff = open(&disk);
+    let whole = take_all(&handoff).await.len() as u64;
+    assert_eq!(stats(&handoff).quarantined, 40 - whole);
+    let file = aside().join(format!("unreadable-{}", name::of(2)));
+    assert_eq!(disk.content(&file).unwrap().len(), length);
+    for queue in [report(&disk), handoff.verify().await.unwrap().remove(1)] {
+        let [problem] = &queue.problems[..] else { panic!("{queue:?}") };
+        assert!(problem.contains("segment 2") && problem.contains("drop 3 --quarantined"));
+        assert!(queue.found == 1 && queue.balanced, "{queue:?}");
+    }
+    assert_eq!(handoff.retry(TARGET, ALL, NOW).await.unwrap().damaged, 1);
+    let one = Choice { shard: Some(ShardId(1)), force_any: false };
+    assert_eq!(handoff.discard_quarantined(TARGET, one).await.unwrap(), Taken::default());
+    assert!(disk.content(&file).is_some(), "nobody knows whose hints it holds");
+    disk.replace(&aside().join("notes.txt"), b"mine".to_vec());
+    assert_eq!(handoff.discard_quarantined(TARGET, ALL).await.unwrap().done, 1);
+    let after = disk.crash(Keep::Synced);
+    assert!(after.content(&file).is_none());
+    assert_eq!(report(&after).problems, [""; 0], "it is back after a power cut");
+    assert!(disk.content(&aside().join("notes.txt")).is_some());
+    assert_eq!((stats(&handoff).pending, stats(&handoff).quarantined), (whole, 40 - whole));
+}

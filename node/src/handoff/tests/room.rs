@@ -1,8 +1,11 @@
 //! A real file system with hardly any room: hints are refused and never acknowledged, ends are
 //! booked all the same, and everything goes on by itself once there is room.
 
+use rustix::fs::FallocateFlags;
+
 use super::small_disk::SmallDisk;
 use super::*;
+use crate::segment::{header, record};
 
 const SEGMENT: u64 = 64 << 10;
 const KIB: u64 = 1 << 10;
@@ -173,4 +176,93 @@ async fn f07_a_hint_that_cannot_be_put_aside_for_want_of_room_stays() {
     assert_eq!((found.delivered, found.quarantined, found.pending), (2, 1, 0));
     let kept = handoff.quarantined(TARGET).unwrap();
     assert_eq!((kept.len(), &kept[0].bytes), (1, &large(2)));
+}
+
+/// Of twelve kilobytes: three pages, and a part of one.
+fn pages(sequence: u64) -> Bytes {
+    Bytes::from(vec![sequence as u8; 12_000])
+}
+
+async fn append_pages(handoff: &Handoff, sequence: u64) -> Result<Sequence, HandoffError> {
+    handoff.append(TARGET, ShardId(1), pages(sequence), false, sequence).await
+}
+
+#[tokio::test]
+async fn f07_a_segment_that_was_made_takes_hints_to_its_last_byte_without_any_room() {
+    let fit = (SEGMENT - header::LENGTH - 8) / record::total(large(1).len() as u64);
+    for restart_at in 1..=fit {
+        let Some(disk) = SmallDisk::mount(4 << 20) else { return };
+        let (mut handoff, _) = open(&disk);
+        append(&handoff, 1).await.unwrap();
+        disk.leave(0);
+        for sequence in 1..=fit {
+            if sequence > 1 {
+                let taken = append(&handoff, sequence).await;
+                assert_eq!(taken.unwrap_or_else(|error| panic!("{error}")), Sequence(sequence));
+            }
+            if sequence == restart_at {
+                drop(handoff);
+                handoff = open(&disk).0;
+                assert_eq!(stats(&handoff).accepted, sequence);
+            }
+        }
+        // The next one needs a segment.
+        for _ in 0..3 {
+            let refused = append(&handoff, fit + 1).await;
+            assert!(matches!(refused, Err(HandoffError::DiskFull)), "{refused:?}");
+        }
+        drop(handoff);
+        let (handoff, _) = open(&disk);
+        assert_eq!((take(&handoff).await, stats(&handoff).accepted), (up_to(fit), fit));
+        disk.clear();
+        assert_eq!(append(&handoff, fit + 1).await.unwrap(), Sequence(fit + 1));
+        assert_eq!(take(&handoff).await, [fit + 1]);
+    }
+}
+
+#[tokio::test]
+async fn f07_a_disk_that_is_full_in_the_middle_of_an_append_keeps_nothing_of_it() {
+    for room in [0, 4 * KIB, 8 * KIB] {
+        for restart in [false, true] {
+            let what = format!("room {room}, restart {restart}");
+            let Some(disk) = SmallDisk::mount(4 << 20) else { return };
+            let (handoff, _) = open(&disk);
+            append_pages(&handoff, 1).await.unwrap();
+            // The room that the segment has taken is lost, as where files are copied on write.
+            let path = disk.path().join("handoff/3").join(name::of(1));
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let used = (header::LENGTH + record::total(12_000)).next_multiple_of(4 * KIB);
+            rustix::fs::fallocate(&file, flags, used, SEGMENT - used).unwrap();
+            disk.leave(room);
+            for _ in 0..2 {
+                let refused = append_pages(&handoff, 2).await;
+                assert!(matches!(refused, Err(HandoffError::DiskFull)), "{what}: {refused:?}");
+                assert_eq!(stats(&handoff).accepted, 1, "{what}");
+                let written = file.metadata().unwrap().len();
+                assert_eq!(written, header::LENGTH + record::total(12_000), "{what}: some is left");
+            }
+            let handoff = if restart {
+                drop(handoff);
+                open(&disk).0
+            } else {
+                handoff
+            };
+            assert_eq!(stats(&handoff).accepted, 1, "{what}: it was never acknowledged");
+            disk.clear();
+            for sequence in 2..=9 {
+                let taken = append_pages(&handoff, sequence).await;
+                assert_eq!(taken.unwrap_or_else(|e| panic!("{what}: {e}")), Sequence(sequence));
+            }
+            // The next ones are safe from this again.
+            let taken = restart || file.metadata().unwrap().len() == SEGMENT;
+            assert!(taken, "{what}: the segment has not taken its room again");
+            drop(handoff);
+            let (handoff, _) = open(&disk);
+            let found = handoff.peek(TARGET, usize::MAX, usize::MAX).await.unwrap();
+            let whole = |record: &HintRecord| record.bytes == pages(record.sequence.0);
+            assert!(found.len() == 9 && found.iter().all(whole), "{what}");
+            assert_eq!(stats(&handoff).quarantined, 0, "{what}");
+        }
+    }
 }

@@ -69,7 +69,7 @@ async fn f05_every_hint_before_a_tear_is_delivered_whatever_stands_behind_it() {
                 Tail::Past => torn.extend_from_slice(&past[cut..]),
             }
             let damaged = disk.crash(Keep::All);
-            damaged.replace(&path, torn);
+            damaged.replace(&path, torn.clone());
             let (handoff, report) = open_with(Arc::new(damaged.clone()), config());
             assert!(report.failed.is_empty(), "cut {cut} {tail:?}: {report:?}");
             let found = take_all(&handoff).await;
@@ -80,6 +80,20 @@ async fn f05_every_hint_before_a_tear_is_delivered_whatever_stands_behind_it() {
             assert!((whole..=whole + 1).contains(&last), "cut {cut} {tail:?}: {last} of {whole}");
             assert_eq!(stats(&handoff).quarantined, 0, "cut {cut} {tail:?}: that is no damage");
             assert_eq!(append(&handoff, last + 1).await.unwrap(), Sequence(last + 1));
+            // Nothing is written behind a tear, nor without the room that a segment has taken.
+            let is_torn = match tail {
+                Tail::Nothing => cut < bytes.len(),
+                // Before the note of how far it was read.
+                Tail::Noise => cut < bytes.len() - 16,
+                Tail::Zeros | Tail::Past => false,
+            };
+            if is_torn && cut >= header::LENGTH as usize {
+                let left = damaged.content(&path).is_none_or(|left| left == torn);
+                assert!(left, "cut {cut} {tail:?}: it was written to");
+            }
+            let length = |path: &PathBuf| damaged.content(path).unwrap().len() as u64;
+            let files: u64 = segments(&damaged).iter().map(length).sum();
+            assert_eq!(stats(&handoff).disk_bytes, files, "cut {cut} {tail:?}");
             drop(handoff);
             let (handoff, _) = open_with(Arc::new(damaged), config());
             assert_eq!(take_all(&handoff).await, up_to(last + 1), "cut {cut} {tail:?}");
