@@ -115,6 +115,27 @@ async fn with_hints(plan: Plan, seed: u64, count: u64, ledger: &Ledger) -> (Clus
 }
 
 #[test]
+fn holders_that_drain_at_once_find_a_node_busy_and_lose_nothing() {
+    simulated(async {
+        // One message at a time, of all holders, and the journal takes its time.
+        let little = |_: NodeId, config: &mut quorate_node::NodeConfig| {
+            config.hint_receive_bytes = 1;
+            config.drain.message_records = 5;
+        };
+        let ledger = Ledger::new();
+        let (mut cluster, client) =
+            with_hints(Plan::of(3).configured(little), 412, 400, &ledger).await;
+        let held = queues(&client, &[ONE, TWO]).await.unwrap();
+        assert!(held.values().all(|queue| queue.pending > 50), "both hold hints: {held:?}");
+        cluster.restart(THREE).await;
+        let sum = wait_drained(&client, &cluster.ids()).await;
+        assert_eq!((sum.delivered, sum.quarantined, sum.discarded), (400, 0, 0), "{sum:?}");
+        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
+        cluster.finish().await;
+    });
+}
+
+#[test]
 fn f11_a_limit_that_is_changed_while_the_node_runs_counts_at_once() {
     simulated(async {
         let slow = |_: NodeId, config: &mut quorate_node::NodeConfig| config.drain.rate_limit = 100;
