@@ -17,6 +17,7 @@ mod hint_outage;
 mod hint_poison;
 mod hints;
 mod idle;
+mod leaving;
 mod legacy;
 mod levels;
 mod limits;

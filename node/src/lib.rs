@@ -18,6 +18,7 @@ pub mod executor;
 pub mod handoff;
 mod hints;
 pub mod journal;
+mod leaving;
 pub mod meta;
 pub mod poison;
 mod query;

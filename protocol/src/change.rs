@@ -99,6 +99,26 @@ pub enum Change {
         /// The member.
         node: NodeId,
     },
+    /// A member leaves for good, and every live shard goes on with its other owners. Refused while a
+    /// shard has no other.
+    LeaveNode {
+        /// The member.
+        node: NodeId,
+    },
+    /// Whether a member may vote on metadata.
+    SetVoting {
+        /// The member.
+        node: NodeId,
+        /// Whether it may.
+        votes: bool,
+    },
+    /// A member's failure domain, for groups that are made from now on.
+    SetZone {
+        /// The member.
+        node: NodeId,
+        /// The domain; none if it is one of its own.
+        zone: Option<String>,
+    },
 }
 
 /// What a change came to.

@@ -71,6 +71,9 @@ fn changes() -> Vec<(&'static str, Change)> {
             },
         ),
         ("change-remove-node", Change::RemoveNode { node: NodeId(300) }),
+        ("change-leave-node", Change::LeaveNode { node: NodeId(300) }),
+        ("change-set-voting", Change::SetVoting { node: NodeId(300), votes: false }),
+        ("change-set-zone", Change::SetZone { node: NodeId(2), zone: Some("rack-1".to_owned()) }),
     ]
 }
 

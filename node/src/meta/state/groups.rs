@@ -8,7 +8,7 @@ use quorate_protocol::{
     change::Outcome,
     code::Code,
     id::{Epoch, GroupId, NodeId, PolicyId, ShardId},
-    map::{ClusterMap, Group, NextIds, Node, NodeState, Policy, Shard},
+    map::{ClusterMap, Group, NextIds, Node, Policy, Shard},
     placement,
 };
 
@@ -90,7 +90,7 @@ fn clip(policy: &Policy, wanted: &[(i64, i64)], time: i64) -> (i64, i64) {
 fn placed_owners(nodes: &[Node], replication: u32, index: u64) -> Vec<Vec<NodeId>> {
     let active: Vec<(NodeId, Option<&str>)> = nodes
         .iter()
-        .filter(|node| node.state == NodeState::Active)
+        .filter(|node| node.is_member())
         .map(|node| (node.id, node.zone.as_deref()))
         .collect();
     placement::owners(&active, replication, index)

@@ -8,6 +8,7 @@
 mod databases;
 mod fields;
 mod groups;
+mod leave;
 mod nodes;
 
 #[cfg(test)]
@@ -43,6 +44,9 @@ fn change(map: &mut ClusterMap, index: u64, change: &Change) -> Result<Outcome, 
         }
         Change::UpdateNode { node, addr, zone } => nodes::update(map, *node, addr, zone.as_deref()),
         Change::RemoveNode { node } => nodes::remove(map, *node),
+        Change::LeaveNode { node } => leave::leave(map, *node),
+        Change::SetVoting { node, votes } => nodes::set_voting(map, *node, *votes),
+        Change::SetZone { node, zone } => nodes::set_zone(map, *node, zone.as_deref()),
         Change::CreateDatabase { name, policy } => databases::create(map, name, policy),
         Change::DropDatabase { name } => databases::drop(map, name),
         Change::CreateGroups { policy, times } => groups::create(map, index, *policy, times),

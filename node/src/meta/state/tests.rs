@@ -134,6 +134,55 @@ fn an_owner_and_the_last_node_cannot_leave() {
 }
 
 #[test]
+fn who_leaves_is_taken_out_of_the_owners_of_every_shard_at_once() {
+    let mut cluster = Cluster::new();
+    cluster.apply(groups(&[0, 8 * DAY as i64]));
+    let leave = |node| Change::LeaveNode { node: NodeId(node) };
+    assert_eq!(cluster.refused(leave(9)), Code::NodeNotFound);
+    let before: Vec<_> = cluster.map.shards().map(|place| place.shard.clone()).collect();
+    assert_eq!(cluster.apply(leave(2)), Outcome::Done);
+    assert_eq!(cluster.apply(leave(2)), Outcome::Done, "again");
+    for (place, mut before) in cluster.map.shards().zip(before) {
+        before.owners.retain(|owner| *owner != NodeId(2));
+        assert_eq!(*place.shard, before);
+    }
+    assert!(!cluster.map.node(NodeId(2)).unwrap().is_member());
+    // With two copies on three nodes, some shard is now on node 3 alone.
+    match cluster.apply(leave(3)) {
+        Outcome::Refused { code: Code::Invalid, detail } => {
+            assert!(detail.contains("db.default shard "), "{detail}");
+            assert!(detail.ends_with("move or drop them first"), "{detail}");
+        }
+        other => panic!("{other:?}"),
+    }
+    cluster.apply(Change::DropDatabase { name: "db".to_owned() });
+    assert_eq!(cluster.apply(leave(3)), Outcome::Done);
+    assert_eq!(cluster.refused(leave(1)), Code::Invalid);
+}
+
+#[test]
+fn one_node_at_least_may_vote_and_zones_have_names() {
+    let mut cluster = Cluster::new();
+    let voting = |node, votes| Change::SetVoting { node: NodeId(node), votes };
+    assert_eq!(cluster.apply(voting(1, false)), Outcome::Done);
+    assert_eq!(cluster.apply(voting(2, false)), Outcome::Done);
+    assert_eq!(cluster.refused(voting(3, false)), Code::Invalid);
+    assert_eq!(cluster.refused(Change::LeaveNode { node: NodeId(3) }), Code::Invalid);
+    assert_eq!(cluster.map.active_nodes().count(), 3, "they own shards as before");
+    assert_eq!(cluster.apply(voting(1, true)), Outcome::Done);
+    assert_eq!(cluster.apply(voting(3, false)), Outcome::Done);
+    assert_eq!(cluster.refused(voting(9, true)), Code::NodeNotFound);
+
+    let zone =
+        |zone: Option<&str>| Change::SetZone { node: NodeId(2), zone: zone.map(str::to_owned) };
+    assert_eq!(cluster.apply(zone(Some("b"))), Outcome::Done);
+    assert_eq!(cluster.refused(zone(Some("no zone"))), Code::Invalid);
+    assert_eq!(cluster.map.node(NodeId(2)).unwrap().zone.as_deref(), Some("b"));
+    assert_eq!(cluster.apply(zone(None)), Outcome::Done);
+    assert_eq!(cluster.map.node(NodeId(2)).unwrap().zone, None);
+}
+
+#[test]
 fn the_same_database_again_is_no_error_another_is() {
     let mut cluster = Cluster::new();
     let policy = cluster.policy().clone();
@@ -278,6 +327,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             Event::Change(add_node(&format!("x{name}"), u128::from(disk)))
         }),
         1 => (1u64..8).prop_map(|id| Event::Change(Change::RemoveNode { node: NodeId(id) })),
+        1 => (1u64..8).prop_map(|id| Event::Change(Change::LeaveNode { node: NodeId(id) })),
         1 => (0u8..3).prop_map(|name| Event::Change(create(&format!("d{name}"), spec(0, 0)))),
         1 => (0u8..3).prop_map(|name| {
             Event::Change(Change::DropDatabase { name: format!("d{name}") })
@@ -310,9 +360,18 @@ fn run(events: &[Event]) -> Result<Cluster, TestCaseError> {
             prop_assert!(!is_new || ids.insert(place.shard.id), "shard id reused");
             prop_assert!(!place.shard.owners.is_empty());
         }
+        for place in cluster.map.shards() {
+            for owner in &place.shard.owners {
+                prop_assert!(cluster.map.node(*owner).unwrap().is_member(), "owned by nobody");
+            }
+        }
+        let bounds = |group: &quorate_protocol::map::Group| {
+            let shards: Vec<_> = group.shards.iter().map(|shard| shard.id).collect();
+            (group.id, group.start, group.end, shards)
+        };
+        let now: Vec<_> = cluster.policy().groups.iter().map(bounds).collect();
         for group in &before.databases[0].policies[0].groups {
-            let policy = &cluster.map.databases[0].policies[0];
-            prop_assert!(policy.groups.contains(group), "a group changed");
+            prop_assert!(now.contains(&bounds(group)), "a group changed");
         }
         if let (Change::CreateGroups { times, .. }, Outcome::Done) = (&change, &outcome) {
             let policy = cluster.policy();
