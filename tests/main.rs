@@ -25,6 +25,7 @@ mod loopback;
 mod meta;
 mod mute;
 mod operators;
+mod policies;
 mod reads;
 mod shard_crash;
 mod shard_files;

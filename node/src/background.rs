@@ -19,7 +19,7 @@ use crate::{
     cardinality::SeriesWatch,
     core::Core,
     handoff::drain,
-    leaving,
+    leaving, lifecycle,
     shard::retention::{self, LiveShards},
 };
 
@@ -40,6 +40,8 @@ pub(crate) fn start(core: &Arc<Core>) {
     spawn(core, keep_synced(Arc::clone(core)));
     spawn(core, drain::run(Arc::clone(core)));
     spawn(core, leaving::watch(Arc::clone(core)));
+    spawn(core, lifecycle::expire(Arc::clone(core)));
+    spawn(core, lifecycle::precreate(Arc::clone(core)));
     core.shards.start();
 }
 

@@ -44,6 +44,16 @@ pub struct NodeConfig {
     pub housekeeping_s: u64,
     /// How often hints are looked at for their age, in seconds. Default 60.
     pub expiry_s: u64,
+    /// How long ahead of a shard group's end the next one is made, if it is written to, in seconds; at
+    /// most half of the group. Default 1,800. Longer outlasts a longer loss of the metadata's majority.
+    pub precreate_lead_s: u64,
+    /// How often that is looked at, in seconds. Default 10.
+    pub precreate_check_s: u64,
+    /// How long shard groups stay when all their points are beyond the retention, in seconds. Default
+    /// 600. More than clocks are apart.
+    pub retention_grace_s: u64,
+    /// How often that is looked at, in seconds. Default 60.
+    pub retention_check_s: u64,
     /// When a write is answered: `"commit"`, the default, after a sync; `"interval(50ms)"` once the
     /// operating system has it, with a sync at most that much later. An interval saves the time of
     /// the sync; a power cut or a system crash then costs what was answered since the last one, and
@@ -76,6 +86,10 @@ impl Default for NodeConfig {
             join_timeout_s: 60,
             housekeeping_s: 5,
             expiry_s: 60,
+            precreate_lead_s: 1_800,
+            precreate_check_s: 10,
+            retention_grace_s: 600,
+            retention_check_s: 60,
             durability: Durability::Commit,
             transport: TransportConfig::default(),
             journal: JournalConfig::default(),
@@ -114,6 +128,22 @@ impl NodeConfig {
 
     pub(crate) fn expiry(&self) -> Duration {
         Duration::from_secs(self.expiry_s.max(1))
+    }
+
+    pub(crate) const fn precreate_lead_ns(&self) -> u64 {
+        self.precreate_lead_s.saturating_mul(1_000_000_000)
+    }
+
+    pub(crate) fn precreate_check(&self) -> Duration {
+        Duration::from_secs(self.precreate_check_s.max(1))
+    }
+
+    pub(crate) const fn retention_grace_ns(&self) -> u64 {
+        self.retention_grace_s.saturating_mul(1_000_000_000)
+    }
+
+    pub(crate) fn retention_check(&self) -> Duration {
+        Duration::from_secs(self.retention_check_s.max(1))
     }
 
     pub(crate) const fn idle_trim(&self) -> Duration {

@@ -19,6 +19,7 @@ pub mod handoff;
 mod hints;
 pub mod journal;
 mod leaving;
+mod lifecycle;
 pub mod meta;
 pub mod poison;
 mod query;

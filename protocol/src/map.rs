@@ -287,6 +287,16 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Whether all points that a group can hold have been beyond the policy's duration for
+    /// `grace_ns`, at this time since the Unix epoch.
+    #[must_use]
+    pub fn is_over(&self, group: &Group, now_ns: u64, grace_ns: u64) -> bool {
+        let horizon = i128::from(now_ns) - i128::from(grace_ns) - i128::from(self.duration);
+        self.duration > 0 && i128::from(group.end) <= horizon
+    }
+}
+
 impl Group {
     /// The shard of the series with this hash; none only if the group has no shards.
     #[must_use]

@@ -75,8 +75,12 @@ fn change(change: &Change, identity: &Identity) -> Result<(), Denied> {
         | Change::DropDatabase { .. }
         | Change::LeaveNode { .. }
         | Change::SetVoting { .. }
-        | Change::SetZone { .. } => role(identity, Role::Admin),
-        // What nodes say of themselves, and whatever later versions add.
+        | Change::SetZone { .. }
+        | Change::CreatePolicy { .. }
+        | Change::AlterPolicy { .. }
+        | Change::DropPolicy { .. }
+        | Change::SetDefaultPolicy { .. } => role(identity, Role::Admin),
+        // What nodes say of themselves and of time, and whatever later versions add.
         _ => role(identity, Role::Node),
     }
 }

@@ -1,5 +1,7 @@
 //! What commands come to, alone and in any order.
 
+mod alter;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_protocol::{
@@ -41,12 +43,14 @@ fn field(measurement: &str, field: &str, kind: FieldType) -> NewField {
 struct Cluster {
     map: ClusterMap,
     index: u64,
+    /// Time of the next commands.
+    at_ns: u64,
 }
 
 impl Cluster {
     /// Bootstrapped, with three nodes and the database `db` of 7-day groups.
     fn new() -> Self {
-        let mut cluster = Self { map: ClusterMap::default(), index: 0 };
+        let mut cluster = Self { map: ClusterMap::default(), index: 0, at_ns: 0 };
         let first = Change::Bootstrap { cluster: ClusterId(7), name: "test".to_owned() };
         assert_eq!(cluster.apply(first), Outcome::Done);
         for id in 1..=3 {
@@ -60,7 +64,7 @@ impl Cluster {
 
     fn apply(&mut self, change: Change) -> Outcome {
         self.index += 1;
-        let command = Command { at_ns: 0, change };
+        let command = Command { at_ns: self.at_ns, change };
         let before = self.map.clone();
         let outcome = apply(&mut self.map, self.index, &command);
         assert_eq!(self.map.index, MetaIndex(self.index));
@@ -86,7 +90,7 @@ impl Cluster {
 
 #[test]
 fn nothing_happens_before_the_bootstrap_and_it_happens_once() {
-    let mut cluster = Cluster { map: ClusterMap::default(), index: 0 };
+    let mut cluster = Cluster { map: ClusterMap::default(), index: 0, at_ns: 0 };
     assert_eq!(cluster.refused(add_node("n1", 1)), Code::NotReady);
     let bootstrap = |id| Change::Bootstrap { cluster: ClusterId(id), name: "test".to_owned() };
     assert_eq!(cluster.refused(bootstrap(0)), Code::Invalid);
