@@ -1,7 +1,10 @@
 //! Nodes that leave for good: where hints for them go, where their own hints go, and that nobody looks
 //! for them any more.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use quorate_client::{Client, WriteOptions};
 use quorate_node::start::StartError;
@@ -14,8 +17,9 @@ use quorate_protocol::{
 };
 use quorate_tests::harness::{
     cluster::Cluster,
+    disk::Keep,
     history::Ledger,
-    limit::{real, simulated},
+    limit::{real, simulated, soak},
     load::{sample, write},
     observe::{
         PATIENCE, create_database, exports, leader, queues, statuses, total, wait_drained,
@@ -169,6 +173,60 @@ fn the_leader_may_leave_and_votes_follow_promote_and_demote() {
         wait_healthy(&client, &stay).await;
         cluster.finish().await;
     });
+}
+
+#[test]
+fn a_node_that_ends_amid_a_change_of_members_leaves_one_state_behind() {
+    for round in 0..soak(6) as u64 {
+        simulated(async {
+            let mut cluster = Cluster::simulated(4, 530 + round).await;
+            let (client, ledger) = (cluster.client().await, Ledger::new());
+            create_database(&client, "db", 4).await;
+            write_some(&client, 1, &ledger).await;
+            let change = if round % 2 == 0 {
+                Change::LeaveNode { node: FOUR }
+            } else {
+                Change::SetVoting { node: THREE, votes: false }
+            };
+            let asked = tokio::spawn({
+                let (client, change) = (client.clone(), change.clone());
+                async move { client.change(change).await }
+            });
+            sleep(Duration::from_millis(round * 13 % 90)).await;
+            let victim = NodeId(1 + round * 3 % 4);
+            cluster.crash(victim, Keep::Synced);
+            sleep(Duration::from_millis(round * 700 % 5_000)).await;
+            let back = cluster.try_restart(victim).await;
+            assert!(matches!(back, Ok(()) | Err(StartError::Left { .. })), "{back:?}");
+            // What is not known to be done may be asked for again.
+            let _ = asked.await.unwrap();
+            client.change(change.clone()).await.unwrap();
+            let stay: Vec<NodeId> = match change {
+                Change::LeaveNode { node } => {
+                    cluster.ids().into_iter().filter(|id| *id != node).collect()
+                }
+                _ => cluster.ids(),
+            };
+            let goal = client.map();
+            wait_for("one state under one leader", PATIENCE, async || {
+                let all = statuses(&client, &stay).await?;
+                let leaders: BTreeSet<_> = all.values().map(|status| status.leader).collect();
+                let learners = all.iter().filter(|(_, s)| s.role == RaftRole::Learner);
+                let learners: Vec<NodeId> = learners.map(|(id, _)| *id).collect();
+                let demoted = goal.nodes.iter().filter(|n| n.state == NodeState::NonVoter);
+                let demoted: Vec<NodeId> = demoted.map(|node| node.id).collect();
+                let there = all.values().all(|status| status.meta_index >= goal.index);
+                let led = leaders.len() == 1 && !leaders.contains(&None);
+                if led && there && learners == demoted { Ok(()) } else { Err(format!("{all:?}")) }
+            })
+            .await;
+            cluster.wait_up(&client, &stay).await;
+            write_some(&client, 2, &ledger).await;
+            wait_drained(&client, &stay).await;
+            ledger.check(&exports(&client, "db", &stay).await).assert_whole();
+            cluster.finish().await;
+        });
+    }
 }
 
 #[test]
