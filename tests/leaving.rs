@@ -13,7 +13,7 @@ use quorate_protocol::{
     consistency::Level,
     id::NodeId,
     map::NodeState,
-    message::{QueueStatus, RaftRole},
+    message::{QueueStatus, RaftRole, Write},
 };
 use quorate_tests::harness::{
     cluster::Cluster,
@@ -26,8 +26,11 @@ use quorate_tests::harness::{
         wait_for, wait_healthy, wait_until,
     },
     process::Processes,
+    raw::{Raw, send},
 };
 use tokio::time::{sleep, timeout};
+
+use crate::hint_poison::poison;
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -105,6 +108,34 @@ fn hints_for_a_node_that_is_removed_go_to_the_owners_that_stay() {
         cluster.stop(FOUR).await;
         let again = cluster.try_restart(FOUR).await;
         assert!(matches!(again, Err(StartError::Left { .. })), "{again:?}");
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn a_hint_that_no_owner_takes_holds_up_none_that_go_to_the_owners_that_stay() {
+    simulated(async {
+        let ledger = Ledger::new();
+        let (mut cluster, client) = with_hints(514, FOUR, &ledger).await;
+        let live = [ONE, TWO, THREE];
+        let map = client.map();
+        let (request, bytes) = poison(&map);
+        let raw = Raw::new(cluster.client_env(), cluster.client_credentials("raw"));
+        for holder in live {
+            let connection = raw.connect(&map, holder).await;
+            let request = Write { store: false, hint_for: vec![FOUR], ..request.clone() };
+            let written = send(&connection, &request, &bytes).await;
+            assert_eq!(written.hints[0].answer.error, None);
+        }
+        // Behind it.
+        write_some(&client, 2, &ledger).await;
+        client.change(Change::LeaveNode { node: FOUR }).await.unwrap();
+        let all = wait_drained(&client, &live).await;
+        assert_eq!(all.quarantined, 3, "{all:?}");
+        let after = queues(&client, &live).await.unwrap();
+        let gone = sum(&after, |_, target| target == FOUR);
+        assert_eq!((gone.delivered, gone.discarded, gone.quarantined), (0, 240, 3), "{gone:?}");
+        ledger.check(&exports(&client, "db", &live).await).assert_whole();
         cluster.finish().await;
     });
 }
