@@ -17,7 +17,7 @@ use quorate_tests::harness::{
     history::Ledger,
     limit::{real, simulated},
     load::{EPOCH, write},
-    observe::{PATIENCE, create_database, export, exports, wait_for},
+    observe::{PATIENCE, create_database, export, exports, wait_drained, wait_for, wait_healthy},
     process::Processes,
 };
 use tokio::time::{Instant, sleep};
@@ -147,6 +147,51 @@ fn crossing_a_boundary_makes_no_step_for_fifty_databases() {
         sleep(Duration::from_nanos(4 * GROUP)).await;
         let groups = client.map().shards().map(|place| place.group.id).collect::<BTreeSet<_>>();
         assert_eq!(groups.len(), 3 * databases.len());
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn a_boundary_is_crossed_without_a_majority_for_metadata() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(3, 524).await;
+        let client = cluster.client().await;
+        let spec = PolicySpec {
+            name: "default".to_owned(),
+            duration: 0,
+            group_duration: GROUP,
+            replication: 3,
+        };
+        let create = Change::CreateDatabase { name: "db".to_owned(), policy: spec };
+        client.change(create).await.unwrap();
+        let start = now(&mut cluster);
+        let boundary = start - start % GROUP + GROUP;
+        let ledger = Ledger::new();
+        let one = WriteOptions { timeout: Duration::from_secs(2), ..WriteOptions::at(Level::One) };
+        write(&client, "db", &[point(1, start as i64)], &one, &ledger).await.unwrap();
+        wait_for("the next group", PATIENCE, async || {
+            let groups = policy(&client.map(), "db").groups.len();
+            if groups == 2 { Ok(()) } else { Err(format!("{groups} groups")) }
+        })
+        .await;
+        let [a, b] = [NodeId(1), NodeId(2)];
+        cluster.stop(a).await;
+        cluster.stop(b).await;
+        cluster.wait_up(&client, &[NodeId(3)]).await;
+        while now(&mut cluster) < boundary {
+            sleep(Duration::from_millis(100)).await;
+        }
+        for n in 0..20 {
+            let (begun, time) = (Instant::now(), now(&mut cluster) as i64 + n);
+            write(&client, "db", &[point(1, time)], &one, &ledger).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+        }
+        cluster.restart(a).await;
+        cluster.restart(b).await;
+        wait_healthy(&client, &cluster.ids()).await;
+        assert!(client.settle(PATIENCE).await);
+        wait_drained(&client, &cluster.ids()).await;
+        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
         cluster.finish().await;
     });
 }
