@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use quorate_tests::harness::{
     disk::Keep,
     history::Ledger,
     limit::{real, simulated, soak},
-    load::{sample, write},
+    load::{Writer, sample, write},
     observe::{
         PATIENCE, create_database, exports, leader, queues, statuses, total, wait_drained,
         wait_for, wait_healthy, wait_until,
@@ -202,6 +203,44 @@ fn the_leader_may_leave_and_votes_follow_promote_and_demote() {
             .await;
         }
         wait_healthy(&client, &stay).await;
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn writes_go_on_while_an_owner_leaves() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(4, 515).await;
+        let (client, writes) = (cluster.client().await, cluster.client().await);
+        let ledger = Arc::new(Ledger::new());
+        create_database(&client, "db", 4).await;
+        write_some(&client, 1, &ledger).await;
+        let pause = Duration::from_millis(1);
+        let options = WriteOptions::default();
+        let writers: Vec<Writer> = (2..6)
+            .map(|n| Writer::start(&writes, "db", n, 2, pause, options.clone(), &ledger))
+            .collect();
+        for writer in &writers {
+            writer.acked(20).await;
+        }
+        let handed = client.hand_on(FOUR, Duration::from_secs(60)).await.unwrap();
+        assert_eq!(handed.pending, 0);
+        client.change(Change::LeaveNode { node: FOUR }).await.unwrap();
+        let left = timeout(PATIENCE, cluster.node(FOUR).left()).await;
+        assert!(left.is_ok(), "it does not stop");
+        cluster.stop(FOUR).await;
+        for writer in writers {
+            writer.acked(50).await;
+            for done in writer.stop().await {
+                assert_eq!(done.error, None);
+                assert!(done.took < Duration::from_millis(300), "{done:?}");
+            }
+        }
+        // Nobody tries to bring anything to the one that has left.
+        assert!(writes.settle(Duration::from_secs(10)).await, "copies are still under way");
+        let stay = [ONE, TWO, THREE];
+        wait_drained(&client, &stay).await;
+        ledger.check(&exports(&client, "db", &stay).await).assert_whole();
         cluster.finish().await;
     });
 }
