@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p quorate-benches --bench handoff -- [PART]... [--runs N] [--quick] [--dir DIR]`
 //!
-//! Parts: `append`, `small` and `large` (drains), `open`; all of them unless some are named. The parts
+//! Parts: `append`, `small` and `large` (drains), `nine` (holders into one node), `open`; all of them unless some are named. The parts
 //! that compare do both in turn, run by run. Prints `RES` lines of every run, then medians (`MED`)
 //! and goals (`GOAL`). `--quick` makes everything small: it shows that the benchmark works, and its
 //! figures mean nothing.
@@ -11,12 +11,18 @@
 mod append;
 #[path = "handoff/drain.rs"]
 mod drain;
+#[path = "handoff/live.rs"]
+mod live;
+#[path = "handoff/nine.rs"]
+mod nine;
 #[path = "handoff/open.rs"]
 mod open;
-#[path = "handoff/pair.rs"]
-mod pair;
 #[path = "handoff/reference.rs"]
 mod reference;
+#[path = "handoff/watch.rs"]
+mod watch;
+#[path = "handoff/world.rs"]
+mod world;
 
 use std::{
     error::Error,
@@ -29,10 +35,10 @@ use tempfile::TempDir;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-const PARTS: [&str; 4] = ["append", "small", "large", "open"];
+const PARTS: [&str; 5] = ["append", "small", "large", "nine", "open"];
 const USAGE: &str = "\
 usage: handoff [PART]... [--runs N] [--quick] [--dir DIR]
-parts: append small large open";
+parts: append small large nine open";
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -41,12 +47,13 @@ struct Plan {
     runs: usize,
     quick: bool,
     dir: PathBuf,
+    hosts: world::Hosts,
 }
 
 impl Plan {
-    fn read(args: &[String]) -> Option<Self> {
+    fn read(args: &[String], hosts: world::Hosts) -> Option<Self> {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("handoff-bench");
-        let mut plan = Self { parts: Vec::new(), runs: 5, quick: false, dir };
+        let mut plan = Self { parts: Vec::new(), runs: 5, quick: false, dir, hosts };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match arg.as_str() {
@@ -103,6 +110,10 @@ async fn run(plan: &Plan) -> Outcome<()> {
     if plan.wants("large") {
         goals.push_str(&drain::large(plan, &mut summary).await?);
     }
+    if plan.wants("nine") {
+        let watch = watch::Watch::install()?;
+        goals.push_str(&nine::run(plan, &watch, &mut summary).await?);
+    }
     if plan.wants("open") {
         goals.push_str(&open::run(plan, &mut summary).await?);
     }
@@ -112,7 +123,7 @@ async fn run(plan: &Plan) -> Outcome<()> {
 
 fn main() -> Outcome<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let Some(plan) = Plan::read(&args) else {
+    let Some(plan) = Plan::read(&args, world::Hosts::new()?) else {
         eprintln!("{USAGE}");
         return Ok(ExitCode::from(2));
     };

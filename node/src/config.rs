@@ -54,6 +54,17 @@ pub struct NodeConfig {
     pub retention_grace_s: u64,
     /// How often that is looked at, in seconds. Default 60.
     pub retention_check_s: u64,
+    /// Hints that were received and not yet answered, of all holders together, in bytes; default
+    /// 32 MiB. With more, holders hear "busy" and slow down. Bounds the memory that any number of nodes
+    /// can take by draining into this one at once.
+    pub hint_receive_bytes: u32,
+    /// Received hints that are with the journal at the same time, in bytes; default 1 MiB. Live writes
+    /// share their syncs and wait for them; more delivers faster, less disturbs them less.
+    pub hint_store_bytes: u32,
+    /// How long hints rest after each of these messages while clients write to this node, in percent of
+    /// the time that storing it took; default 100. With more, live writes notice less of nodes that
+    /// drain into this one, and it lags for longer.
+    pub hint_pause_percent: u32,
     /// When a write is answered: `"commit"`, the default, after a sync; `"interval(50ms)"` once the
     /// operating system has it, with a sync at most that much later. An interval saves the time of
     /// the sync; a power cut or a system crash then costs what was answered since the last one, and
@@ -90,6 +101,9 @@ impl Default for NodeConfig {
             precreate_check_s: 10,
             retention_grace_s: 600,
             retention_check_s: 60,
+            hint_receive_bytes: 32 << 20,
+            hint_store_bytes: 1 << 20,
+            hint_pause_percent: 100,
             durability: Durability::Commit,
             transport: TransportConfig::default(),
             journal: JournalConfig::default(),

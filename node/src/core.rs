@@ -22,6 +22,7 @@ use crate::{
     data::DataDir,
     directory::Directory,
     handoff::{DrainConfig, Handoff, Marks},
+    intake::Intake,
     journal::Journal,
     meta::Meta,
     shard::ShardStore,
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) shards: ShardStore,
     pub(crate) journal: Journal,
     pub(crate) handoff: Handoff,
+    /// How much of others' queues comes in at once.
+    pub(crate) intake: Intake,
     /// How hints are delivered; can be changed while the node runs.
     pub(crate) drain: watch::Sender<DrainConfig>,
     pub(crate) marks: Marks,

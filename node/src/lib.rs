@@ -17,6 +17,7 @@ pub mod endpoint;
 pub mod executor;
 pub mod handoff;
 mod hints;
+mod intake;
 pub mod journal;
 mod leaving;
 mod lifecycle;

@@ -40,6 +40,7 @@ use crate::{
     endpoint::{self, BindError, Port},
     executor::Executor,
     handoff::{self, Handoff, HandoffError, Marks},
+    intake::Intake,
     journal::{Journal, JournalHome, JournalOpenError},
     meta::{Meta, MetaError, NewNode},
     raft::Lanes,
@@ -354,6 +355,7 @@ async fn open(
     Ok(Arc::new(Core {
         drain: watch::Sender::new(config.drain.clone()),
         left: watch::Sender::new(false),
+        intake: Intake::new(&config),
         config,
         env: world.env,
         node: identity.node,

@@ -89,6 +89,7 @@ impl Core {
             if !request.store {
                 return (None, false);
             }
+            self.intake.live();
             let stored = self.store(&snapshot, batch.clone(), Origin::Live { refused }).await;
             let buffered = stored.as_ref().is_ok_and(|appended| appended.buffered);
             (Some(answer(COPIES, stored.map(|appended| appended.sequence))), buffered)
@@ -129,7 +130,16 @@ impl Core {
         if request.items.len() > MAX_DELIVER || total != payload.len() as u64 {
             return Err(Code::Malformed);
         }
+        // No frame is as long.
+        let total = u32::try_from(total).map_err(|_| Code::Malformed)?;
+        let Some(_received) = self.intake.receive(total) else {
+            let busy =
+                Refusal { code: Code::Busy, retry_after_ms: self.config.shard.busy_retry_ms };
+            let answers = request.items.iter().map(|_| answer(DELIVERIES, Err(busy))).collect();
+            return Ok(Delivered { answers });
+        };
         let snapshot = self.snapshot_for(request.meta_index).await?;
+        let stored = self.intake.store(total).await;
         // All records are appended before the first is waited for: they share a sync.
         let mut stores = Vec::with_capacity(request.items.len());
         for item in &request.items {
@@ -146,6 +156,9 @@ impl Core {
         let mut answers = Vec::with_capacity(stores.len());
         for store in stores {
             answers.push(answer(DELIVERIES, store.await.unwrap_or(Err(Code::Internal.into()))));
+        }
+        if let Some(stored) = stored {
+            self.intake.done(stored);
         }
         Ok(Delivered { answers })
     }

@@ -73,6 +73,12 @@ pub struct Config {
     /// took; default 100. Without rest, merges keep the disk from acknowledgements; with more of it
     /// they fall behind sooner. A shard with half of `max_runs` is merged without rest.
     pub merge_pause_percent: u32,
+    /// What is freed at once of a large file that is deleted, in bytes; default 8 MiB. A file system
+    /// keeps every sync waiting while it frees; less disturbs acknowledgements less.
+    pub delete_piece_bytes: u64,
+    /// How long others have the file system to themselves after each piece, in milliseconds; default 5.
+    /// With more, dropped shards take longer to give their space back.
+    pub delete_pause_ms: u64,
     /// How long after its end a shard is taken for over, in milliseconds; default 600,000. Rows may
     /// still come later; each dense pass they lead to rewrites the shard.
     pub dense_after_ms: u64,
@@ -139,6 +145,8 @@ impl Default for Config {
             fold_nice: 10,
             merge_nice: 19,
             merge_pause_percent: 100,
+            delete_piece_bytes: 8 << 20,
+            delete_pause_ms: 5,
             dense_after_ms: 600_000,
             dense_idle_ms: 60_000,
             dense_ratio_percent: 10,

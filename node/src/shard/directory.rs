@@ -9,13 +9,12 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    thread,
     time::Duration,
 };
 
 use quorate_protocol::id::ShardId;
 
-use super::error::ShardError;
+use super::{config::Config, error::ShardError};
 
 /// The newest format this release reads and writes.
 pub const FORMAT: u32 = 1;
@@ -23,11 +22,6 @@ const MARKER: &str = "format";
 const MARKER_DRAFT: &str = "format.new";
 const MAGIC: &[u8; 8] = b"QSHARD\r\n";
 const DROPPED: &str = "dropped";
-
-/// What is freed at once of a file that is deleted, in bytes.
-const PIECE: u64 = 8 << 20;
-/// How long others have the file system to themselves after that.
-const REST: Duration = Duration::from_millis(5);
 
 /// Where a shard is.
 pub(super) fn path(root: &Path, shard: ShardId) -> PathBuf {
@@ -135,24 +129,30 @@ pub(super) fn delete(path: &Path) -> Result<(), ShardError> {
     fs::remove_dir_all(path).map_err(io_error("remove", path))
 }
 
-/// Deletes a directory whose files may be large, a piece at a time: a file system that frees all of
-/// a large file at once keeps every sync waiting meanwhile.
-pub(super) fn delete_gently(path: &Path) -> Result<(), ShardError> {
+/// Deletes a directory whose files may be large, [`Config::delete_piece_bytes`] at a time: a file
+/// system that frees all of a large file at once keeps every sync waiting meanwhile. `rest` is called
+/// after each piece.
+pub(super) fn delete_gently(
+    path: &Path,
+    config: &Config,
+    mut rest: impl FnMut(Duration),
+) -> Result<(), ShardError> {
     let entries = fs::read_dir(path).map_err(io_error("list", path))?;
     for entry in entries.filter_map(Result::ok) {
         // Deleting it whole will do where this fails.
-        let _ = shrink(&entry.path());
+        let _ = shrink(&entry.path(), config, &mut rest);
     }
     delete(path)
 }
 
-fn shrink(path: &Path) -> io::Result<()> {
+fn shrink(path: &Path, config: &Config, rest: &mut impl FnMut(Duration)) -> io::Result<()> {
     let file = File::options().write(true).open(path)?;
     let mut length = file.metadata()?.len();
-    while length > PIECE {
-        length -= PIECE;
+    let piece = config.delete_piece_bytes.max(1);
+    while length > piece {
+        length -= piece;
         file.set_len(length)?;
-        thread::sleep(REST);
+        rest(Duration::from_millis(config.delete_pause_ms));
     }
     Ok(())
 }
@@ -177,6 +177,24 @@ mod tests {
         fs::remove_file(path.join(MARKER)).unwrap();
         fs::write(path.join("data.mdb"), "x").unwrap();
         assert!(matches!(check(&path), Err(ShardError::BadDirectory { .. })));
+    }
+
+    #[test]
+    fn a_large_file_is_freed_in_pieces() {
+        let root = tempfile::tempdir().unwrap();
+        let config = Config { delete_piece_bytes: 4096, delete_pause_ms: 3, ..Config::default() };
+        let home = path(root.path(), ShardId(7));
+        create(root.path(), &home).unwrap();
+        let large = home.join("data.mdb");
+        fs::write(&large, vec![1; 20_000]).unwrap();
+        let mut sizes = Vec::new();
+        let rest = |pause| {
+            assert_eq!(pause, Duration::from_millis(3));
+            sizes.push(fs::metadata(&large).unwrap().len());
+        };
+        delete_gently(&home, &config, rest).unwrap();
+        assert_eq!(sizes, [15_904, 11_808, 7_712, 3_616]);
+        assert!(!home.exists());
     }
 
     #[test]

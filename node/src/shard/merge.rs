@@ -12,6 +12,7 @@ use super::{
     Inner,
     assemble::{Assembler, Limits},
     block::Density,
+    config::Config,
     cursor::{Cursor, Trouble},
     error::ShardError,
     fault::Step,
@@ -32,20 +33,14 @@ const TIER_BYTES: u64 = 256 << 10;
 impl Inner {
     /// Does nothing while somebody else rewrites the shard.
     pub(super) fn merge(&self, slot: &Slot) -> Result<bool, ShardError> {
+        let pause = pause(&self.config, slot.mergeable(), self.executor);
         let right = slot.try_merging()?;
-        right.map_or(Ok(false), |right| self.merge_by(slot, right, self.merge_pause(slot)))
+        right.map_or(Ok(false), |right| self.merge_by(slot, right, pause))
     }
 
     /// [`Self::merge`], once nobody else rewrites the shard.
     pub(super) fn merge_now(&self, slot: &Slot) -> Result<bool, ShardError> {
         self.merge_by(slot, slot.merging()?, 0)
-    }
-
-    /// [`super::Config::merge_pause_percent`], unless folds will have to wait for merges soon, or
-    /// work must not leave its thread.
-    fn merge_pause(&self, slot: &Slot) -> u32 {
-        let hurry = slot.mergeable() > self.config.max_runs / 2;
-        if hurry || self.executor == Executor::Inline { 0 } else { self.config.merge_pause_percent }
     }
 
     fn merge_by(&self, slot: &Slot, right: Merging<'_>, pause: u32) -> Result<bool, ShardError> {
@@ -55,6 +50,13 @@ impl Inner {
         }
         Ok(merged)
     }
+}
+
+/// [`Config::merge_pause_percent`], unless folds will have to wait for merges soon, or work must not
+/// leave its thread.
+fn pause(config: &Config, mergeable: usize, executor: Executor) -> u32 {
+    let hurry = mergeable > config.max_runs / 2;
+    if hurry || executor == Executor::Inline { 0 } else { config.merge_pause_percent }
 }
 
 /// Merges the runs of the smallest tier that has enough of them; whether there was one. Folds of the
@@ -178,6 +180,15 @@ mod tests {
             min_time: 0,
             max_time: 0,
         }
+    }
+
+    #[test]
+    fn a_merge_rests_unless_folds_will_wait_for_it() {
+        let config = Config { max_runs: 8, merge_pause_percent: 70, ..Config::default() };
+        assert_eq!(pause(&config, 4, Executor::Thread), 70);
+        assert_eq!(pause(&config, 5, Executor::Thread), 0);
+        // Simulated time stands still while something sleeps.
+        assert_eq!(pause(&config, 1, Executor::Inline), 0);
     }
 
     #[test]

@@ -408,7 +408,9 @@ impl OpenShards {
         let condemned = directory::condemn(&self.root, &directory::path(&self.root, id))?;
         // Nobody finds it any more; deleting it may take its time.
         drop(opened);
-        condemned.map_or(Ok(()), |path| directory::delete_gently(&path))
+        condemned.map_or(Ok(()), |path| {
+            directory::delete_gently(&path, &self.config, std::thread::sleep)
+        })
     }
 
     /// Closes a shard, and calls `replace` while nobody can open it. `false`: it is used too much, and

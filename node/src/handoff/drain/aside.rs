@@ -25,6 +25,16 @@ struct Waiting {
     sequences: VecDeque<Sequence>,
 }
 
+/// Hints of a shard that cannot be taken now.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    pub(super) sequences: Vec<Sequence>,
+    /// How long the node asks to be left alone with them.
+    pub(super) retry_after: Duration,
+    /// The node is busy, whatever the shard.
+    pub(super) busy: bool,
+}
+
 /// What a drain has set aside.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
@@ -53,14 +63,8 @@ impl Aside {
     }
 
     /// Takes hints that were refused; the shard is waited for as long as its node asks for, and
-    /// longer if it goes on.
-    pub(super) fn refused(
-        &mut self,
-        shard: ShardId,
-        sequences: impl IntoIterator<Item = Sequence>,
-        retry_after: Duration,
-        now: Instant,
-    ) {
+    /// longer if it goes on for a reason of the shard's own.
+    pub(super) fn refused(&mut self, shard: ShardId, refused: Refused, now: Instant) {
         let waiting = self.shards.entry(shard).or_insert_with(|| Waiting {
             until: now,
             trying: true,
@@ -72,10 +76,11 @@ impl Aside {
             waiting.trying = false;
             let (least, most) = WAIT;
             let wait = least.saturating_mul(1 << waiting.refusals.min(10)).min(most);
-            waiting.refusals += 1;
-            waiting.until = now + wait.max(retry_after);
+            // A busy node is spared by the pace of the whole drain.
+            waiting.refusals += u32::from(!refused.busy);
+            waiting.until = now + wait.max(refused.retry_after);
         }
-        for sequence in sequences {
+        for sequence in refused.sequences {
             // In order: they are the oldest of the shard.
             waiting.sequences.push_front(sequence);
             self.count += 1;
@@ -125,13 +130,17 @@ mod tests {
         range.map(Sequence).collect()
     }
 
+    fn refused(range: std::ops::Range<u64>, retry_after: Duration) -> Refused {
+        Refused { sequences: sequences(range), retry_after, busy: false }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_refused_shard_is_tried_with_a_few_and_freed_when_one_was_taken() {
         let (mut aside, now) = (Aside::default(), Instant::now());
         assert!(!aside.holds(A));
-        aside.refused(A, sequences(3..5), Duration::ZERO, now);
+        aside.refused(A, refused(3..5, Duration::ZERO), now);
         // A second message was on its way already.
-        aside.refused(A, sequences(1..3), Duration::ZERO, now);
+        aside.refused(A, refused(1..3, Duration::ZERO), now);
         assert!(aside.holds(A) && !aside.holds(B));
         for sequence in sequences(5..10) {
             aside.add(A, sequence);
@@ -144,11 +153,11 @@ mod tests {
         assert!(!aside.holds(A), "those that are tried must pass");
         assert_eq!(aside.next_due(), None);
         // Refused again: twice as long, or as long as the node asks for.
-        aside.refused(A, sequences(1..3), Duration::ZERO, due);
+        aside.refused(A, refused(1..3, Duration::ZERO), due);
         assert_eq!(aside.next_due(), Some(due + 2 * WAIT.0));
         let due = aside.next_due().unwrap();
         assert_eq!(aside.due(due, 1), sequences(1..2));
-        aside.refused(A, sequences(1..2), Duration::from_secs(60), due);
+        aside.refused(A, refused(1..2, Duration::from_secs(60)), due);
         let due = due + Duration::from_secs(60);
         assert_eq!(aside.next_due(), Some(due));
         assert_eq!(aside.due(due, 1), sequences(1..2));
@@ -160,11 +169,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn shards_are_waited_for_apart() {
         let (mut aside, now) = (Aside::default(), Instant::now());
-        aside.refused(A, sequences(1..2), Duration::from_secs(9), now);
-        aside.refused(B, sequences(2..3), Duration::from_secs(1), now);
+        aside.refused(A, refused(1..2, Duration::from_secs(9)), now);
+        aside.refused(B, refused(2..3, Duration::from_secs(1)), now);
         assert_eq!(aside.due(now + Duration::from_secs(1), 9), sequences(2..3));
         assert_eq!(aside.next_due(), Some(now + Duration::from_secs(9)));
         aside.clear();
         assert_eq!((aside.count(), aside.next_due()), (0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_node_is_waited_for_as_long_as_it_asks_for_and_no_longer() {
+        let (mut aside, mut now) = (Aside::default(), Instant::now());
+        for _ in 0..9 {
+            let busy = Refused { busy: true, ..refused(1..2, Duration::from_millis(70)) };
+            aside.refused(A, busy, now);
+            let due = aside.next_due().unwrap();
+            assert_eq!(due, now + Duration::from_millis(70));
+            assert_eq!(aside.due(due, 1), sequences(1..2));
+            now = due;
+        }
     }
 }

@@ -269,15 +269,15 @@ impl Drain {
     /// Takes what came of a message; whether to stop.
     fn settle(&mut self, sent: Sent) -> bool {
         self.pace.settled(sent.bytes);
-        if sent.busy {
+        if sent.refused.values().any(|refused| refused.busy) {
             self.pace.busy();
         }
         // Who takes some of it is not failing, however long that goes on.
         if !sent.taken.is_empty() {
             self.failures = 0;
         }
-        for (shard, (sequences, wait)) in sent.refused {
-            self.aside.refused(shard, sequences, wait, Instant::now());
+        for (shard, refused) in sent.refused {
+            self.aside.refused(shard, refused, Instant::now());
         }
         // Some were refused and some not: there is room again.
         for shard in sent.taken {

@@ -15,12 +15,15 @@ use super::config::DrainConfig;
 
 /// What passes at once after a pause.
 const BURST: Duration = Duration::from_millis(100);
-/// Busy answers of one window of messages count once.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// How often the speed is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// What a second without busy answers makes of a rate that was slowed down.
+/// How often the speed is looked at. Busy answers within one such time count once.
+const LOOK: Duration = Duration::from_millis(500);
+/// What a look without busy answers before it makes of a rate that was slowed down.
 const RECOVERY: f64 = 1.5;
+/// What is sent to a busy target, as a share of what it has just taken: a little less, so that it gets
+/// rid of what made it busy.
+const SHARE: f64 = 0.9;
+/// What a busy target that takes next to nothing makes of the rate.
+const RETREAT: f64 = 0.5;
 /// Bytes per second at which an unlimited drain counts as recovered.
 const UNLIMITED: f64 = 1e11;
 
@@ -34,10 +37,10 @@ pub(super) struct Pace {
     slowed: Option<f64>,
     /// When the bytes that have passed would all have passed at the rate.
     paid_until: Instant,
-    /// Bytes that were settled since then, and per second before.
+    /// Bytes that were settled since then, and in the look before.
     settled: (Instant, u64),
-    speed: f64,
-    /// When the target was last busy.
+    before: (Duration, u64),
+    /// When a busy answer has last slowed it down.
     busy: Option<Instant>,
 }
 
@@ -51,7 +54,7 @@ impl Pace {
             slowed: None,
             paid_until: now,
             settled: (now, 0),
-            speed: 0.0,
+            before: (Duration::ZERO, 0),
             busy: None,
         };
         pace.read();
@@ -126,7 +129,7 @@ impl Pace {
         if since < LOOK {
             return;
         }
-        self.speed = self.settled.1 as f64 / since.as_secs_f64();
+        self.before = (since, self.settled.1);
         self.settled = (now, 0);
         let quiet = self.busy.is_none_or(|busy| busy + LOOK <= now);
         if let Some(slowed) = self.slowed.filter(|_| quiet) {
@@ -139,20 +142,24 @@ impl Pace {
         }
     }
 
-    /// The target is busy: half of what it could take before.
+    /// Bytes per second that the target has taken of late.
+    fn speed(&self, now: Instant) -> f64 {
+        let since = now.saturating_duration_since(self.settled.0) + self.before.0;
+        (self.settled.1 + self.before.1) as f64 / since.max(LOOK).as_secs_f64()
+    }
+
+    /// The target is busy: from now on about what it takes.
     pub(super) fn busy(&mut self) {
         let now = Instant::now();
-        if self.busy.is_some_and(|busy| now < busy + PATIENCE) {
+        if self.busy.is_some_and(|busy| now < busy + LOOK) {
             return;
         }
         self.busy = Some(now);
-        let current = self.settled.1 as f64
-            / now.saturating_duration_since(self.settled.0).as_secs_f64().max(LOOK.as_secs_f64());
-        let could = self.speed.max(current);
-        let could =
-            self.rate().map_or(could, |rate| if could > 0.0 { rate.min(could) } else { rate });
-        let before = self.rate();
-        self.slowed = Some((could / 2.0).max(self.floor as f64));
+        let (speed, before) = (self.speed(now), self.rate());
+        // Not at once: it may take much again after a moment without room.
+        let least = before.map_or(0.0, |rate| rate * RETREAT);
+        let slowed = (speed * SHARE).max(least).max(self.floor as f64);
+        self.slowed = Some(before.map_or(slowed, |rate| slowed.min(rate.max(self.floor as f64))));
         if let Some(before) = before {
             self.owe(before);
         }
@@ -228,7 +235,7 @@ mod tests {
         let (_sender, mut pace) = pace(1_000_000);
         for _ in 0..30 {
             pace.busy();
-            tokio::time::sleep(PATIENCE).await;
+            tokio::time::sleep(LOOK).await;
         }
         assert_eq!(pace.rate(), Some(1_000.0));
         let mut before = 1_000.0;
@@ -242,15 +249,31 @@ mod tests {
         assert_eq!(pace.rate(), Some(1_000_000.0));
     }
 
+    /// A target that takes 1 MB per second and can keep another megabyte for later.
     #[tokio::test(start_paused = true)]
-    async fn a_busy_target_is_sent_half_of_what_it_could_take() {
-        let (_sender, mut pace) = pace(0);
-        for _ in 0..3 {
-            tokio::time::sleep(LOOK).await;
-            pace.settled(400_000);
+    async fn a_busy_target_is_sent_what_it_takes() {
+        for limit in [0, 20_000_000] {
+            let (_sender, mut pace) = pace(limit);
+            let (start, mut kept, mut at) = (Instant::now(), 0.0_f64, Instant::now());
+            let (mut taken, mut refused) = (0_usize, 0_usize);
+            while start.elapsed() < Duration::from_secs(20) {
+                let bytes = pace.message_bytes(50_000);
+                pace.take(bytes).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                kept = (kept - at.elapsed().as_secs_f64() * 1e6).max(0.0);
+                at = Instant::now();
+                if kept + bytes as f64 > 1e6 {
+                    pace.busy();
+                    refused += bytes;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                } else {
+                    kept += bytes as f64;
+                    taken += bytes;
+                    pace.settled(bytes);
+                }
+            }
+            assert!(taken >= 18_000_000, "{taken} of 20 MB, limit {limit}");
+            assert!(refused < taken / 4, "{refused} refused, {taken} taken, limit {limit}");
         }
-        pace.busy();
-        pace.busy();
-        assert_eq!(pace.rate(), Some(200_000.0));
     }
 }

@@ -19,6 +19,7 @@ use quorate_protocol::{
 };
 use tokio::time::Instant;
 
+use super::aside::Refused;
 use crate::{
     core::Core,
     handoff::{DiscardReason, HandoffError, HintRecord, QuarantineReason, Terminal},
@@ -31,10 +32,8 @@ pub(super) struct Sent {
     pub(super) bytes: usize,
     /// Shards with a hint that ended.
     pub(super) taken: BTreeSet<ShardId>,
-    /// Hints of shards that the target cannot take now, and how long it asks to be left alone.
-    pub(super) refused: BTreeMap<ShardId, (Vec<Sequence>, Duration)>,
-    /// The target is busy, not only behind.
-    pub(super) busy: bool,
+    /// Hints of shards that the target cannot take now.
+    pub(super) refused: BTreeMap<ShardId, Refused>,
     /// The target takes nothing now, of any shard.
     pub(super) stop: bool,
 }
@@ -93,10 +92,10 @@ pub(super) async fn send(
                 sent.bytes += record.bytes.len();
             }
             Verdict::Later { after, busy } => {
-                let (sequences, wait) = sent.refused.entry(record.shard).or_default();
-                sequences.push(record.sequence);
-                *wait = after.max(*wait);
-                sent.busy |= busy;
+                let refused = sent.refused.entry(record.shard).or_default();
+                refused.sequences.push(record.sequence);
+                refused.retry_after = refused.retry_after.max(after);
+                refused.busy |= busy;
             }
             Verdict::Stop => sent.stop = true,
         }
