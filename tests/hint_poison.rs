@@ -28,7 +28,7 @@ const THREE: NodeId = NodeId(3);
 const VERSION: Version = Version(1_700_000_000_000_000_001);
 
 /// A batch whose time is outside the group of its shard: no owner will ever take it.
-fn poison(map: &ClusterMap) -> (Write, Bytes) {
+pub(super) fn poison(map: &ClusterMap) -> (Write, Bytes) {
     let (request, good) = encode(map, "db", &[sample(1, 1)], VERSION);
     let part = EncodedBatch::parse(good).unwrap().header().part;
     let year = 366 * 24 * 3600 * 1_000_000_000;

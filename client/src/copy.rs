@@ -172,7 +172,7 @@ impl CopyTask {
                 Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),
                 Err(refusal) => refusal,
             };
-            if hopeless(error.code) {
+            if hopeless(error.code) || (error.code == Code::NotOwner && self.not_needed()) {
                 // The hints in it have had their answers before the collector hears of the copy.
                 drop(carry);
                 self.send(Event::Refused {
@@ -239,7 +239,7 @@ impl CopyTask {
                 continue;
             }
             self.send(Event::NoHolder { owner: self.index }).await;
-            if self.part.gate.closed() {
+            if self.part.gate.closed() || self.not_needed() {
                 return;
             }
             if Instant::now() >= give_up || self.core.cancel.is_cancelled() {
@@ -256,6 +256,13 @@ impl CopyTask {
                 return;
             }
         }
+    }
+
+    /// Whether the newest map says that this node is no owner any more: the others have the rows.
+    fn not_needed(&self) -> bool {
+        let map = self.core.topology.map();
+        let place = map.shard(self.part.shard);
+        place.is_some_and(|place| !place.shard.owners.contains(&self.owner))
     }
 
     /// No node will take a hint for this owner: its shard was dropped, or its co-owner has refused

@@ -7,7 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use quorate_protocol::{
-    batch::EncodedBatch, change::Change, id::NodeId, map::ClusterMap, message::Propose,
+    batch::EncodedBatch,
+    change::Change,
+    id::NodeId,
+    map::{ClusterMap, Node},
+    message::Propose,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
@@ -15,6 +19,7 @@ use crate::{
     cardinality::SeriesWatch,
     core::Core,
     handoff::drain,
+    leaving, lifecycle,
     shard::retention::{self, LiveShards},
 };
 
@@ -22,6 +27,8 @@ use crate::{
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(500);
 /// How long a node waits for its own map after it has announced itself.
 const ANNOUNCE_PATIENCE: Duration = Duration::from_secs(5);
+/// How soon it is looked again whether Raft's group still has a node that has left.
+const LINGER: Duration = Duration::from_millis(500);
 /// Time given to one such attempt, in milliseconds.
 const ANNOUNCE_TIMEOUT_MS: u32 = 5_000;
 
@@ -32,6 +39,9 @@ pub(crate) fn start(core: &Arc<Core>) {
     spawn(core, expiry(Arc::clone(core)));
     spawn(core, keep_synced(Arc::clone(core)));
     spawn(core, drain::run(Arc::clone(core)));
+    spawn(core, leaving::watch(Arc::clone(core)));
+    spawn(core, lifecycle::expire(Arc::clone(core)));
+    spawn(core, lifecycle::precreate(Arc::clone(core)));
     core.shards.start();
 }
 
@@ -51,20 +61,30 @@ async fn follow_map(core: Arc<Core>) {
     let mut watch = core.meta.watch();
     loop {
         let map = Arc::clone(&watch.borrow_and_update());
-        install(&core, map);
-        if watch.changed().await.is_err() {
-            return;
+        let lingering = install(&core, map);
+        tokio::select! {
+            changed = watch.changed() => if changed.is_err() { return },
+            () = sleep(LINGER), if lingering => {}
         }
     }
 }
 
-fn install(core: &Core, map: Arc<ClusterMap>) {
-    if map.index.0 == 0 {
-        return;
+/// Takes a map, unless a newer one came past Raft. Returns whether there are connections to nodes that
+/// have left: Raft's group needs them until it has agreed to go on without.
+pub(crate) fn install(core: &Core, map: Arc<ClusterMap>) -> bool {
+    if map.index.0 == 0 || map.index < core.directory.index() {
+        return false;
     }
-    let others = map.active_nodes().filter(|node| node.id != core.node);
-    core.pool.update(others.map(|node| (node.id, node.addr.clone())));
-    core.directory.install(map);
+    let members = core.meta.members();
+    let lingers = |node: &Node| !node.is_member() && members.contains(&node.id);
+    let others = map.nodes.iter().filter(|node| node.id != core.node);
+    let dialled = others.filter(|node| node.is_member() || lingers(node));
+    core.pool.update(dialled.map(|node| (node.id, node.addr.clone())));
+    let lingering = map.nodes.iter().any(lingers);
+    if map.index > core.directory.index() {
+        core.directory.install(map);
+    }
+    lingering
 }
 
 /// Syncs what the journal has answered before its sync, where it does so.
@@ -164,10 +184,12 @@ pub(crate) fn announce(core: &Arc<Core>, addr: String) {
             return;
         }
         while !says(&core, core.node, &addr) {
+            let known = core.meta.map().node(core.node).and_then(|node| node.zone.clone());
             let change = Change::UpdateNode {
                 node: core.node,
                 addr: addr.clone(),
-                zone: core.config.zone.clone(),
+                // What an operator has set stays, unless this node is started with another.
+                zone: core.config.zone.clone().or(known),
             };
             let deadline_ms = ANNOUNCE_TIMEOUT_MS;
             match core.propose(Propose { deadline_ms, forwarded: false, change }).await {
@@ -187,5 +209,7 @@ pub(crate) fn announce(core: &Arc<Core>, addr: String) {
 
 fn says(core: &Core, node: NodeId, addr: &str) -> bool {
     let map = core.meta.map();
-    map.node(node).is_some_and(|known| known.addr == addr && known.zone == core.config.zone)
+    let zone = core.config.zone.as_ref();
+    map.node(node)
+        .is_some_and(|known| known.addr == addr && (zone.is_none() || known.zone.as_ref() == zone))
 }

@@ -44,6 +44,16 @@ pub struct NodeConfig {
     pub housekeeping_s: u64,
     /// How often hints are looked at for their age, in seconds. Default 60.
     pub expiry_s: u64,
+    /// How long ahead of a shard group's end the next one is made, if it is written to, in seconds; at
+    /// most half of the group. Default 1,800. Longer outlasts a longer loss of the metadata's majority.
+    pub precreate_lead_s: u64,
+    /// How often that is looked at, in seconds. Default 10.
+    pub precreate_check_s: u64,
+    /// How long shard groups stay when all their points are beyond the retention, in seconds. Default
+    /// 600. More than clocks are apart.
+    pub retention_grace_s: u64,
+    /// How often that is looked at, in seconds. Default 60.
+    pub retention_check_s: u64,
     /// Hints that were received and not yet answered, of all holders together, in bytes; default
     /// 32 MiB. With more, holders hear "busy" and slow down. Bounds the memory that any number of nodes
     /// can take by draining into this one at once.
@@ -87,6 +97,10 @@ impl Default for NodeConfig {
             join_timeout_s: 60,
             housekeeping_s: 5,
             expiry_s: 60,
+            precreate_lead_s: 1_800,
+            precreate_check_s: 10,
+            retention_grace_s: 600,
+            retention_check_s: 60,
             hint_receive_bytes: 32 << 20,
             hint_store_bytes: 1 << 20,
             hint_pause_percent: 100,
@@ -128,6 +142,22 @@ impl NodeConfig {
 
     pub(crate) fn expiry(&self) -> Duration {
         Duration::from_secs(self.expiry_s.max(1))
+    }
+
+    pub(crate) const fn precreate_lead_ns(&self) -> u64 {
+        self.precreate_lead_s.saturating_mul(1_000_000_000)
+    }
+
+    pub(crate) fn precreate_check(&self) -> Duration {
+        Duration::from_secs(self.precreate_check_s.max(1))
+    }
+
+    pub(crate) const fn retention_grace_ns(&self) -> u64 {
+        self.retention_grace_s.saturating_mul(1_000_000_000)
+    }
+
+    pub(crate) fn retention_check(&self) -> Duration {
+        Duration::from_secs(self.retention_check_s.max(1))
     }
 
     pub(crate) const fn idle_trim(&self) -> Duration {

@@ -45,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) marks: Marks,
     pub(crate) meta: Meta,
     pub(crate) pool: Arc<Pool>,
+    /// Whether this node has left the cluster and nothing is to be done here any more.
+    pub(crate) left: watch::Sender<bool>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
     /// Set with [`Core::accepted`].
@@ -59,6 +61,11 @@ impl Core {
 
     pub(crate) fn accepted(&self, version: Version) {
         self.highest_version.fetch_max(version.0, Ordering::Relaxed);
+    }
+
+    /// Whether this node is known to be no member any more.
+    pub(crate) fn has_left(&self, node: NodeId) -> bool {
+        self.directory.current().map.node(node).is_some_and(|node| !node.is_member())
     }
 
     /// A failure reply that carries this node's metadata index.

@@ -94,6 +94,9 @@ pub(crate) struct Identity {
     cluster: String,
     /// Whether this node made the cluster.
     pub(crate) founder: bool,
+    /// Whether it has left the cluster, or was removed from it.
+    #[serde(default)]
+    pub(crate) left: bool,
 }
 
 impl Identity {
@@ -106,6 +109,7 @@ impl Identity {
             node: NodeId(0),
             cluster: format!("{:032x}", 0),
             founder: false,
+            left: false,
         }
     }
 
@@ -192,6 +196,17 @@ impl DataDir {
         let text = serde_json::to_vec_pretty(identity);
         let text = text.map_err(|e| self.failed(io::Error::other(e)))?;
         self.replace(&path, &text)
+    }
+
+    /// Writes down for good that this node has left its cluster.
+    pub(crate) fn save_left(&self) -> Result<(), DataError> {
+        let path = self.join("identity.json");
+        let damaged = |reason: String| DataError::Damaged { path: path.clone(), reason };
+        let bytes = self.read(&path)?.unwrap_or_default();
+        let identity = serde_json::from_slice(&bytes);
+        let mut identity: Identity = identity.map_err(|error| damaged(error.to_string()))?;
+        identity.left = true;
+        self.save_identity(&identity)
     }
 
     /// The highest version accepted before the journal last gave records up; 0 if none.

@@ -19,6 +19,8 @@ pub mod handoff;
 mod hints;
 mod intake;
 pub mod journal;
+mod leaving;
+mod lifecycle;
 pub mod meta;
 pub mod poison;
 mod query;

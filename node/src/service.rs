@@ -149,6 +149,10 @@ async fn dispatch(
         RaftAppend::OP => answer!(RaftAppend, |_body| async move {
             Ok((RaftAppended {}, raft(&work, RaftOp::Append, &payload).await?))
         }),
+        RaftVote::OP if work.has_left(peer.node) => {
+            let detail = format!("node {} has left the cluster", peer.node);
+            Err(Box::new((reply, core.failure(Code::Unauthorised, detail))))
+        }
         RaftVote::OP => answer!(RaftVote, |_body| async move {
             Ok((RaftVoted {}, raft(&work, RaftOp::Vote, &payload).await?))
         }),

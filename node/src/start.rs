@@ -99,6 +99,15 @@ pub enum StartError {
     /// There is no address that others could dial.
     #[error("--listen {0} is a wildcard address; say with --advertise HOST:PORT where others dial")]
     NoAdvertise(SocketAddr),
+    /// The directory's node is no member any more.
+    #[error(
+        "node {name} has left this cluster and stays down; to use this machine again, start with an \
+         empty --data directory, a certificate with a new name, and --join HOST:PORT"
+    )]
+    Left {
+        /// Its name.
+        name: String,
+    },
     /// The port cannot be served on.
     #[error(transparent)]
     Endpoint(#[from] BindError),
@@ -154,6 +163,9 @@ impl Node {
         let (cluster_name, name) = (owner.cluster.clone(), owner.name().to_owned());
         let data = DataDir::open(&config.data, Arc::clone(&world.disk))?;
         let known = data.identity(&cluster_name, &name)?;
+        if known.as_ref().is_some_and(|identity| identity.left) {
+            return Err(StartError::Left { name });
+        }
         let mut identity = known.unwrap_or_else(|| {
             Identity::new(cluster_name.clone(), name.clone(), world.env.next_u128())
         });
@@ -226,6 +238,14 @@ impl Node {
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Waits until this node is no member of the cluster any more and others have its hints: then
+    /// shut it down. It does not start again.
+    pub async fn left(&self) {
+        let mut left = self.core.left.subscribe();
+        // The sender is in the core, so it cannot be gone.
+        let _ = left.wait_for(|left| *left).await;
     }
 
     /// Takes those settings that can change while the node runs, which are all of `[drain]`. Returns
@@ -334,6 +354,7 @@ async fn open(
     .await?;
     Ok(Arc::new(Core {
         drain: watch::Sender::new(config.drain.clone()),
+        left: watch::Sender::new(false),
         intake: Intake::new(&config),
         config,
         env: world.env,

@@ -299,6 +299,10 @@ impl Core {
         if target == self.node || snapshot.map.node(target).is_none() {
             return Err(Code::NodeNotFound.into());
         }
+        // It would have to be handed on at once.
+        if self.has_left(self.node) {
+            return Err(Code::ShuttingDown.into());
+        }
         // A target that would refuse it for ever must not get a queue that waits for it.
         if !place.owners.contains(&target) {
             return Err(Code::NotOwner.into());

@@ -26,6 +26,17 @@ pub struct PolicySpec {
     pub replication: u32,
 }
 
+/// What is to be changed of a retention policy; the rest stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyChange {
+    /// How long points are kept, in ns; 0 for ever.
+    pub duration: Option<u64>,
+    /// Length of new groups in ns; 0 for the default of the duration.
+    pub group_duration: Option<u64>,
+    /// Copies wanted in new groups; 0 for the default, 3.
+    pub replication: Option<u32>,
+}
+
 /// A field to be registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewField {
@@ -98,6 +109,69 @@ pub enum Change {
     RemoveNode {
         /// The member.
         node: NodeId,
+    },
+    /// A member leaves for good, and every live shard goes on with its other owners. Refused while a
+    /// shard has no other.
+    LeaveNode {
+        /// The member.
+        node: NodeId,
+    },
+    /// Whether a member may vote on metadata.
+    SetVoting {
+        /// The member.
+        node: NodeId,
+        /// Whether it may.
+        votes: bool,
+    },
+    /// A member's failure domain, for groups that are made from now on.
+    SetZone {
+        /// The member.
+        node: NodeId,
+        /// The domain; none if it is one of its own.
+        zone: Option<String>,
+    },
+    /// Makes a policy of a database. Asking again for the same is no error.
+    CreatePolicy {
+        /// The database's name.
+        database: String,
+        /// The policy.
+        policy: PolicySpec,
+        /// Whether it becomes the default one.
+        default: bool,
+    },
+    /// Changes a policy, for groups that are made from now on.
+    AlterPolicy {
+        /// The database's name.
+        database: String,
+        /// The policy's name.
+        name: String,
+        /// What becomes different.
+        change: PolicyChange,
+    },
+    /// Drops a policy with everything in it. Refused for the default one.
+    DropPolicy {
+        /// The database's name.
+        database: String,
+        /// The policy's name.
+        name: String,
+    },
+    /// Makes a policy the one that is used when a write names none.
+    SetDefaultPolicy {
+        /// The database's name.
+        database: String,
+        /// The policy's name.
+        name: String,
+    },
+    /// Makes sure that there are live groups for these times, for many policies at once; what is
+    /// dropped meanwhile is passed over.
+    PrecreateGroups {
+        /// Policies and times in ns.
+        wanted: Vec<(PolicyId, i64)>,
+    },
+    /// Deletes the groups whose points are all beyond their policy's duration.
+    ExpireGroups {
+        /// For how long they have been, in ns, by the command's time.
+        grace_ns: u64,
     },
 }
 

@@ -59,6 +59,8 @@ pub enum NodeState {
     Active,
     /// It has left or was removed; its id and name stay taken.
     Removed,
+    /// It may own shards and follows metadata, but never votes.
+    NonVoter,
 }
 
 /// A node.
@@ -76,6 +78,14 @@ pub struct Node {
     pub state: NodeState,
     /// Drawn once per data directory.
     pub instance: u128,
+}
+
+impl Node {
+    /// Whether it is a member of the cluster.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.state != NodeState::Removed
+    }
 }
 
 /// A database.
@@ -128,7 +138,8 @@ pub struct Group {
 pub struct Shard {
     /// Its id.
     pub id: ShardId,
-    /// Grows with every change of owners.
+    /// Grows when an owner is added or replaced. Owners that only leave do not move it: whoever stays
+    /// may take what was meant for more.
     pub epoch: Epoch,
     /// Owners, each once.
     pub owners: Vec<NodeId>,
@@ -174,9 +185,14 @@ impl ClusterMap {
         find(&self.nodes, |node| node.id, id)
     }
 
-    /// The active members, in order of id.
+    /// The members, voting or not, in order of id.
     pub fn active_nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(|node| node.state == NodeState::Active)
+        self.nodes.iter().filter(|node| node.is_member())
+    }
+
+    /// The live shards that nobody but this node owns.
+    pub fn sole_shards(&self, node: NodeId) -> impl Iterator<Item = ShardPlace<'_>> {
+        self.shards().filter(move |place| place.shard.owners == [node])
     }
 
     /// The node a person means by a number or a name.
@@ -268,6 +284,16 @@ impl Policy {
         let behind = self.groups.partition_point(|group| group.start <= time);
         let group = self.groups.get(behind.checked_sub(1)?)?;
         (time < group.end).then_some(group)
+    }
+}
+
+impl Policy {
+    /// Whether all points that a group can hold have been beyond the policy's duration for
+    /// `grace_ns`, at this time since the Unix epoch.
+    #[must_use]
+    pub fn is_over(&self, group: &Group, now_ns: u64, grace_ns: u64) -> bool {
+        let horizon = i128::from(now_ns) - i128::from(grace_ns) - i128::from(self.duration);
+        self.duration > 0 && i128::from(group.end) <= horizon
     }
 }
 

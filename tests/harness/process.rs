@@ -275,6 +275,14 @@ impl Processes {
         assert!(status.success(), "node {id} ended with {status}:\n{}", self.log(id));
     }
 
+    /// Waits until a node has ended well by itself.
+    pub async fn ended(&mut self, id: NodeId) {
+        let mut process = self.member_mut(id).process.take().unwrap();
+        let status = timeout(PATIENCE, process.child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("node {id} goes on:\n{}", self.log(id)));
+        assert!(status.unwrap().success(), "node {id} did not end well:\n{}", self.log(id));
+    }
+
     /// Stops a node in its tracks: it keeps its memory and sockets and does nothing.
     pub fn freeze(&self, id: NodeId) {
         self.signal(id, Signal::STOP);

@@ -1,8 +1,8 @@
 //! Keeps the Raft group's members equal to the map's active nodes.
 //!
 //! Invariants: only the leader acts, one change at a time; a node becomes a voter only after it has
-//! followed the log since it was added, and while there are fewer than `max_voters`; a node the map
-//! does not know (a bootstrap half done) is left alone. [`next_step`] decides and is pure;
+//! followed the log since it was added, while there are fewer than `max_voters` and the map lets it
+//! vote; a node the map does not know (a bootstrap half done) is left alone. [`next_step`] decides and is pure;
 //! [`reconcile`] is the task that carries it out, for as long as the node lives.
 
 use std::{
@@ -34,6 +34,8 @@ enum Step {
     Finish,
     /// Take the vote from a node that has left, and drop it.
     RemoveVoter(u64),
+    /// Take the vote from a node that goes on as a learner.
+    Demote(u64),
     /// Drop a follower that has left.
     RemoveLearner(u64),
     /// Let a new node follow.
@@ -75,6 +77,12 @@ fn next_step(
             return Some(Step::RemoveVoter(id));
         }
     }
+    let demoted = map.nodes.iter().filter(|node| node.state == NodeState::NonVoter);
+    if let Some(node) = demoted.map(|node| node.id.0).find(|id| voters.contains(id))
+        && voters.len() > 1
+    {
+        return Some(Step::Demote(node));
+    }
     if let Some(node) = map.active_nodes().find(|n| !members.contains(&n.id.0)) {
         return Some(Step::AddLearner(node.id.0, node.addr.clone()));
     }
@@ -84,8 +92,8 @@ fn next_step(
     // The entry of the latest change of members lies behind the one that added the learner: having
     // it, a learner has been following since.
     let added = membership.log_id().map_or(0, |id| id.index);
-    let mut learners =
-        map.active_nodes().map(|node| node.id.0).filter(|id| !voters.contains(id)).peekable();
+    let may_vote = map.nodes.iter().filter(|node| node.state == NodeState::Active);
+    let mut learners = may_vote.map(|node| node.id.0).filter(|id| !voters.contains(id)).peekable();
     learners.peek()?;
     let caught_up = learners.find(|id| {
         progress.matched.get(id).is_some_and(|matched| {
@@ -106,9 +114,10 @@ enum StepError {
 
 async fn carry_out(raft: &Raft, step: Step) -> Result<(), StepError> {
     let set = |id: u64| BTreeSet::from([id]);
+    let retain = matches!(step, Step::Demote(_));
     let change = match step {
         Step::Finish => ChangeMembers::AddVoterIds(BTreeSet::new()),
-        Step::RemoveVoter(id) => ChangeMembers::RemoveVoters(set(id)),
+        Step::RemoveVoter(id) | Step::Demote(id) => ChangeMembers::RemoveVoters(set(id)),
         Step::RemoveLearner(id) => ChangeMembers::RemoveNodes(set(id)),
         Step::AddLearner(id, addr) => {
             ChangeMembers::AddNodes(BTreeMap::from([(id, BasicNode { addr })]))
@@ -117,7 +126,7 @@ async fn carry_out(raft: &Raft, step: Step) -> Result<(), StepError> {
         Step::Wait => return Ok(()),
     };
     // Voters that leave are dropped; learners stay in any case.
-    let changed = tokio::time::timeout(STEP_TIMEOUT, raft.change_membership(change, false));
+    let changed = tokio::time::timeout(STEP_TIMEOUT, raft.change_membership(change, retain));
     match changed.await {
         Err(_) => Err(StepError::TimedOut),
         // Somebody else leads now: that node's task goes on.
@@ -157,7 +166,12 @@ pub(super) async fn reconcile(
         let now_map = Arc::clone(&map.borrow_and_update());
         server.borrow_and_update();
         let now = metrics.borrow().clone();
-        let step = if now.state.is_leader() {
+        let voted_out =
+            now.state.is_leader() && now.membership_config.voter_ids().all(|voter| voter != now.id);
+        // The library lets a leader without a vote go on: this one falls silent, so that a voter takes
+        // over.
+        raft.runtime_config().heartbeat(!voted_out);
+        let step = if now.state.is_leader() && !voted_out {
             let members = &now.membership_config;
             next_step(&now_map, members, &progress(&now), config.max_voters)
         } else {
@@ -263,6 +277,19 @@ mod tests {
         assert_eq!(step(&[A, R, A], &three, &[(3, 20)]), Some(Step::RemoveVoter(2)));
         assert_eq!(step(&[A, A, R], &three, &[]), Some(Step::RemoveLearner(3)));
         assert_eq!(step(&[R], &members(&[&[1]], &[1]), &[]), None);
+    }
+
+    #[test]
+    fn a_demoted_node_follows_without_a_vote_until_it_is_promoted() {
+        const N: NodeState = NodeState::NonVoter;
+        let two = members(&[&[1, 2]], &[1, 2]);
+        assert_eq!(step(&[A, N], &two, &[(2, 20)]), Some(Step::Demote(2)));
+        let one = members(&[&[1]], &[1, 2]);
+        assert_eq!(step(&[A, N], &one, &[(2, 20)]), None);
+        assert_eq!(step(&[A, A], &one, &[(2, 20)]), Some(Step::Promote(2)));
+        assert_eq!(step(&[N, N], &one, &[(2, 20)]), None, "never the last voter");
+        let alone = members(&[&[1]], &[1]);
+        assert_eq!(step(&[A, N], &alone, &[]), Some(Step::AddLearner(2, "host:2".to_owned())));
     }
 
     #[test]

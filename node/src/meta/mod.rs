@@ -183,6 +183,16 @@ impl Meta {
         Some(self.peer(id, node))
     }
 
+    /// The members of the Raft group as this node knows them. A node that has left the map stays one
+    /// until the leader has dropped it.
+    #[must_use]
+    pub fn members(&self) -> Vec<NodeId> {
+        let Some((_, raft)) = self.raft.get() else { return Vec::new() };
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.nodes().map(|(id, _)| NodeId(*id)).collect()
+    }
+
     /// Why the Raft group of this node has stopped by itself, if it has: a failure of the disk.
     /// The node should then say so and stop.
     #[must_use]

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use quorate_protocol::{
-    change::{Change, NewField, PolicySpec},
+    change::{Change, NewField, PolicyChange, PolicySpec},
     id::{ClusterId, DatabaseId, NodeId, PolicyId},
     map::ClusterMap,
     schema::FieldType,
@@ -71,6 +71,49 @@ fn changes() -> Vec<(&'static str, Change)> {
             },
         ),
         ("change-remove-node", Change::RemoveNode { node: NodeId(300) }),
+        ("change-leave-node", Change::LeaveNode { node: NodeId(300) }),
+        ("change-set-voting", Change::SetVoting { node: NodeId(300), votes: false }),
+        ("change-set-zone", Change::SetZone { node: NodeId(2), zone: Some("rack-1".to_owned()) }),
+        (
+            "change-create-policy",
+            Change::CreatePolicy {
+                database: "db".to_owned(),
+                policy: PolicySpec {
+                    name: "raw".to_owned(),
+                    duration: 172_800_000_000_000,
+                    group_duration: 0,
+                    replication: 2,
+                },
+                default: true,
+            },
+        ),
+        (
+            "change-alter-policy",
+            Change::AlterPolicy {
+                database: "db".to_owned(),
+                name: "raw".to_owned(),
+                change: PolicyChange {
+                    duration: Some(0),
+                    group_duration: None,
+                    replication: Some(3),
+                },
+            },
+        ),
+        (
+            "change-drop-policy",
+            Change::DropPolicy { database: "db".to_owned(), name: "raw".to_owned() },
+        ),
+        (
+            "change-set-default-policy",
+            Change::SetDefaultPolicy { database: "db".to_owned(), name: "raw".to_owned() },
+        ),
+        (
+            "change-precreate-groups",
+            Change::PrecreateGroups {
+                wanted: vec![(PolicyId(1), -1), (PolicyId(2), 3_600_000_000_000)],
+            },
+        ),
+        ("change-expire-groups", Change::ExpireGroups { grace_ns: 600_000_000_000 }),
     ]
 }
 

@@ -71,8 +71,16 @@ fn change(change: &Change, identity: &Identity) -> Result<(), Denied> {
     match change {
         // A write into a new time range or with a new field brings these about.
         Change::CreateGroups { .. } | Change::RegisterFields { .. } => role(identity, Role::Write),
-        Change::CreateDatabase { .. } | Change::DropDatabase { .. } => role(identity, Role::Admin),
-        // Membership, and whatever later versions add.
+        Change::CreateDatabase { .. }
+        | Change::DropDatabase { .. }
+        | Change::LeaveNode { .. }
+        | Change::SetVoting { .. }
+        | Change::SetZone { .. }
+        | Change::CreatePolicy { .. }
+        | Change::AlterPolicy { .. }
+        | Change::DropPolicy { .. }
+        | Change::SetDefaultPolicy { .. } => role(identity, Role::Admin),
+        // What nodes say of themselves and of time, and whatever later versions add.
         _ => role(identity, Role::Node),
     }
 }
@@ -147,6 +155,8 @@ mod tests {
             frame(&HintsDo { target, action: HintAction::Retry, shard: None, force_any: false });
         let groups = propose(Change::CreateGroups { policy: PolicyId(1), times: vec![] });
         let drop = propose(Change::DropDatabase { name: "d".into() });
+        let leave = propose(Change::LeaveNode { node: target });
+        let update = propose(Change::UpdateNode { node: target, addr: String::new(), zone: None });
         let raft = frame(&RaftVote {});
         for (request, expected) in [
             (&frame(&Ping {}), [true, true, true, true]),
@@ -161,6 +171,8 @@ mod tests {
             (&frame(&HintsVerify {}), [false, false, true, true]),
             (&groups, [false, true, true, true]),
             (&drop, [false, false, true, true]),
+            (&leave, [false, false, true, true]),
+            (&update, [false, false, false, true]),
             (&raft, [false, false, false, true]),
         ] {
             let found = who.each_ref().map(|who| allowed(request, who).is_ok());

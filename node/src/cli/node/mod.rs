@@ -192,6 +192,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
     };
     tokio::select! {
         () = serve => {}
+        () = node.left() => {}
         failed = reload(&node, &args) => return Err(failed),
     }
     tracing::info!("stopping");

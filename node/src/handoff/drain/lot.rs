@@ -2,12 +2,14 @@
 //!
 //! Invariant: only a map at or beyond the index that a batch was resolved at decides anything, so a
 //! node that is behind never gives a hint up; a hint for somebody who does not own its shard any
-//! more ends here only once every present owner's is durable. Called by [`super`].
+//! more ends here only once every present owner's is durable, or in quarantine if this node is one of
+//! them and can never take it. Called by [`super`].
 
 use std::collections::BTreeSet;
 
 use quorate_protocol::{
     batch::EncodedBatch,
+    code::{Class, Code},
     id::{NodeId, ShardId},
 };
 
@@ -15,7 +17,7 @@ use super::send::finish;
 use crate::{
     core::Core,
     directory::Snapshot,
-    handoff::{DiscardReason, HintRecord, Terminal},
+    handoff::{DiscardReason, HintRecord, QuarantineReason, Terminal},
 };
 
 fn is_member(snapshot: &Snapshot, node: NodeId) -> bool {
@@ -77,47 +79,61 @@ pub(super) async fn sort(core: &Core, target: NodeId, records: Vec<HintRecord>) 
                 sorted.left.push(record);
                 continue;
             }
-            Lot::Gone => DiscardReason::ShardGone,
+            Lot::Gone => Terminal::Discarded(DiscardReason::ShardGone),
             Lot::Retarget(batch, owners) => {
-                if !retarget(core, &snapshot, &owners, &record, &batch).await {
-                    whole = false;
-                    break;
+                match retarget(core, &snapshot, &owners, &record, &batch).await {
+                    Some(end) => end,
+                    // Those behind it may be of a shard that is well.
+                    None => {
+                        whole = false;
+                        continue;
+                    }
                 }
-                DiscardReason::Retargeted
             }
         };
         sorted.ended.insert(record.shard);
-        ends.push((record.sequence, Terminal::Discarded(end)));
+        ends.push((record.sequence, end));
     }
     // What was done is booked even if the rest could not be done.
     (finish(core, target, ends).await && whole).then_some(sorted)
 }
 
-/// Makes a hint durable for every present owner of its shard; false if one of them cannot be served
-/// now.
+/// Makes a hint durable for every present owner of its shard, and says how it has ended; none if one of
+/// them cannot be served now. This node comes first: what it refuses for good, so would the others.
 async fn retarget(
     core: &Core,
     snapshot: &Snapshot,
     owners: &[NodeId],
     record: &HintRecord,
     batch: &EncodedBatch,
-) -> bool {
-    for owner in owners {
-        let (shard, bytes) = (record.shard, record.bytes.clone());
-        let done = if *owner == core.node {
-            core.take_hint(snapshot, batch.clone()).await.map_err(|code| code.to_string())
-        } else {
-            // As old as it is.
-            let kept =
-                core.handoff.append(*owner, shard, bytes, record.any_ack, record.appended_at);
-            kept.await.map(drop).map_err(|error| error.to_string())
-        };
-        if let Err(error) = done {
-            tracing::warn!(%shard, %owner, error, "a hint could not be passed to a new owner");
-            return false;
+) -> Option<Terminal> {
+    let shard = record.shard;
+    let failed = |owner: NodeId, error: &dyn std::fmt::Display| {
+        tracing::warn!(%shard, %owner, %error, "a hint could not be passed to a new owner");
+    };
+    if owners.contains(&core.node) {
+        match core.take_hint(snapshot, batch.clone()).await {
+            Ok(()) => {}
+            Err(Code::ShardGone) => return Some(Terminal::Discarded(DiscardReason::ShardGone)),
+            Err(code) if code.class() == Class::Never => {
+                return Some(Terminal::Quarantined(QuarantineReason::Refused(code.number())));
+            }
+            Err(code) => {
+                failed(core.node, &code);
+                return None;
+            }
         }
     }
-    true
+    for owner in owners.iter().filter(|owner| **owner != core.node) {
+        let bytes = record.bytes.clone();
+        // As old as it is.
+        let kept = core.handoff.append(*owner, shard, bytes, record.any_ack, record.appended_at);
+        if let Err(error) = kept.await {
+            failed(*owner, &error);
+            return None;
+        }
+    }
+    Some(Terminal::Discarded(DiscardReason::Retargeted))
 }
 
 #[cfg(test)]

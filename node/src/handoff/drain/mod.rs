@@ -129,7 +129,15 @@ impl Drain {
             let changed = tokio::select! {
                 biased;
                 changed = self.maps.changed() => changed,
-                connection = up(&self.core, self.target) => return connection,
+                connection = up(&self.core, self.target) => {
+                    if connection.is_none() && self.core.pool.peer(self.target).is_none() {
+                        // Nobody to wait for: what was appended meanwhile, by an older map, has to go
+                        // elsewhere too.
+                        self.swept = None;
+                        self.sweep().await;
+                    }
+                    return connection;
+                }
             };
             // Without maps there is nothing to drain by.
             changed.ok()?;

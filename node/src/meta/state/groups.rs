@@ -8,7 +8,7 @@ use quorate_protocol::{
     change::Outcome,
     code::Code,
     id::{Epoch, GroupId, NodeId, PolicyId, ShardId},
-    map::{ClusterMap, Group, NextIds, Node, NodeState, Policy, Shard},
+    map::{ClusterMap, Group, NextIds, Node, Policy, Shard},
     placement,
 };
 
@@ -52,6 +52,29 @@ pub(super) fn create(
     Ok(Outcome::Done)
 }
 
+/// What cannot be made, or belongs to a policy that was dropped meanwhile, costs the others nothing.
+pub(super) fn precreate(
+    map: &mut ClusterMap,
+    index: u64,
+    wanted: &[(PolicyId, i64)],
+) -> Result<Outcome, Refusal> {
+    for (policy, time) in wanted {
+        // A refusal changes nothing.
+        let _ = create(map, index, *policy, &[*time]);
+    }
+    Ok(Outcome::Done)
+}
+
+/// No tombstones stay: a shard that is not here, with an id that was given, is gone.
+pub(super) fn expire(map: &mut ClusterMap, now_ns: u64, grace_ns: u64) -> Result<Outcome, Refusal> {
+    for policy in map.databases.iter_mut().flat_map(|database| &mut database.policies) {
+        let groups = std::mem::take(&mut policy.groups);
+        let live = groups.into_iter().filter(|group| !policy.is_over(group, now_ns, grace_ns));
+        policy.groups = live.collect();
+    }
+    Ok(Outcome::Done)
+}
+
 /// Bounds of the groups that are needed so that each time has one, in the order of `times`.
 fn missing(policy: &Policy, times: &[i64]) -> Result<Vec<(i64, i64)>, Refusal> {
     let mut wanted: Vec<(i64, i64)> = Vec::new();
@@ -90,7 +113,7 @@ fn clip(policy: &Policy, wanted: &[(i64, i64)], time: i64) -> (i64, i64) {
 fn placed_owners(nodes: &[Node], replication: u32, index: u64) -> Vec<Vec<NodeId>> {
     let active: Vec<(NodeId, Option<&str>)> = nodes
         .iter()
-        .filter(|node| node.state == NodeState::Active)
+        .filter(|node| node.is_member())
         .map(|node| (node.id, node.zone.as_deref()))
         .collect();
     placement::owners(&active, replication, index)

@@ -8,7 +8,9 @@
 mod databases;
 mod fields;
 mod groups;
+mod leave;
 mod nodes;
+mod policies;
 
 #[cfg(test)]
 mod tests;
@@ -25,12 +27,13 @@ use super::command::Command;
 /// Applies the command at `index`. The map's index becomes `index` whatever the outcome, so that
 /// whoever proposed it can wait for it.
 pub(super) fn apply(map: &mut ClusterMap, index: u64, command: &Command) -> Outcome {
-    let outcome = change(map, index, &command.change).unwrap_or_else(Refusal::into_outcome);
+    let outcome = change(map, index, command).unwrap_or_else(Refusal::into_outcome);
     map.index = MetaIndex(index);
     outcome
 }
 
-fn change(map: &mut ClusterMap, index: u64, change: &Change) -> Result<Outcome, Refusal> {
+fn change(map: &mut ClusterMap, index: u64, command: &Command) -> Result<Outcome, Refusal> {
+    let Command { at_ns, change } = command;
     if let Change::Bootstrap { cluster, name } = change {
         return bootstrap(map, *cluster, name);
     }
@@ -43,10 +46,23 @@ fn change(map: &mut ClusterMap, index: u64, change: &Change) -> Result<Outcome, 
         }
         Change::UpdateNode { node, addr, zone } => nodes::update(map, *node, addr, zone.as_deref()),
         Change::RemoveNode { node } => nodes::remove(map, *node),
+        Change::LeaveNode { node } => leave::leave(map, *node),
+        Change::SetVoting { node, votes } => nodes::set_voting(map, *node, *votes),
+        Change::SetZone { node, zone } => nodes::set_zone(map, *node, zone.as_deref()),
         Change::CreateDatabase { name, policy } => databases::create(map, name, policy),
         Change::DropDatabase { name } => databases::drop(map, name),
         Change::CreateGroups { policy, times } => groups::create(map, index, *policy, times),
         Change::RegisterFields { database, fields } => fields::register(map, *database, fields),
+        Change::CreatePolicy { database, policy, default } => {
+            policies::create(map, database, policy, *default)
+        }
+        Change::AlterPolicy { database, name, change } => {
+            policies::alter(map, database, name, change)
+        }
+        Change::DropPolicy { database, name } => policies::drop(map, database, name),
+        Change::SetDefaultPolicy { database, name } => policies::set_default(map, database, name),
+        Change::PrecreateGroups { wanted } => groups::precreate(map, index, wanted),
+        Change::ExpireGroups { grace_ns } => groups::expire(map, *at_ns, *grace_ns),
         // The log's decoder stops at variants it does not know, so this is a variant that was
         // added to the protocol and forgotten here.
         _ => Err(refuse(Code::Unsupported, "change is not implemented")),

@@ -22,7 +22,7 @@ pub(super) fn add(
     check_name("node", name)?;
     check_place(addr, zone)?;
     if let Some(known) = map.nodes.iter_mut().find(|node| node.name == name) {
-        if known.state != NodeState::Active {
+        if !known.is_member() {
             return Err(refuse(
                 Code::AlreadyExists,
                 format!("node {name} has left: join with a new name and an empty directory"),
@@ -83,14 +83,45 @@ pub(super) fn remove(map: &mut ClusterMap, id: NodeId) -> Result<Outcome, Refusa
     Ok(Outcome::Done)
 }
 
-fn active(map: &mut ClusterMap, id: NodeId) -> Result<&mut Node, Refusal> {
-    map.nodes
-        .iter_mut()
-        .find(|node| node.id == id && node.state == NodeState::Active)
-        .ok_or_else(|| not_found(id))
+/// Whether a member may vote. One at least must: without a voter nothing could ever change again.
+pub(super) fn set_voting(
+    map: &mut ClusterMap,
+    id: NodeId,
+    votes: bool,
+) -> Result<Outcome, Refusal> {
+    if !votes {
+        keep_a_voter(map, id)?;
+    }
+    active(map, id)?.state = if votes { NodeState::Active } else { NodeState::NonVoter };
+    Ok(Outcome::Done)
 }
 
-fn not_found(id: NodeId) -> Refusal {
+/// Refuses what would take the vote from the last node that may have one.
+pub(super) fn keep_a_voter(map: &ClusterMap, without: NodeId) -> Result<(), Refusal> {
+    let mut others = map.nodes.iter().filter(|node| node.id != without);
+    if others.any(|node| node.state == NodeState::Active) {
+        return Ok(());
+    }
+    Err(refuse(Code::Invalid, "no other node may vote on metadata: promote one first"))
+}
+
+pub(super) fn set_zone(
+    map: &mut ClusterMap,
+    id: NodeId,
+    zone: Option<&str>,
+) -> Result<Outcome, Refusal> {
+    if let Some(zone) = zone {
+        check_name("zone", zone)?;
+    }
+    active(map, id)?.zone = zone.map(str::to_owned);
+    Ok(Outcome::Done)
+}
+
+pub(super) fn active(map: &mut ClusterMap, id: NodeId) -> Result<&mut Node, Refusal> {
+    map.nodes.iter_mut().find(|node| node.id == id && node.is_member()).ok_or_else(|| not_found(id))
+}
+
+pub(super) fn not_found(id: NodeId) -> Refusal {
     refuse(Code::NodeNotFound, format!("no member has id {id}"))
 }
 

@@ -1,5 +1,8 @@
 //! What commands come to, alone and in any order.
 
+mod alter;
+mod grid;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_protocol::{
@@ -41,12 +44,14 @@ fn field(measurement: &str, field: &str, kind: FieldType) -> NewField {
 struct Cluster {
     map: ClusterMap,
     index: u64,
+    /// Time of the next commands.
+    at_ns: u64,
 }
 
 impl Cluster {
     /// Bootstrapped, with three nodes and the database `db` of 7-day groups.
     fn new() -> Self {
-        let mut cluster = Self { map: ClusterMap::default(), index: 0 };
+        let mut cluster = Self { map: ClusterMap::default(), index: 0, at_ns: 0 };
         let first = Change::Bootstrap { cluster: ClusterId(7), name: "test".to_owned() };
         assert_eq!(cluster.apply(first), Outcome::Done);
         for id in 1..=3 {
@@ -60,7 +65,7 @@ impl Cluster {
 
     fn apply(&mut self, change: Change) -> Outcome {
         self.index += 1;
-        let command = Command { at_ns: 0, change };
+        let command = Command { at_ns: self.at_ns, change };
         let before = self.map.clone();
         let outcome = apply(&mut self.map, self.index, &command);
         assert_eq!(self.map.index, MetaIndex(self.index));
@@ -86,7 +91,7 @@ impl Cluster {
 
 #[test]
 fn nothing_happens_before_the_bootstrap_and_it_happens_once() {
-    let mut cluster = Cluster { map: ClusterMap::default(), index: 0 };
+    let mut cluster = Cluster { map: ClusterMap::default(), index: 0, at_ns: 0 };
     assert_eq!(cluster.refused(add_node("n1", 1)), Code::NotReady);
     let bootstrap = |id| Change::Bootstrap { cluster: ClusterId(id), name: "test".to_owned() };
     assert_eq!(cluster.refused(bootstrap(0)), Code::Invalid);
@@ -131,6 +136,55 @@ fn an_owner_and_the_last_node_cannot_leave() {
     assert_eq!(cluster.apply(leave(1)), Outcome::Done);
     assert_eq!(cluster.apply(leave(2)), Outcome::Done);
     assert_eq!(cluster.refused(leave(3)), Code::Invalid);
+}
+
+#[test]
+fn who_leaves_is_taken_out_of_the_owners_of_every_shard_at_once() {
+    let mut cluster = Cluster::new();
+    cluster.apply(groups(&[0, 8 * DAY as i64]));
+    let leave = |node| Change::LeaveNode { node: NodeId(node) };
+    assert_eq!(cluster.refused(leave(9)), Code::NodeNotFound);
+    let before: Vec<_> = cluster.map.shards().map(|place| place.shard.clone()).collect();
+    assert_eq!(cluster.apply(leave(2)), Outcome::Done);
+    assert_eq!(cluster.apply(leave(2)), Outcome::Done, "again");
+    for (place, mut before) in cluster.map.shards().zip(before) {
+        before.owners.retain(|owner| *owner != NodeId(2));
+        assert_eq!(*place.shard, before);
+    }
+    assert!(!cluster.map.node(NodeId(2)).unwrap().is_member());
+    // With two copies on three nodes, some shard is now on node 3 alone.
+    match cluster.apply(leave(3)) {
+        Outcome::Refused { code: Code::Invalid, detail } => {
+            assert!(detail.contains("db.default shard "), "{detail}");
+            assert!(detail.ends_with("move or drop them first"), "{detail}");
+        }
+        other => panic!("{other:?}"),
+    }
+    cluster.apply(Change::DropDatabase { name: "db".to_owned() });
+    assert_eq!(cluster.apply(leave(3)), Outcome::Done);
+    assert_eq!(cluster.refused(leave(1)), Code::Invalid);
+}
+
+#[test]
+fn one_node_at_least_may_vote_and_zones_have_names() {
+    let mut cluster = Cluster::new();
+    let voting = |node, votes| Change::SetVoting { node: NodeId(node), votes };
+    assert_eq!(cluster.apply(voting(1, false)), Outcome::Done);
+    assert_eq!(cluster.apply(voting(2, false)), Outcome::Done);
+    assert_eq!(cluster.refused(voting(3, false)), Code::Invalid);
+    assert_eq!(cluster.refused(Change::LeaveNode { node: NodeId(3) }), Code::Invalid);
+    assert_eq!(cluster.map.active_nodes().count(), 3, "they own shards as before");
+    assert_eq!(cluster.apply(voting(1, true)), Outcome::Done);
+    assert_eq!(cluster.apply(voting(3, false)), Outcome::Done);
+    assert_eq!(cluster.refused(voting(9, true)), Code::NodeNotFound);
+
+    let zone =
+        |zone: Option<&str>| Change::SetZone { node: NodeId(2), zone: zone.map(str::to_owned) };
+    assert_eq!(cluster.apply(zone(Some("b"))), Outcome::Done);
+    assert_eq!(cluster.refused(zone(Some("no zone"))), Code::Invalid);
+    assert_eq!(cluster.map.node(NodeId(2)).unwrap().zone.as_deref(), Some("b"));
+    assert_eq!(cluster.apply(zone(None)), Outcome::Done);
+    assert_eq!(cluster.map.node(NodeId(2)).unwrap().zone, None);
 }
 
 #[test]
@@ -278,6 +332,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             Event::Change(add_node(&format!("x{name}"), u128::from(disk)))
         }),
         1 => (1u64..8).prop_map(|id| Event::Change(Change::RemoveNode { node: NodeId(id) })),
+        1 => (1u64..8).prop_map(|id| Event::Change(Change::LeaveNode { node: NodeId(id) })),
         1 => (0u8..3).prop_map(|name| Event::Change(create(&format!("d{name}"), spec(0, 0)))),
         1 => (0u8..3).prop_map(|name| {
             Event::Change(Change::DropDatabase { name: format!("d{name}") })
@@ -310,9 +365,18 @@ fn run(events: &[Event]) -> Result<Cluster, TestCaseError> {
             prop_assert!(!is_new || ids.insert(place.shard.id), "shard id reused");
             prop_assert!(!place.shard.owners.is_empty());
         }
+        for place in cluster.map.shards() {
+            for owner in &place.shard.owners {
+                prop_assert!(cluster.map.node(*owner).unwrap().is_member(), "owned by nobody");
+            }
+        }
+        let bounds = |group: &quorate_protocol::map::Group| {
+            let shards: Vec<_> = group.shards.iter().map(|shard| shard.id).collect();
+            (group.id, group.start, group.end, shards)
+        };
+        let now: Vec<_> = cluster.policy().groups.iter().map(bounds).collect();
         for group in &before.databases[0].policies[0].groups {
-            let policy = &cluster.map.databases[0].policies[0];
-            prop_assert!(policy.groups.contains(group), "a group changed");
+            prop_assert!(now.contains(&bounds(group)), "a group changed");
         }
         if let (Change::CreateGroups { times, .. }, Outcome::Done) = (&change, &outcome) {
             let policy = cluster.policy();

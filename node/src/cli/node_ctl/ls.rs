@@ -1,11 +1,10 @@
-//! `quorate node-ctl ls`: the members.
+//! `quorate node-ctl ls`: the members, and those that were.
 
-use clap::Subcommand;
 use quorate_client::Env;
 use quorate_protocol::map::NodeState;
 use serde_json::json;
 
-use super::{
+use crate::cli::{
     connect::Connect,
     fail::Fail,
     output::Output,
@@ -13,15 +12,7 @@ use super::{
     table::Table,
 };
 
-/// Members of the cluster
-#[derive(Debug, Subcommand)]
-pub(crate) enum NodeCtl {
-    /// List members, and former ones
-    Ls(Connect),
-}
-
-pub(crate) async fn run(command: NodeCtl, env: Env) -> Result<(), Fail> {
-    let NodeCtl::Ls(connect) = command;
+pub(super) async fn run(connect: Connect, env: Env) -> Result<(), Fail> {
     let client = connect.open(&env).await?;
     let survey = Survey::take(&client).await;
     client.close().await;
@@ -32,11 +23,12 @@ pub(crate) async fn run(command: NodeCtl, env: Env) -> Result<(), Fail> {
         let member = match node.state {
             NodeState::Active => "active",
             NodeState::Removed => "removed",
+            NodeState::NonVoter => "non-voter",
         };
         let state = match (node.state, answer) {
             (NodeState::Removed, _) => "",
-            (NodeState::Active, Some(_)) => "alive",
-            (NodeState::Active, None) => "down",
+            (_, Some(_)) => "alive",
+            (_, None) => "down",
         };
         let role = answer.map(|answer| role_name(answer.role));
         if connect.json {

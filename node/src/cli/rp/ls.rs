@@ -1,11 +1,10 @@
-//! `quorate rp ls`: retention policies of a database.
+//! `quorate rp ls`.
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use quorate_client::Env;
-use quorate_protocol::map::{Database, Policy};
-use serde_json::{Value, json};
 
-use super::{
+use super::describe;
+use crate::cli::{
     connect::{Connect, database, map_with},
     fail::Fail,
     output::Output,
@@ -13,13 +12,7 @@ use super::{
     time::{format_duration, format_retention},
 };
 
-/// Retention policies: how long points are kept, and in how many copies
-#[derive(Debug, Subcommand)]
-pub(crate) enum Rp {
-    /// List a database's policies
-    Ls(Ls),
-}
-
+/// List a database's policies
 #[derive(Args, Debug)]
 pub(crate) struct Ls {
     /// The database
@@ -29,21 +22,7 @@ pub(crate) struct Ls {
     connect: Connect,
 }
 
-/// A policy as `--json` shows it; durations in ns, 0 for ever.
-pub(crate) fn describe(database: &Database, policy: &Policy) -> Value {
-    json!({
-        "id": policy.id,
-        "name": policy.name,
-        "default": policy.id == database.default_policy,
-        "retention_ns": policy.duration,
-        "shard_duration_ns": policy.group_duration,
-        "replication": policy.replication,
-        "shards": policy.groups.iter().map(|group| group.shards.len()).sum::<usize>(),
-    })
-}
-
-pub(crate) async fn run(command: Rp, env: Env) -> Result<(), Fail> {
-    let Rp::Ls(args) = command;
+pub(super) async fn run(args: Ls, env: Env) -> Result<(), Fail> {
     let client = args.connect.open(&env).await?;
     let map = map_with(&client, &args.database).await?;
     client.close().await;

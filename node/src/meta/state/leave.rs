@@ -1,0 +1,59 @@
+//! A member leaves, and what it owned goes on with its other owners.
+//!
+//! Invariant: owners and membership change in one command, so no map ever has an owner that is no
+//! member, and no shard is ever left without an owner. An epoch does not move: of `n` owners a
+//! quorum without the one that leaves is still met by every quorum of the `n - 1` that stay.
+
+use quorate_protocol::{
+    change::Outcome,
+    code::Code,
+    id::NodeId,
+    map::{ClusterMap, NodeState, ShardPlace},
+};
+
+use super::{
+    Refusal,
+    nodes::{active, keep_a_voter, not_found},
+    refuse,
+};
+
+/// Shards that a refusal names.
+const NAMED: usize = 8;
+
+pub(super) fn leave(map: &mut ClusterMap, id: NodeId) -> Result<Outcome, Refusal> {
+    match map.node(id) {
+        None => return Err(not_found(id)),
+        Some(node) if !node.is_member() => return Ok(Outcome::Done),
+        Some(_) => {}
+    }
+    if map.active_nodes().count() == 1 {
+        return Err(refuse(Code::Invalid, "the last node cannot leave"));
+    }
+    let only: Vec<String> = map.sole_shards(id).map(|place| name(&place)).collect();
+    if !only.is_empty() {
+        return Err(refuse(Code::Invalid, sole_owner(id, &only)));
+    }
+    keep_a_voter(map, id)?;
+    active(map, id)?.state = NodeState::Removed;
+    let policies = map.databases.iter_mut().flat_map(|database| &mut database.policies);
+    for shard in policies.flat_map(|policy| &mut policy.groups).flat_map(|group| &mut group.shards)
+    {
+        shard.owners.retain(|owner| *owner != id);
+    }
+    Ok(Outcome::Done)
+}
+
+fn name(place: &ShardPlace<'_>) -> String {
+    format!("{}.{} shard {}", place.database.name, place.policy.name, place.shard.id)
+}
+
+fn sole_owner(id: NodeId, only: &[String]) -> String {
+    let more = only.len().saturating_sub(NAMED);
+    let named: Vec<&str> = only.iter().take(NAMED).map(String::as_str).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "node {id} is the only owner of {} shards: {}{more}; move or drop them first",
+        only.len(),
+        named.join(", ")
+    )
+}
