@@ -12,6 +12,7 @@ mod demo;
 mod export;
 mod fail;
 mod fields;
+mod findings;
 mod hints;
 mod hints_import;
 mod legacy;

@@ -10,19 +10,13 @@ use std::{
 };
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use quorate_client::{Client, Env};
 use quorate_protocol::{id::NodeId, map::ClusterMap, message::QueueVerified};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::holders::stopped;
-use crate::cli::{
-    connect::Connect,
-    fail::Fail,
-    output::Output,
-    table::{Table, count, grouped},
-};
+use crate::cli::{connect::Connect, fail::Fail, findings::Findings, table::grouped};
 
 /// How long one node may take.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -69,10 +63,10 @@ async fn online(client: &Client, args: &VerifyArgs) -> Result<(), Fail> {
         let (client, id) = (client.clone(), node.id);
         asked.spawn(async move { (id, client.hints_verify(id, PATIENCE).await) });
     }
-    let mut report = Report::new(args.connect.json, asked.len());
+    let mut findings = Findings::new(args.connect.json, asked.len(), &HEADER);
     let mut answers = Vec::new();
     while let Some(answer) = asked.join_next().await {
-        report.bar.inc(1);
+        findings.step(String::new());
         answers.push(answer.map_err(Fail::failed)?);
     }
     answers.sort_by_key(|(node, _)| *node);
@@ -81,141 +75,86 @@ async fn online(client: &Client, args: &VerifyArgs) -> Result<(), Fail> {
         match answer {
             Ok(queues) => {
                 for queue in &queues {
-                    report.add(Some((node, &name)), &self::name(&map, queue.target), queue)?;
+                    let target = self::name(&map, queue.target);
+                    add(&mut findings, Some((node, &name)), &target, queue)?;
                 }
             }
-            Err(error) => report.unread(node, &name, &error.to_string())?,
+            Err(error) => {
+                let why = error.to_string();
+                let line = json!({ "node": node, "node_name": name, "error": why });
+                findings.unread(&name, &why, &line)?;
+            }
         }
     }
-    report.finish()
+    findings.finish()
 }
 
 /// Every queue in a data directory that no node has.
 fn offline(data: &Path, args: &VerifyArgs) -> Result<(), Fail> {
     let (found, _locked) = stopped(data)?;
     let targets = found.targets();
-    let mut report = Report::new(args.connect.json, targets.len() + 1);
-    report.add(None, "", &found.verify_marks())?;
+    let mut findings = Findings::new(args.connect.json, targets.len() + 1, &HEADER);
+    add(&mut findings, None, "", &found.verify_marks())?;
     for target in targets {
-        report.bar.inc(1);
-        report.add(None, &target.to_string(), &found.verify(target))?;
+        findings.step(String::new());
+        add(&mut findings, None, &target.to_string(), &found.verify(target))?;
     }
-    report.finish()
+    findings.finish()
 }
 
 fn name(map: &ClusterMap, id: NodeId) -> String {
     map.node(id).map_or_else(|| id.to_string(), |node| node.name.clone())
 }
 
-/// What was found, as it is shown.
-struct Report {
-    json: bool,
-    out: Output,
-    table: Table,
-    /// One line each.
-    problems: Vec<String>,
-    found: u64,
-    bar: ProgressBar,
+/// Takes what a node, or the directory, has for one target; of target 0, its marks.
+fn add(
+    findings: &mut Findings,
+    on: Option<(NodeId, &str)>,
+    target: &str,
+    queue: &QueueVerified,
+) -> Result<(), Fail> {
+    let marks = queue.target == NodeId(0);
+    let target = if marks { "(marks)" } else { target };
+    let place = match on {
+        Some((_, on)) => format!("{on} for {target}"),
+        None => format!("for {target}"),
+    };
+    findings.problems(&place, queue.found, queue.problems.iter().cloned(), ADVICE);
+    let line = json!({
+        "node": on.map(|(node, _)| node), "node_name": on.map(|(_, name)| name),
+        "target": queue.target, "target_name": target, "marks": marks,
+        "segments": queue.segments, "records": queue.records, "pending": queue.pending,
+        "aside": queue.aside, "damaged": queue.damaged, "unknown": queue.unknown,
+        "torn": queue.torn, "accepted": queue.accepted, "balanced": queue.balanced,
+        "found": queue.found, "problems": queue.problems,
+    });
+    let row = [
+        on.map(|(_, name)| name.to_owned()).unwrap_or_default(),
+        target.to_owned(),
+        grouped(queue.segments),
+        grouped(queue.records),
+        grouped(queue.pending),
+        grouped(queue.aside),
+        grouped(queue.damaged),
+        grouped(queue.unknown),
+        if queue.torn { "torn" } else { "whole" }.to_owned(),
+        if queue.balanced { "balance" } else { "wrong" }.to_owned(),
+    ];
+    findings.entry(&line, row)
 }
 
-impl Report {
-    fn new(json: bool, steps: usize) -> Self {
-        let bar = ProgressBar::new(steps as u64);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} left {eta}") {
-            bar.set_style(style);
-        }
-        let header = [
-            "on",
-            "for",
-            ">segments",
-            ">records",
-            ">pending",
-            ">aside",
-            ">damaged",
-            ">unknown",
-            "tail",
-            "books",
-        ];
-        let (table, problems) = (Table::new(&header), Vec::new());
-        Self { json, out: Output::new(), table, problems, found: 0, bar }
-    }
-
-    /// Takes what a node, or the directory, has for one target; of target 0, its marks.
-    fn add(
-        &mut self,
-        on: Option<(NodeId, &str)>,
-        target: &str,
-        queue: &QueueVerified,
-    ) -> Result<(), Fail> {
-        let marks = queue.target == NodeId(0);
-        let target = if marks { "(marks)" } else { target };
-        let place = match on {
-            Some((_, on)) => format!("{on} for {target}"),
-            None => format!("for {target}"),
-        };
-        self.found += queue.found;
-        for problem in &queue.problems {
-            let problem = problem.replace(['\n', '\r'], " ");
-            self.problems.push(format!("{place}: {problem}; {ADVICE}"));
-        }
-        let untold = queue.found.saturating_sub(queue.problems.len() as u64);
-        if untold > 0 {
-            self.problems.push(format!("{place}: {} more; {ADVICE}", grouped(untold)));
-        }
-        if self.json {
-            return self.out.json(&json!({
-                "node": on.map(|(node, _)| node), "node_name": on.map(|(_, name)| name),
-                "target": queue.target, "target_name": target, "marks": marks,
-                "segments": queue.segments, "records": queue.records, "pending": queue.pending,
-                "aside": queue.aside, "damaged": queue.damaged, "unknown": queue.unknown,
-                "torn": queue.torn, "accepted": queue.accepted, "balanced": queue.balanced,
-                "found": queue.found, "problems": queue.problems,
-            }));
-        }
-        self.table.row([
-            on.map(|(_, name)| name.to_owned()).unwrap_or_default(),
-            target.to_owned(),
-            grouped(queue.segments),
-            grouped(queue.records),
-            grouped(queue.pending),
-            grouped(queue.aside),
-            grouped(queue.damaged),
-            grouped(queue.unknown),
-            if queue.torn { "torn" } else { "whole" }.to_owned(),
-            if queue.balanced { "balance" } else { "wrong" }.to_owned(),
-        ]);
-        Ok(())
-    }
-
-    /// Takes note of a node that gave no report.
-    fn unread(&mut self, node: NodeId, name: &str, why: &str) -> Result<(), Fail> {
-        self.found += 1;
-        self.problems.push(format!("{name}: not verified: {why}"));
-        if self.json {
-            self.out.json(&json!({ "node": node, "node_name": name, "error": why }))?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<(), Fail> {
-        self.bar.finish_and_clear();
-        if !self.json {
-            self.out.bytes(self.table.render().as_bytes())?;
-            for problem in &self.problems {
-                self.out.line(problem)?;
-            }
-        }
-        self.out.flush()?;
-        match self.found {
-            0 => Ok(()),
-            found => {
-                let found =
-                    count(usize::try_from(found).unwrap_or(usize::MAX), "problem", "problems");
-                Err(Fail::failed(format!("{found}; keep the other owners up until it is mended")))
-            }
-        }
-    }
-}
+const HEADER: [&str; 10] = [
+    "on",
+    "for",
+    ">segments",
+    ">records",
+    ">pending",
+    ">aside",
+    ">damaged",
+    ">unknown",
+    "tail",
+    "books",
+];
 
 /// What to do about damage: what a hint would have brought, another owner has.
 const ADVICE: &str = "what cannot be read is quarantined by the drain; 'quorate shard digest' tells \

@@ -11,7 +11,6 @@ use std::{
 };
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use quorate_client::{Client, Env};
 use quorate_protocol::{
     id::{NodeId, ShardId},
@@ -24,8 +23,8 @@ use crate::{
     cli::{
         connect::Connect,
         fail::Fail,
-        output::Output,
-        table::{Table, bytes, count, grouped},
+        findings::Findings,
+        table::{bytes, grouped},
     },
     data::DataDir,
     disk::SystemDisk,
@@ -84,7 +83,8 @@ async fn online(client: &Client, args: &VerifyArgs) -> Result<(), Fail> {
     if let Some(unknown) = unknown {
         return Err(Fail::failed(format!("there is no shard {unknown}; see 'quorate shard ls'")));
     }
-    let mut report = Report::new(args.connect.json, shards.iter().map(|(_, o)| o.len()).sum());
+    let steps = shards.iter().map(|(_, owners)| owners.len()).sum();
+    let mut findings = Findings::new(args.connect.json, steps, &HEADER);
     for (shard, owners) in shards {
         let mut asked = JoinSet::new();
         for owner in owners {
@@ -95,10 +95,10 @@ async fn online(client: &Client, args: &VerifyArgs) -> Result<(), Fail> {
         answers.sort_by_key(|(owner, _)| *owner);
         for (owner, answer) in answers {
             let name = map.node(owner).map_or_else(|| owner.to_string(), |node| node.name.clone());
-            report.add(shard, &name, answer.map_err(|error| error.to_string()))?;
+            add(&mut findings, shard, &name, answer.map_err(|error| error.to_string()))?;
         }
     }
-    report.finish()
+    findings.finish()
 }
 
 /// Every shard in a data directory that no node has.
@@ -125,127 +125,60 @@ fn offline(data: &Path, args: &VerifyArgs) -> Result<(), Fail> {
         let root = root.display();
         return Err(Fail::failed(format!("there is no shard {unknown} in {root}")));
     }
-    let mut report = Report::new(args.connect.json, found.len());
+    let mut findings = Findings::new(args.connect.json, found.len(), &HEADER);
     for (shard, path) in found {
         let answer = verify_dir(&path).map(query::verified).map_err(|error| error.to_string());
-        report.add(shard, "", answer)?;
+        add(&mut findings, shard, "", answer)?;
     }
-    report.finish()
+    findings.finish()
 }
 
-/// What was found, as it is shown.
-struct Report {
-    json: bool,
-    out: Output,
-    table: Table,
-    /// One line each.
-    problems: Vec<String>,
-    found: u64,
-    bar: ProgressBar,
+/// Takes what one node, or the directory, has of one shard.
+fn add(
+    findings: &mut Findings,
+    shard: ShardId,
+    node: &str,
+    answer: Result<Verified, String>,
+) -> Result<(), Fail> {
+    findings.step(format!("shard {shard}"));
+    let place = match node {
+        "" => format!("shard {shard}"),
+        node => format!("shard {shard} on {node}"),
+    };
+    let report = match answer {
+        Ok(report) => report,
+        Err(why) => {
+            let line = json!({ "shard": shard, "node": node, "error": why });
+            return findings.unread(&place, &why, &line);
+        }
+    };
+    let texts = report.problems.iter().map(|it| format!("{}: {}", it.kind, it.detail));
+    findings.problems(&place, report.found, texts, ADVICE);
+    let problems = report.problems.iter();
+    let problems: Vec<_> =
+        problems.map(|it| json!({ "kind": it.kind, "detail": it.detail })).collect();
+    let line = json!({
+        "shard": shard, "node": node, "series": report.series, "runs": report.runs,
+        "blocks": report.blocks, "bytes": report.bytes, "rows": report.rows,
+        "values": report.values, "garbage_blocks": report.garbage_blocks,
+        "garbage_bytes": report.garbage_bytes, "found": report.found, "problems": problems,
+    });
+    let row = [
+        shard.to_string(),
+        node.to_owned(),
+        grouped(report.series),
+        grouped(report.runs),
+        grouped(report.blocks),
+        bytes(report.bytes),
+        grouped(report.rows),
+        grouped(report.values),
+        grouped(report.found),
+    ];
+    findings.entry(&line, row)
 }
 
-impl Report {
-    fn new(json: bool, steps: usize) -> Self {
-        let bar = ProgressBar::new(steps as u64);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} left {eta}") {
-            bar.set_style(style);
-        }
-        let header = [
-            ">shard",
-            "node",
-            ">series",
-            ">runs",
-            ">blocks",
-            ">size",
-            ">rows",
-            ">values",
-            ">problems",
-        ];
-        let (table, problems) = (Table::new(&header), Vec::new());
-        Self { json, out: Output::new(), table, problems, found: 0, bar }
-    }
-
-    /// Takes what one node, or the directory, has of one shard.
-    fn add(
-        &mut self,
-        shard: ShardId,
-        node: &str,
-        answer: Result<Verified, String>,
-    ) -> Result<(), Fail> {
-        self.bar.set_message(format!("shard {shard}"));
-        self.bar.inc(1);
-        let place = match node {
-            "" => format!("shard {shard}"),
-            node => format!("shard {shard} on {node}"),
-        };
-        let report = match answer {
-            Ok(report) => report,
-            Err(why) => {
-                self.found += 1;
-                self.problems.push(format!("{place}: not verified: {why}"));
-                if self.json {
-                    let line = json!({ "shard": shard, "node": node, "error": why });
-                    self.out.json(&line)?;
-                }
-                return Ok(());
-            }
-        };
-        self.found += report.found;
-        for problem in &report.problems {
-            let detail = problem.detail.replace(['\n', '\r'], " ");
-            self.problems.push(format!("{place}: {}: {detail}; {ADVICE}", problem.kind));
-        }
-        let untold = report.found.saturating_sub(report.problems.len() as u64);
-        if untold > 0 {
-            self.problems.push(format!("{place}: {} more; {ADVICE}", grouped(untold)));
-        }
-        if self.json {
-            let problems: Vec<_> = report
-                .problems
-                .iter()
-                .map(|problem| json!({ "kind": problem.kind, "detail": problem.detail }))
-                .collect();
-            return self.out.json(&json!({
-                "shard": shard, "node": node, "series": report.series, "runs": report.runs,
-                "blocks": report.blocks, "bytes": report.bytes, "rows": report.rows,
-                "values": report.values, "garbage_blocks": report.garbage_blocks,
-                "garbage_bytes": report.garbage_bytes, "found": report.found,
-                "problems": problems,
-            }));
-        }
-        self.table.row([
-            shard.to_string(),
-            node.to_owned(),
-            grouped(report.series),
-            grouped(report.runs),
-            grouped(report.blocks),
-            bytes(report.bytes),
-            grouped(report.rows),
-            grouped(report.values),
-            grouped(report.found),
-        ]);
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<(), Fail> {
-        self.bar.finish_and_clear();
-        if !self.json {
-            self.out.bytes(self.table.render().as_bytes())?;
-            for problem in &self.problems {
-                self.out.line(problem)?;
-            }
-        }
-        self.out.flush()?;
-        match self.found {
-            0 => Ok(()),
-            found => {
-                let found =
-                    count(usize::try_from(found).unwrap_or(usize::MAX), "problem", "problems");
-                Err(Fail::failed(format!("{found}; keep the other owners up until it is mended")))
-            }
-        }
-    }
-}
+const HEADER: [&str; 9] =
+    [">shard", "node", ">series", ">runs", ">blocks", ">size", ">rows", ">values", ">problems"];
 
 /// What to do about damage. There is one way: an owner that is sound has the points.
 const ADVICE: &str = "write it again from another owner: \
