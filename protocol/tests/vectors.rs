@@ -51,6 +51,7 @@ const KINDS: [(&str, &str); 37] = [
     ("segment", "node/src/segment/vectors.rs"),
     ("segment-header", "node/src/segment/vectors.rs"),
     ("segment-header-invalid", "node/src/segment/vectors.rs"),
+    ("segment-read", "node/src/handoff/open.rs"),
     ("segment-trailer", "node/src/segment/vectors.rs"),
     ("shard-block", "node/src/shard/block/tests/vectors.rs"),
     ("shard-block-bad", "node/src/shard/block/tests/vectors.rs"),

@@ -203,15 +203,7 @@ fn first_pending(disk: &dyn Disk, directory: &Path, state: &State) -> Cursor {
     let Ok(file) = disk.open(&directory.join(name::of(header.number)), Open::Read) else {
         return start;
     };
-    let noted = || {
-        let offset = trailer::read(&*file, header).ok()?;
-        let first = header.first_sequence;
-        let record = Reader::within(&*file, header, offset, segment.end, first).header().ok()??;
-        let sequence = record.meta.sequence;
-        // A note ahead of the books would skip hints that were not booked.
-        (sequence <= floor).then_some(Cursor { number: header.number, offset, sequence })
-    };
-    let mut cursor = noted().unwrap_or(start);
+    let mut cursor = noted(&*file, header, segment.end, floor).unwrap_or(start);
     // Sequences before the first segment have no file any more.
     if floor < cursor.sequence {
         return Cursor { number: 0, offset: header::LENGTH, sequence: floor };
@@ -224,4 +216,44 @@ fn first_pending(disk: &dyn Disk, directory: &Path, state: &State) -> Cursor {
         cursor.sequence = record.meta.sequence + 1;
     }
     cursor
+}
+
+/// The record that a segment's trailer points at, if there is one at or before `floor`: a note ahead of
+/// the books would skip hints that were not booked.
+fn noted(file: &dyn DiskFile, header: &Header, end: u64, floor: u64) -> Option<Cursor> {
+    let offset = trailer::read(file, header).ok()?;
+    let mut reader = Reader::within(file, header, offset, end, header.first_sequence);
+    let sequence = reader.header().ok()??.meta.sequence;
+    (sequence <= floor).then_some(Cursor { number: header.number, offset, sequence })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{disk::MemoryDisk, spec::vectors};
+
+    #[test]
+    fn reading_goes_on_where_the_specification_says() {
+        let mut seen = 0;
+        for vector in vectors("segment-read") {
+            let Parsed::Header(header) = Header::parse(&vector.bytes) else { panic!("no header") };
+            assert_eq!(header.capacity, vector.bytes.len() as u64, "{}", vector.name);
+            let disk = MemoryDisk::new();
+            disk.replace(Path::new("/s"), vector.bytes.clone());
+            let file = disk.open(Path::new("/s"), Open::Read).unwrap();
+            let (next_sequence, end, _) = end_of(&*file, &header).unwrap();
+            assert_eq!(next_sequence, 3, "{}", vector.name);
+            let start = (header::LENGTH, header.first_sequence);
+            let at = |floor| {
+                let noted = noted(&*file, &header, end, floor);
+                let (offset, sequence) =
+                    noted.map_or(start, |noted| (noted.offset, noted.sequence));
+                format!("offset={offset} sequence={sequence}")
+            };
+            assert_eq!(at(2), vector.one("next"), "{}", vector.name);
+            assert_eq!(at(1), "offset=128 sequence=1", "{}: ahead of the books", vector.name);
+            seen += 1;
+        }
+        assert_eq!(seen, 3);
+    }
 }
