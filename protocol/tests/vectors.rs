@@ -25,7 +25,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use crate::spec::{all_vectors, document, unhex, vectors};
 
 /// Every kind, and which test reads it.
-const KINDS: [(&str, &str); 37] = [
+const KINDS: [(&str, &str); 38] = [
     ("accounts-entries", "node/src/handoff/accounts.rs"),
     ("accounts-snapshot", "node/src/handoff/accounts.rs"),
     ("batch-part", "protocol/tests/data_vectors.rs"),
