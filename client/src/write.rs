@@ -71,7 +71,13 @@ pub(crate) async fn write(
         }
         Err(error) => {
             let rows = all_rows(batch);
-            call.fail(rows, error.code(), error.to_string());
+            let code = error.code();
+            let detail = match error {
+                // Its text begins with the code, which stands beside it already.
+                Error::Refused { detail, .. } => detail,
+                other => other.to_string(),
+            };
+            call.fail(rows, code, detail);
             core.topology.map()
         }
     };

@@ -23,7 +23,7 @@ pub(crate) struct Alter {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     replication: Option<u32>,
     /// How long points are kept: 30d, 12h; 0 for ever
-    #[arg(long, value_name = "D", value_parser = parse_retention)]
+    #[arg(long, alias = "duration", value_name = "D", value_parser = parse_retention)]
     retention: Option<u64>,
     /// Time range of one shard of new groups [default: as it was, or by a retention shorter than that]
     #[arg(long, value_name = "D", value_parser = parse_positive)]

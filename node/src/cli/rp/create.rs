@@ -24,7 +24,7 @@ pub(crate) struct Create {
           value_parser = clap::value_parser!(u32).range(1..=100))]
     replication: u32,
     /// How long points are kept: 30d, 12h; 0 for ever
-    #[arg(long, value_name = "D", default_value = "0", value_parser = parse_retention)]
+    #[arg(long, alias = "duration", value_name = "D", default_value = "0", value_parser = parse_retention)]
     retention: u64,
     /// Time range of one shard [default: by the retention, 7d if for ever]
     #[arg(long, value_name = "D", value_parser = parse_positive)]
