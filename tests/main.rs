@@ -31,6 +31,7 @@ mod shard_crash;
 mod shard_files;
 mod shard_sync;
 mod shard_total;
+mod status;
 mod strangers;
 mod sync;
 mod torn;
