@@ -16,6 +16,7 @@ mod hint_kill;
 mod hint_outage;
 mod hint_poison;
 mod hints;
+mod http;
 mod idle;
 mod leaving;
 mod legacy;
