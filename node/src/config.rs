@@ -29,6 +29,9 @@ pub struct NodeConfig {
     /// Where others dial this node, `HOST:PORT`; the listen address if not given, which must not be
     /// a wildcard then.
     pub advertise: Option<String>,
+    /// Where `/metrics` and `/health` are served over HTTP, if anywhere; a loopback address, since
+    /// there is no TLS. Port 0 takes a free one.
+    pub http: Option<SocketAddr>,
     /// The failure domain this node is in; replicas are spread over zones.
     pub zone: Option<String>,
     /// How far ahead of this node's clock a live write's version may be, in seconds. Default 60.
@@ -91,6 +94,7 @@ impl Default for NodeConfig {
             data: PathBuf::from("quorate-data"),
             listen: SocketAddr::from(([127, 0, 0, 1], 7100)),
             advertise: None,
+            http: None,
             zone: None,
             max_clock_skew_s: MAX_CLOCK_SKEW_NS / 1_000_000_000,
             future_limit_s: 10 * YEAR,

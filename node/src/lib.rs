@@ -1,7 +1,7 @@
 //! A Quorate node: journal, shards, hinted handoff and metadata; and the `quorate` command.
 //!
 //! Reading order: [`start`] puts a node together; `server` and `session` take requests, `service`
-//! hands them to `write`, `query`, `change`, `hints` and `status`; [`journal`], [`shard`], [`handoff`] and
+//! hands them to `write`, `query`, `change`, `hints` and `status`; `http` serves metrics and `health`; [`journal`], [`shard`], [`handoff`] and
 //! [`meta`] keep what must last, over [`segment`] and [`disk`].
 
 mod background;
@@ -16,7 +16,9 @@ pub mod disk;
 pub mod endpoint;
 pub mod executor;
 pub mod handoff;
+mod health;
 mod hints;
+mod http;
 mod intake;
 pub mod journal;
 mod leaving;

@@ -40,6 +40,7 @@ use crate::{
     endpoint::{self, BindError, Port},
     executor::Executor,
     handoff::{self, Handoff, HandoffError, Marks},
+    health::View,
     intake::Intake,
     journal::{Journal, JournalHome, JournalOpenError},
     meta::{Meta, MetaError, NewNode},
@@ -246,6 +247,11 @@ impl Node {
         let mut left = self.core.left.subscribe();
         // The sender is in the core, so it cannot be gone.
         let _ = left.wait_for(|left| *left).await;
+    }
+
+    /// For whoever watches the node, also when it is gone.
+    pub(crate) fn view(&self) -> View {
+        View(Arc::downgrade(&self.core))
     }
 
     /// Takes those settings that can change while the node runs, which are all of `[drain]`. Returns

@@ -7,6 +7,7 @@ use crate::core::Core;
 
 impl Core {
     pub(crate) fn status(&self) -> NodeStatus {
+        let log = self.meta.log();
         NodeStatus {
             node: self.node,
             role: self.meta.role(),
@@ -18,6 +19,8 @@ impl Core {
             queues: self.queues(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             sync_interval_ms: self.config.durability.interval_ms(),
+            log_index: log.last,
+            applied_index: log.applied,
         }
     }
 

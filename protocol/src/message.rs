@@ -372,6 +372,19 @@ pub enum RaftRole {
     Learner,
 }
 
+impl RaftRole {
+    /// Its name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+        }
+    }
+}
+
 /// One hint queue. accepted = delivered + pending + quarantined + expired + discarded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {
@@ -418,4 +431,9 @@ pub struct NodeStatus {
     pub version: String,
     /// How long a write may be answered before its sync, in milliseconds; 0: it never is.
     pub sync_interval_ms: u32,
+    /// The last entry of the metadata's log that it has.
+    pub log_index: u64,
+    /// The last entry of it that its map includes. A node is behind the leader by the leader's
+    /// `log_index` less this.
+    pub applied_index: u64,
 }

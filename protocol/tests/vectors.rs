@@ -113,6 +113,8 @@ fn cases() -> Vec<Case> {
         }],
         version: "0.1.0".to_owned(),
         sync_interval_ms: 50,
+        log_index: 9,
+        applied_index: 8,
     };
     vec![
         case(

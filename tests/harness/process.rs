@@ -45,6 +45,8 @@ pub struct Processes {
 struct Member {
     name: String,
     addr: String,
+    /// Where it serves HTTP, if it does.
+    http: Option<SocketAddr>,
     process: Option<Process>,
 }
 
@@ -109,7 +111,8 @@ impl Processes {
         for id in 1..=nodes {
             let name = format!("n{id}");
             cluster.issue_node(&name);
-            cluster.members.push(Member { name, addr: "127.0.0.1:0".to_owned(), process: None });
+            let addr = "127.0.0.1:0".to_owned();
+            cluster.members.push(Member { name, addr, http: None, process: None });
             cluster.launch(NodeId(id), &[]).await;
         }
         let client = cluster.client().await;
@@ -167,6 +170,12 @@ impl Processes {
         &self.member(id).addr
     }
 
+    /// Where a node that is configured to serves HTTP; another port after each start.
+    #[must_use]
+    pub fn http(&self, id: NodeId) -> SocketAddr {
+        self.member(id).http.unwrap()
+    }
+
     fn member(&self, id: NodeId) -> &Member {
         &self.members[usize::try_from(id.0).unwrap() - 1]
     }
@@ -221,6 +230,7 @@ impl Processes {
         let node = if wrapper.is_empty() { own } else { only_child(own) };
         let member = self.member_mut(id);
         member.addr = addr.to_string();
+        member.http = ready["http"].as_str().map(|addr| addr.parse().unwrap());
         member.process = Some(Process { child, node });
     }
 

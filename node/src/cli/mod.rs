@@ -20,6 +20,7 @@ mod node;
 mod node_ctl;
 mod output;
 mod query;
+mod replicas;
 mod rp;
 mod schema;
 mod series;

@@ -14,6 +14,8 @@ use quorate_protocol::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use super::table::count;
+
 /// How long a node may take to say how it is.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -27,16 +29,25 @@ pub(crate) struct Survey {
 impl Survey {
     /// Asks all active members.
     pub(crate) async fn take(client: &Client) -> Self {
-        Self::of(client, |_| true).await
+        Self::within(client, PATIENCE).await
+    }
+
+    /// Asks all active members, and gives them so long to answer.
+    pub(crate) async fn within(client: &Client, patience: Duration) -> Self {
+        Self::ask(client, patience, |_| true).await
     }
 
     /// Asks the active members that are wanted, and waits for no other.
     pub(crate) async fn of(client: &Client, wanted: impl Fn(NodeId) -> bool) -> Self {
+        Self::ask(client, PATIENCE, wanted).await
+    }
+
+    async fn ask(client: &Client, patience: Duration, wanted: impl Fn(NodeId) -> bool) -> Self {
         let map = client.map();
         let mut asked = JoinSet::new();
         for node in map.active_nodes().filter(|node| wanted(node.id)) {
             let (client, id) = (client.clone(), node.id);
-            asked.spawn(async move { (id, client.node_status(id, PATIENCE).await.ok()) });
+            asked.spawn(async move { (id, client.node_status(id, patience).await.ok()) });
         }
         let nodes = asked.join_all().await.into_iter().collect();
         Self { map, nodes }
@@ -88,37 +99,49 @@ impl Survey {
         self.map.node(id).map_or_else(|| id.to_string(), |node| node.name.clone())
     }
 
-    /// What keeps the cluster from being healthy: all members up, writable and voting or learning
-    /// under one leader.
-    pub(crate) fn complaint(&self) -> Option<String> {
-        if self.nodes.is_empty() {
-            return Some("there are no nodes".to_owned());
-        }
-        for (id, answer) in &self.nodes {
-            let name = self.name(*id);
-            match answer {
-                None => return Some(format!("node {name} is down")),
-                Some(node) if node.poisoned => {
-                    return Some(format!("node {name} stopped writing after a failed sync"));
-                }
-                Some(node) if node.role == RaftRole::Candidate => {
-                    return Some(format!("node {name} sees no leader"));
-                }
-                Some(_) => {}
-            }
-        }
-        self.leader().is_none().then(|| "there is no leader".to_owned())
+    /// How many entries of the metadata's log a node is behind the leader; none if either is not
+    /// known.
+    pub(crate) fn lag(&self, id: NodeId) -> Option<u64> {
+        let leader = self.answer(self.leader()?)?;
+        Some(leader.log_index.saturating_sub(self.answer(id)?.applied_index))
     }
 
-    /// What keeps hints from being drained.
-    pub(crate) fn undrained(&self) -> Option<String> {
-        if let Some((id, _)) = self.nodes.iter().find(|(_, answer)| answer.is_none()) {
-            return Some(format!("node {} is down", self.name(*id)));
+    /// What keeps the cluster from being healthy: all members up, writable and voting or learning
+    /// under one leader.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        if self.nodes.is_empty() {
+            return vec!["there are no nodes".to_owned()];
         }
-        match self.hints().pending {
-            0 => None,
-            pending => Some(format!("{pending} hints are pending")),
+        let of_node = |(id, answer): (&NodeId, &Option<NodeStatus>)| {
+            let what = match answer {
+                None => "is down",
+                Some(node) if node.poisoned => "stopped writing after a failed sync",
+                Some(node) if node.role == RaftRole::Candidate => "sees no leader",
+                Some(_) => return None,
+            };
+            Some(format!("node {} {what}", self.name(*id)))
+        };
+        let mut all: Vec<String> = self.nodes.iter().filter_map(of_node).collect();
+        if self.leader().is_none() {
+            all.push("there is no leader".to_owned());
         }
+        all
+    }
+
+    /// What keeps hints from being drained: a node that does not say what it keeps, or a queue that
+    /// is not empty.
+    pub(crate) fn undrained(&self) -> Vec<String> {
+        let down = self.nodes.iter().filter(|(_, answer)| answer.is_none());
+        let mut all: Vec<String> =
+            down.map(|(id, _)| format!("node {} is down", self.name(*id))).collect();
+        let full = self.queues().filter(|(_, queue)| queue.pending > 0);
+        all.extend(full.map(|(holder, queue)| {
+            let (holder, target) = (self.name(holder), self.name(queue.target));
+            let hints =
+                count(usize::try_from(queue.pending).unwrap_or(usize::MAX), "hint", "hints");
+            format!("{holder} has {hints} for {target}")
+        }));
+        all
     }
 }
 
@@ -132,14 +155,4 @@ pub(crate) fn accounting(queue: &QueueStatus) -> Value {
         "expired": queue.expired,
         "discarded": queue.discarded,
     })
-}
-
-/// A role's name in reports.
-pub(crate) const fn role_name(role: RaftRole) -> &'static str {
-    match role {
-        RaftRole::Leader => "leader",
-        RaftRole::Follower => "follower",
-        RaftRole::Candidate => "candidate",
-        RaftRole::Learner => "learner",
-    }
 }

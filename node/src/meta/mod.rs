@@ -74,6 +74,15 @@ pub struct NewNode {
     pub instance: u128,
 }
 
+/// The end of a node's log, as indexes of entries; 0 if there are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The last entry that is there.
+    pub last: u64,
+    /// The last entry that the map includes.
+    pub applied: u64,
+}
+
 /// This node's part of the metadata group.
 pub struct Meta {
     config: Arc<MetaConfig>,
@@ -183,6 +192,26 @@ impl Meta {
         Some(self.peer(id, node))
     }
 
+    /// Why this node has no leader to count on, if so: it knows none, or it leads and no majority has
+    /// answered it for as long as others wait before they elect another. A node without a vote elects
+    /// nobody, so it goes on with the last leader that it knew.
+    #[must_use]
+    pub fn leaderless(&self) -> Option<&'static str> {
+        let Some((_, raft)) = self.raft.get() else {
+            return Some("metadata has not started");
+        };
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.current_leader.is_none() {
+            return Some("no leader is known: more than half of the voting nodes must be up");
+        }
+        // The lease and the timeout, as for a follower.
+        let patience = 2 * self.config.election_timeout_ms;
+        let leads = metrics.state == openraft::ServerState::Leader;
+        let answered = metrics.millis_since_quorum_ack.is_some_and(|ms| ms < patience);
+        (leads && !answered).then_some("this node leads, and no majority answers it")
+    }
+
     /// The members of the Raft group as this node knows them. A node that has left the map stays one
     /// until the leader has dropped it.
     #[must_use]
@@ -191,6 +220,18 @@ impl Meta {
         let metrics = raft.metrics();
         let metrics = metrics.borrow();
         metrics.membership_config.nodes().map(|(id, _)| NodeId(*id)).collect()
+    }
+
+    /// How far this node's log reaches, and how much of it the map includes.
+    #[must_use]
+    pub fn log(&self) -> LogEnd {
+        let Some((_, raft)) = self.raft.get() else { return LogEnd::default() };
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        LogEnd {
+            last: metrics.last_log_index.unwrap_or_default(),
+            applied: metrics.last_applied.map_or(0, |id| id.index),
+        }
     }
 
     /// Why the Raft group of this node has stopped by itself, if it has: a failure of the disk.

@@ -432,8 +432,6 @@ impl Inner {
             *released = through.max(*released);
             grown
         });
-        #[expect(clippy::cast_precision_loss, reason = "a gauge of bytes")]
-        metrics::gauge!("quorate_shard_fresh_bytes").set(self.budget.used() as f64);
     }
 
     fn fold(&self, slot: &Slot) -> Result<bool, ShardError> {

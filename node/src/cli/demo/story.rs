@@ -240,13 +240,15 @@ impl Story<'_> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let survey = self.look(admin, progress).await;
-            match survey.undrained() {
-                None => return Ok(survey.hints()),
-                Some(what) if Instant::now() > deadline => {
-                    return Err(Fail::failed(format!("hints were not delivered in time: {what}")));
-                }
-                Some(_) => sleep(LOOK).await,
+            let missing = survey.undrained();
+            if missing.is_empty() {
+                return Ok(survey.hints());
             }
+            if Instant::now() > deadline {
+                let missing = missing.join(", ");
+                return Err(Fail::failed(format!("hints were not delivered in time: {missing}")));
+            }
+            sleep(LOOK).await;
         }
     }
 

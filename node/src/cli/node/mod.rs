@@ -3,12 +3,10 @@
 //! Invariants: standard output has exactly one line, when the node serves; the first SIGTERM or
 //! SIGINT stops it gracefully with exit code 0, also while it still waits to join.
 
-mod http;
-
 use std::{
     future::Future,
     io::Read,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     thread,
 };
@@ -26,7 +24,7 @@ use super::{
     fail::Fail,
     output::Output,
 };
-use crate::{Node, NodeConfig, NodeEnv, StartMode};
+use crate::{Node, NodeConfig, NodeEnv, StartMode, http::Http};
 
 const EXAMPLES: &str = "\
 The first node makes the cluster, the others join it:
@@ -40,10 +38,14 @@ belongs to a cluster. When it serves, it prints one line to standard output:
 A configuration file (TOML) can set every limit; flags win over it:
   data = \"/var/lib/quorate\"
   listen = \"10.0.0.1:7100\"
+  http = \"127.0.0.1:7101\"
   [handoff]
   max_bytes = 10737418240
   [drain]
   rate_limit = 67108864
+
+/health answers 200 when the node serves, knows a leader and no disk has failed it, else 503; why is
+in its JSON. There is no TLS: for other machines, put a proxy with TLS in front.
 
 SIGHUP makes a node read the file again: [drain] counts at once, the rest after a restart.";
 
@@ -69,7 +71,8 @@ pub(crate) struct NodeArgs {
     /// Where others dial this node [default: --listen, which must not be a wildcard then]
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// Serve /metrics and /health over HTTP here; loopback addresses only
+    /// Serve /metrics (Prometheus) and /health over HTTP here; a loopback address, port 0 takes a
+    /// free one
     #[arg(long, value_name = "IP:PORT")]
     http: Option<SocketAddr>,
     /// Failure domain; the replicas of a shard are spread over zones
@@ -114,10 +117,12 @@ impl NodeArgs {
                 config.listen
             )));
         }
-        if let Some(http) = self.http.filter(|http| !is_loopback(http.ip())) {
+        config.http = self.http.or(config.http);
+        if let Some(http) = config.http.filter(|http| !http.ip().is_loopback()) {
             return Err(Fail::usage(format!(
-                "--http {http} would show metrics to everybody; use a loopback address such as \
-                 127.0.0.1:{}",
+                "--http {http} would show this node to whoever reaches that address, without TLS \
+                 and without asking who they are; use 127.0.0.1:{}, and for other machines a proxy \
+                 with TLS in front of it",
                 http.port()
             )));
         }
@@ -133,10 +138,6 @@ impl NodeArgs {
             StartMode::Join(self.join.clone())
         }
     }
-}
-
-fn is_loopback(ip: IpAddr) -> bool {
-    ip.is_loopback()
 }
 
 fn read_config(file: &Path) -> Result<NodeConfig, Fail> {
@@ -159,8 +160,8 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
     let stop = stop_signal(args.exit_with_stdin)?;
     tokio::pin!(stop);
     // Before the node starts, so that it counts from the beginning.
-    let http = match args.http {
-        Some(address) => Some(http::bind(address).await?),
+    let http = match config.http {
+        Some(address) => Some(Http::start(address).await.map_err(Fail::failed)?),
         None => None,
     };
     let start = Node::start(config, credentials, world, args.mode());
@@ -177,6 +178,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
     });
     if let (Some(http), Some(object)) = (&http, ready.as_object_mut()) {
         object.insert("http".to_owned(), json!(http.addr().to_string()));
+        http.node_serves(node.view());
     }
     let mut out = Output::new();
     match out.json(&ready).and_then(|()| out.flush()) {
@@ -184,14 +186,8 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
         Ok(()) | Err(Fail::Closed) => {}
         Err(other) => return Err(other),
     }
-    let serve = async {
-        match http {
-            Some(http) => http.serve_until(stop.as_mut()).await,
-            None => stop.await,
-        }
-    };
     tokio::select! {
-        () = serve => {}
+        () = stop => {}
         () = node.left() => {}
         failed = reload(&node, &args) => return Err(failed),
     }
@@ -289,7 +285,8 @@ mod tests {
     #[test]
     fn metrics_are_for_this_machine_only() {
         let open = ["--listen", "127.0.0.1:0", "--http", "0.0.0.0:80"];
-        assert!(matches!(config(&open), Err(Fail::Usage(_))));
+        let Err(Fail::Usage(why)) = config(&open) else { panic!("refused") };
+        assert!(why.contains("without TLS") && why.contains("127.0.0.1:80"), "{why}");
         assert!(config(&["--listen", "127.0.0.1:0", "--http", "[::1]:80"]).is_ok());
     }
 
@@ -304,6 +301,12 @@ mod tests {
         assert_eq!(both.listen.port(), 2);
         assert_eq!(both.zone.as_deref(), Some("a"));
         assert_eq!(both.future_limit_s, 5);
+        std::fs::write(&file, "http = \"127.0.0.1:1\"\n").unwrap();
+        let http = |extra: &[&str]| config(&[&["--config", path], extra].concat()).map(|c| c.http);
+        assert_eq!(http(&[]).unwrap().unwrap().port(), 1);
+        assert_eq!(http(&["--http", "127.0.0.1:2"]).unwrap().unwrap().port(), 2);
+        std::fs::write(&file, "http = \"10.0.0.1:1\"\n").unwrap();
+        assert!(matches!(http(&[]), Err(Fail::Usage(_))));
         std::fs::write(&file, "zone = \"a\"\nfuture_limt_s = 5\n").unwrap();
         let Err(Fail::Usage(text)) = config(&["--config", path]) else { panic!("refused") };
         assert!(text.contains("line 2") && text.contains("future_limt_s"), "{text}");

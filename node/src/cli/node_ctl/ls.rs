@@ -4,13 +4,7 @@ use quorate_client::Env;
 use quorate_protocol::map::NodeState;
 use serde_json::json;
 
-use crate::cli::{
-    connect::Connect,
-    fail::Fail,
-    output::Output,
-    survey::{Survey, role_name},
-    table::Table,
-};
+use crate::cli::{connect::Connect, fail::Fail, output::Output, survey::Survey, table::Table};
 
 pub(super) async fn run(connect: Connect, env: Env) -> Result<(), Fail> {
     let client = connect.open(&env).await?;
@@ -30,7 +24,7 @@ pub(super) async fn run(connect: Connect, env: Env) -> Result<(), Fail> {
             (_, Some(_)) => "alive",
             (_, None) => "down",
         };
-        let role = answer.map(|answer| role_name(answer.role));
+        let role = answer.map(|answer| answer.role.name());
         if connect.json {
             out.json(&json!({
                 "id": node.id,
