@@ -9,6 +9,7 @@ mod digests;
 mod drain;
 mod drops;
 mod durability;
+mod failover;
 mod full;
 mod garbage;
 mod hint_holders;

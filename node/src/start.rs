@@ -259,6 +259,12 @@ impl Node {
         self.core.config.differences(config)
     }
 
+    /// The term in which this node leads the metadata group, if it does; for tests of elections.
+    #[must_use]
+    pub fn leads(&self) -> Option<u64> {
+        self.core.meta.leads()
+    }
+
     /// Folds everything that is fresh into LMDB, now; for tests of what is at rest.
     pub async fn fold(&self) {
         for shard in self.core.shards.shards() {

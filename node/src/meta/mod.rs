@@ -172,6 +172,15 @@ impl Meta {
         }
     }
 
+    /// The term in which this node leads the group, if it does.
+    #[must_use]
+    pub fn leads(&self) -> Option<u64> {
+        let (_, raft) = self.raft.get()?;
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.state.is_leader().then_some(metrics.current_term)
+    }
+
     /// Who leads, as far as this node knows.
     #[must_use]
     pub fn leader(&self) -> Option<Peer> {
