@@ -303,10 +303,7 @@ fn racing_numbers_of_many_clients_become_one_type_and_every_point_has_one_fate()
                     };
                     // Beside it a point that nothing is wrong with.
                     let sound = Point::builder("n").tag("w", n.to_string()).field("v", 1_i64);
-                    let points = [
-                        racing.at(at).unwrap(),
-                        sound.at(at + 1 + round as i64).unwrap(),
-                    ];
+                    let points = [racing.at(at).unwrap(), sound.at(at + 1 + round as i64).unwrap()];
                     let options = WriteOptions::at(Level::All);
                     let result = write(&client, "db", &points, &options, &ledger).await;
                     (n % 2, result)
