@@ -3,7 +3,7 @@
 //! On the simulated network, so that "at once" is a number: virtual time moves only when somebody
 //! waits for the network or a timer.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use quorate_client::{
     Client, WriteOptions,
@@ -20,7 +20,7 @@ use quorate_tests::harness::{
         create_database, export, exports, queues, total, wait_drained, wait_healthy, wait_until,
     },
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 const ALL: [Level; 4] = [Level::Any, Level::One, Level::Quorum, Level::All];
 
@@ -271,6 +271,69 @@ fn f15_racing_writers_agree_on_one_type_per_field() {
         }
         assert_eq!(conflicts, 8, "of two types of a field exactly one is refused");
         ledger.check(&exports(&one, "db", &cluster.ids()).await).assert_whole();
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn racing_numbers_of_many_clients_become_one_type_and_every_point_has_one_fate() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(3, 18).await;
+        let first = cluster.client().await;
+        create_database(&first, "db", 3).await;
+        let mut clients = vec![first];
+        while clients.len() < 8 {
+            clients.push(cluster.client().await);
+        }
+        let ledger = Arc::new(Ledger::new());
+        let at = sample(0, 0).time();
+        let (rounds, mut whole, mut stored) = (8, 0, 0);
+        for round in 0..rounds {
+            let field = format!("f{round}");
+            let mut writes = Vec::new();
+            for (n, client) in clients.iter().cloned().enumerate() {
+                let (ledger, field) = (Arc::clone(&ledger), field.clone());
+                writes.push(tokio::spawn(async move {
+                    // The clients whose turn it is come a little earlier.
+                    sleep(Duration::from_micros((n as u64 * 7 + round * 3) % 8 * 150)).await;
+                    let racing = Point::builder("m").tag("w", n.to_string());
+                    let racing = match n % 2 {
+                        0 => racing.field(&field, 1_i64),
+                        _ => racing.field(&field, 1.0),
+                    };
+                    // Beside it a point that nothing is wrong with.
+                    let sound = Point::builder("n").tag("w", n.to_string()).field("v", 1_i64);
+                    let points = [racing.at(at).unwrap(), sound.at(at + 1 + round as i64).unwrap()];
+                    let options = WriteOptions::at(Level::All);
+                    let result = write(&client, "db", &points, &options, &ledger).await;
+                    (n % 2, result)
+                }));
+            }
+            let mut won = [0, 0];
+            for task in writes {
+                let (kind, result) = task.await.unwrap();
+                match result {
+                    Ok(_) => won[kind] += 1,
+                    Err(error) => {
+                        assert_eq!(error.code(), Code::TypeConflict, "{error}");
+                        let failed: Vec<_> = error.failed.iter().flat_map(|f| &f.rows).collect();
+                        assert_eq!(failed.len(), 1, "{error}");
+                        assert_eq!(failed[0].measurement, 0, "{error}");
+                        assert!(error.failed.iter().all(|f| f.certainty == Certainty::Definite));
+                        assert_eq!(error.receipt.rows(), 1, "{error}");
+                    }
+                }
+            }
+            assert!(won == [4, 0] || won == [0, 4], "of {field} integers and floats won: {won:?}");
+            whole += usize::from(won[0] == 4);
+            stored += 4;
+        }
+        assert!(whole > 0 && whole < rounds as usize, "the race was none: {whole} of {rounds}");
+        let all = exports(&clients[0], "db", &cluster.ids()).await;
+        ledger.check(&all).assert_whole();
+        let racing = all[0].1.lines().filter(|line| line.starts_with("m,"));
+        let fields: usize = racing.map(|line| line.matches('f').count()).sum();
+        assert_eq!(fields, stored);
         cluster.finish().await;
     });
 }

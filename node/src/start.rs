@@ -189,6 +189,10 @@ impl Node {
         );
         let dialer = Arc::new(dialer.map_err(BindError::from)?);
 
+        let again = match &mode {
+            StartMode::Join(addresses) if identity.node != NodeId(0) => addresses.clone(),
+            _ => Vec::new(),
+        };
         if identity.node == NodeId(0) {
             // Before anybody hears of this node, so that a second attempt is the same node.
             data.save_identity(&identity)?;
@@ -219,6 +223,10 @@ impl Node {
             // Its tasks would keep the directory and the port for ever.
             node.shutdown().await;
             return Err(error);
+        }
+        if !again.is_empty() && node.core.meta.map().node(identity.node).is_none() {
+            let core = Arc::clone(&node.core);
+            node.core.tasks.spawn(join_again(core, identity, advertise, again));
         }
         Ok(node)
     }
@@ -263,6 +271,12 @@ impl Node {
             differs
         });
         self.core.config.differences(config)
+    }
+
+    /// The term in which this node leads the metadata group, if it does; for tests of elections.
+    #[must_use]
+    pub fn leads(&self) -> Option<u64> {
+        self.core.meta.leads()
     }
 
     /// Folds everything that is fresh into LMDB, now; for tests of what is at rest.
@@ -426,6 +440,19 @@ async fn join(
         }
         tracing::info!(%reason, "waiting to join");
         sleep(JOIN_PAUSE).await;
+    }
+}
+
+/// Says where this node is: one that was killed before it had the map, and has another address since,
+/// knows nobody, and nobody finds it.
+async fn join_again(core: Arc<Core>, identity: Identity, addr: String, through: Vec<String>) {
+    let joined = join(&core.config, core.pool.dialer(), &identity, &addr, &through);
+    tokio::select! {
+        biased;
+        () = core.cancel.cancelled() => {}
+        joined = joined => if let Err(error) = joined {
+            tracing::warn!(%error, "waiting for the others to find this node");
+        }
     }
 }
 

@@ -196,8 +196,37 @@ impl Processes {
 
     /// Starts a node, behind the words of `wrapper` if there are any, and waits until it is ready.
     async fn launch(&mut self, id: NodeId, wrapper: &[OsString]) {
-        let first = self.members[0].addr.clone();
-        let mode = if id == NodeId(1) { vec!["--bootstrap"] } else { vec!["--join", &first] };
+        self.spawn(id, wrapper);
+        self.ready(id, !wrapper.is_empty()).await;
+    }
+
+    /// Starts one more node without waiting for anything. Ids must be given in the order of joining.
+    pub fn join(&mut self) -> NodeId {
+        let id = NodeId(self.members.len() as u64 + 1);
+        let name = format!("n{id}");
+        self.issue_node(&name);
+        self.members.push(Member { name, addr: "127.0.0.1:0".to_owned(), process: None });
+        self.spawn(id, &[]);
+        id
+    }
+
+    /// Starts a node that was killed, without waiting for anything.
+    pub fn respawn(&mut self, id: NodeId) {
+        self.spawn(id, &[]);
+    }
+
+    fn spawn(&mut self, id: NodeId, wrapper: &[OsString]) {
+        // Those that run, else the first: it will be there.
+        let others =
+            self.members.iter().enumerate().filter(|(n, member)| {
+                *n as u64 + 1 != id.0 && (*n == 0 || member.process.is_some())
+            });
+        let others: Vec<&str> = others
+            .map(|(_, member)| &member.addr[..])
+            .filter(|addr| !addr.ends_with(":0"))
+            .collect();
+        let others = others.join(",");
+        let mode = if id == NodeId(1) { vec!["--bootstrap"] } else { vec!["--join", &others] };
         let member = self.member(id);
         assert!(member.process.is_none(), "node {id} runs already");
         let mut args = self.node_args(&member.name, &member.addr, &self.data(id), &mode);
@@ -216,9 +245,23 @@ impl Processes {
         let log = self.root.path().join(format!("n{id}.log"));
         let log = File::options().append(true).create(true).open(log).unwrap();
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        let mut child = command.kill_on_drop(true).spawn().unwrap();
-        let own = pid(child.id().unwrap());
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let child = command.kill_on_drop(true).spawn().unwrap();
+        let node = pid(child.id().unwrap());
+        self.member_mut(id).process = Some(Process { child, node });
+    }
+
+    /// Waits until a node that was started is ready.
+    ///
+    /// # Panics
+    /// If it does not become so, or has been waited for already.
+    pub async fn wait_ready(&mut self, id: NodeId) {
+        self.ready(id, false).await;
+    }
+
+    async fn ready(&mut self, id: NodeId, wrapped: bool) {
+        let process = self.member_mut(id).process.as_mut().unwrap();
+        let own = process.node;
+        let mut lines = BufReader::new(process.child.stdout.take().unwrap()).lines();
         let line = timeout(PATIENCE, lines.next_line()).await;
         let Ok(Ok(Some(line))) = line else {
             panic!("node {id} did not become ready ({line:?}):\n{}", self.log(id));
@@ -227,11 +270,12 @@ impl Processes {
         assert_eq!(ready["ready"], true, "{line}");
         assert_eq!(ready["id"], id.0, "{line}");
         let addr: SocketAddr = ready["addr"].as_str().unwrap().parse().unwrap();
-        let node = if wrapper.is_empty() { own } else { only_child(own) };
         let member = self.member_mut(id);
         member.addr = addr.to_string();
         member.http = ready["http"].as_str().map(|addr| addr.parse().unwrap());
-        member.process = Some(Process { child, node });
+        if wrapped {
+            member.process.as_mut().unwrap().node = only_child(own);
+        }
     }
 
     /// What a node has logged so far.
@@ -291,6 +335,13 @@ impl Processes {
         let status = timeout(PATIENCE, process.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("node {id} goes on:\n{}", self.log(id)));
         assert!(status.unwrap().success(), "node {id} did not end well:\n{}", self.log(id));
+    }
+
+    /// Waits until a node has ended by itself, well or not.
+    pub async fn gone(&mut self, id: NodeId) {
+        let mut process = self.member_mut(id).process.take().unwrap();
+        let status = timeout(PATIENCE, process.child.wait()).await;
+        assert!(status.is_ok(), "node {id} goes on:\n{}", self.log(id));
     }
 
     /// Stops a node in its tracks: it keeps its memory and sockets and does nothing.

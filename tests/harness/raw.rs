@@ -15,15 +15,20 @@ use quorate_client::{
 use quorate_protocol::{
     batch::{Batch, PartHeader, Selection, encode_part},
     change::{Change, Outcome},
-    id::{BatchId, NodeId, Version},
+    code::Close,
+    id::{BatchId, MetaIndex, NodeId, Version},
     map::ClusterMap,
-    message::{Propose, Write, Written},
+    message::{MetaGet, Propose, Write, Written},
     point::Point,
 };
 use tokio::time::Instant;
 
+use super::observe::wait_for;
+
 /// Time for one message.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Largest map taken, in bytes.
+const MAX_MAP: usize = 64 << 20;
 
 /// The way to every node of a cluster.
 pub struct Raw {
@@ -42,6 +47,50 @@ impl Raw {
     /// A connection to one node.
     pub async fn connect(&self, map: &ClusterMap, node: NodeId) -> Arc<Connection> {
         self.dialer.dial(&map.node(node).unwrap().addr, node).await.unwrap()
+    }
+
+    /// What one node has for the map, and its length on the wire.
+    ///
+    /// # Errors
+    /// Why the node did not answer.
+    pub async fn map_of(
+        &self,
+        map: &ClusterMap,
+        node: NodeId,
+    ) -> Result<(ClusterMap, usize), String> {
+        let addr = &map.node(node).ok_or_else(|| format!("no node {node}"))?.addr;
+        let connection = self.dialer.dial(addr, node).await.map_err(|error| error.to_string())?;
+        let request = MetaGet { after: MetaIndex(0), wait_ms: 0 };
+        let deadline = Instant::now() + PATIENCE;
+        let answer = connection.exchange(&request, Bytes::new(), deadline, MAX_MAP).await;
+        connection.close(Close::Done, "");
+        let (_, payload) = answer.map_err(|error| error.to_string())?;
+        let map = postcard::from_bytes(&payload).map_err(|error| error.to_string())?;
+        Ok((map, payload.len()))
+    }
+
+    /// Waits until all of these nodes have one map, at `index` or beyond it.
+    ///
+    /// # Panics
+    /// If they do not within [`super::observe::PATIENCE`].
+    pub async fn same_map(
+        &self,
+        map: &ClusterMap,
+        nodes: &[NodeId],
+        index: MetaIndex,
+    ) -> ClusterMap {
+        wait_for("one map on all nodes", super::observe::PATIENCE, async || {
+            let mut maps = Vec::new();
+            for node in nodes {
+                maps.push(self.map_of(map, *node).await?.0);
+            }
+            let same = maps.windows(2).all(|pair| pair[0] == pair[1]);
+            match maps.pop() {
+                Some(last) if same && last.index >= index => Ok(last),
+                last => Err(format!("same: {same}, the last at {:?}", last.map(|map| map.index))),
+            }
+        })
+        .await
     }
 }
 

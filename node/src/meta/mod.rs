@@ -3,7 +3,7 @@
 //! One Raft group of openraft, whose names appear nowhere outside this module. Reading order:
 //! `command` is what the log holds, `state` what a command does to the map; `store`, `rows`, `log`
 //! and `machine` keep both on disk; `network` and `serve` carry Raft's messages; `membership` makes
-//! joined nodes members; `start` begins and ends a node's part, this file is the handle it uses.
+//! joined nodes members, `election` replaces silent leaders; `start` begins and ends a node's part, this file is the handle it uses.
 //!
 //! Invariants: whatever a node has shown in its map is committed and never taken back; one node
 //! bootstraps a cluster, once; a directory belongs to one node id for ever. Elections need no
@@ -12,6 +12,7 @@
 
 mod command;
 mod config;
+mod election;
 mod error;
 mod log;
 mod machine;
@@ -92,6 +93,7 @@ pub struct Meta {
     store: Mutex<Option<Store>>,
     published: watch::Sender<Arc<ClusterMap>>,
     raft: OnceCell<(NodeId, Raft)>,
+    heard: Arc<election::Heard>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -122,6 +124,7 @@ impl Meta {
             store: Mutex::new(Some(store)),
             published,
             raft: OnceCell::new(),
+            heard: Arc::new(election::Heard::new()),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -179,6 +182,15 @@ impl Meta {
             Some(ServerState::Candidate) => RaftRole::Candidate,
             Some(ServerState::Learner | ServerState::Shutdown) | None => RaftRole::Learner,
         }
+    }
+
+    /// The term in which this node leads the group, if it does.
+    #[must_use]
+    pub fn leads(&self) -> Option<u64> {
+        let (_, raft) = self.raft.get()?;
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.state.is_leader().then_some(metrics.current_term)
     }
 
     /// Who leads, as far as this node knows.
@@ -272,7 +284,7 @@ impl Meta {
     /// [`MetaError::NotStarted`] or [`MetaError::Malformed`]; Raft's own errors are in the answer.
     pub async fn serve(&self, op: RaftOp, payload: &[u8]) -> Result<Bytes, MetaError> {
         let (_, raft) = self.raft.get().ok_or(MetaError::NotStarted)?;
-        serve::serve(raft, op, payload).await
+        serve::serve(raft, &self.heard, op, payload).await
     }
 
     fn check_size(&self, command: &Command) -> Result<(), MetaError> {

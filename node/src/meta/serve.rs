@@ -4,20 +4,32 @@
 //! Raft sees it: its state machine would take the damage for its own disk's and stop.
 
 use bytes::Bytes;
-use openraft::Snapshot;
+use openraft::{Snapshot, raft::AppendEntriesResponse};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     MetaError,
     command::Raft,
+    election::Heard,
     machine::decode_snapshot,
     network::{RaftOp, SnapshotMessage},
 };
 
 /// Hands a peer's message to Raft and returns the payload of the answer.
-pub(super) async fn serve(raft: &Raft, op: RaftOp, payload: &[u8]) -> Result<Bytes, MetaError> {
+pub(super) async fn serve(
+    raft: &Raft,
+    heard: &Heard,
+    op: RaftOp,
+    payload: &[u8],
+) -> Result<Bytes, MetaError> {
     match op {
-        RaftOp::Append => encode(&raft.append_entries(decode("append", payload)?).await),
+        RaftOp::Append => {
+            let answer = raft.append_entries(decode("append", payload)?).await;
+            if !matches!(answer, Err(_) | Ok(AppendEntriesResponse::HigherVote(_))) {
+                heard.note();
+            }
+            encode(&answer)
+        }
         RaftOp::Vote => encode(&raft.vote(decode("vote", payload)?).await),
         RaftOp::Snapshot => {
             let message: SnapshotMessage = decode("snapshot", payload)?;
@@ -26,7 +38,9 @@ pub(super) async fn serve(raft: &Raft, op: RaftOp, payload: &[u8]) -> Result<Byt
             }
             let snapshot =
                 Snapshot { meta: message.meta, snapshot: Box::new(Vec::from(message.data)) };
-            encode(&raft.install_full_snapshot(message.vote, snapshot).await)
+            let answer = raft.install_full_snapshot(message.vote, snapshot).await;
+            heard.note();
+            encode(&answer)
         }
     }
 }

@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    Meta, MetaError, NewNode, StoreError, command::Raft, log, machine, membership, network, stopped,
+    Meta, MetaError, NewNode, StoreError, command::Raft, election, log, machine, membership,
+    network, stopped,
 };
 
 /// The id of the node that bootstraps a cluster.
@@ -162,6 +163,13 @@ impl Meta {
         self.tasks.spawn(membership::reconcile(
             raft.clone(),
             self.watch(),
+            Arc::clone(&self.config),
+            self.cancel.clone(),
+        ));
+        self.tasks.spawn(election::watch(
+            raft.clone(),
+            Arc::clone(&self.heard),
+            node.0,
             Arc::clone(&self.config),
             self.cancel.clone(),
         ));
