@@ -205,7 +205,12 @@ impl Processes {
         let id = NodeId(self.members.len() as u64 + 1);
         let name = format!("n{id}");
         self.issue_node(&name);
-        self.members.push(Member { name, addr: "127.0.0.1:0".to_owned(), process: None });
+        self.members.push(Member {
+            name,
+            addr: "127.0.0.1:0".to_owned(),
+            http: None,
+            process: None,
+        });
         self.spawn(id, &[]);
         id
     }
