@@ -6,30 +6,25 @@
 //! everything the journal holds is visible. Stopping runs the other way, and flushes nothing: what
 //! was acknowledged is durable already.
 
+mod join;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
-use bytes::Bytes;
 use quorate_certs::Credentials;
 use quorate_client::{
-    connection::{ConnectError, Dialer, Local, RequestError},
+    connection::{Dialer, Local},
     env::Env,
     pool::Pool,
 };
-use quorate_protocol::{
-    code::{Class, Code},
-    id::{ClusterId, NodeId},
-    message::{Join, Joined},
-};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use quorate_protocol::id::{ClusterId, NodeId};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::join::{join, join_again};
 use crate::{
     background,
     config::NodeConfig,
@@ -51,8 +46,6 @@ use crate::{
     sink::ShardSink,
 };
 
-/// Pause between attempts to join.
-const JOIN_PAUSE: Duration = Duration::from_millis(300);
 /// How long the first election and the first commands of a cluster may take.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -414,88 +407,4 @@ async fn become_member(
     }
     background::announce(core, advertise.to_owned());
     Ok(())
-}
-
-/// Asks the members in turn until one lets this node in.
-async fn join(
-    config: &NodeConfig,
-    dialer: &Dialer,
-    identity: &Identity,
-    advertise: &str,
-    addresses: &[String],
-) -> Result<Joined, StartError> {
-    let deadline = Instant::now() + config.join_timeout();
-    let failed = |reason: String| StartError::Join { addresses: addresses.join(","), reason };
-    loop {
-        let mut reason = "no address given".to_owned();
-        for address in addresses {
-            match join_through(dialer, identity, advertise, address, config, deadline).await {
-                Ok(joined) => return Ok(joined),
-                Err(Attempt::Final(why)) => return Err(failed(why)),
-                Err(Attempt::Again(why)) => reason = why,
-            }
-        }
-        if Instant::now() + JOIN_PAUSE >= deadline {
-            return Err(failed(reason));
-        }
-        tracing::info!(%reason, "waiting to join");
-        sleep(JOIN_PAUSE).await;
-    }
-}
-
-/// Says where this node is: one that was killed before it had the map, and has another address since,
-/// knows nobody, and nobody finds it.
-async fn join_again(core: Arc<Core>, identity: Identity, addr: String, through: Vec<String>) {
-    let joined = join(&core.config, core.pool.dialer(), &identity, &addr, &through);
-    tokio::select! {
-        biased;
-        () = core.cancel.cancelled() => {}
-        joined = joined => if let Err(error) = joined {
-            tracing::warn!(%error, "waiting for the others to find this node");
-        }
-    }
-}
-
-enum Attempt {
-    Again(String),
-    Final(String),
-}
-
-impl From<ConnectError> for Attempt {
-    fn from(error: ConnectError) -> Self {
-        if error.retryable() {
-            Self::Again(error.to_string())
-        } else {
-            Self::Final(error.to_string())
-        }
-    }
-}
-
-async fn join_through(
-    dialer: &Dialer,
-    identity: &Identity,
-    advertise: &str,
-    address: &str,
-    config: &NodeConfig,
-    deadline: Instant,
-) -> Result<Joined, Attempt> {
-    let connection = dialer.dial(address, NodeId(0)).await?;
-    let left = deadline.saturating_duration_since(Instant::now());
-    let request = Join {
-        addr: advertise.to_owned(),
-        zone: config.zone.clone(),
-        instance: identity.instance(),
-        forwarded_for: None,
-        deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
-    };
-    let joined = connection.request(&request, Bytes::new(), deadline).await;
-    connection.close(quorate_protocol::code::Close::Done, "");
-    match joined {
-        Ok((joined, _)) => Ok(joined),
-        Err(RequestError::Failure(failure)) if failure.code.class() == Class::Never => {
-            let code: Code = failure.code;
-            Err(Attempt::Final(format!("{code}: {}", failure.detail)))
-        }
-        Err(error) => Err(Attempt::Again(error.to_string())),
-    }
 }
