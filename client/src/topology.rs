@@ -25,8 +25,6 @@ use crate::{
     error::Error,
 };
 
-/// Largest encoded map this side takes, in bytes.
-const MAX_MAP: usize = 256 << 20;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// The newest map, and the newest index anybody has spoken of.
@@ -126,7 +124,7 @@ async fn poll(core: &Core, turn: usize) -> Option<()> {
     };
     tokio::select! {
         biased;
-        fetched = fetch(&connection, after, wait, deadline) => {
+        fetched = fetch(core, &connection, after, wait, deadline) => {
             if let Some(map) = fetched.ok()? {
                 core.topology.install(core, map);
             }
@@ -138,6 +136,7 @@ async fn poll(core: &Core, turn: usize) -> Option<()> {
 
 /// Asks one node for a map newer than `after`.
 async fn fetch(
+    core: &Core,
     connection: &Arc<Connection>,
     after: MetaIndex,
     wait: Duration,
@@ -145,7 +144,8 @@ async fn fetch(
 ) -> Result<Option<ClusterMap>, RequestError> {
     let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
     let request = MetaGet { after, wait_ms };
-    let (_, payload) = connection.exchange(&request, Bytes::new(), deadline, MAX_MAP).await?;
+    let most = core.config.transport.max_message as usize;
+    let (_, payload) = connection.exchange(&request, Bytes::new(), deadline, most).await?;
     Ok(decode_map(&payload))
 }
 
@@ -153,7 +153,7 @@ async fn fetch(
 pub(crate) async fn refresh(core: &Core, deadline: Instant) {
     let Some(connection) = core.any(0) else { return };
     let after = core.topology.map().index;
-    if let Ok(Some(map)) = fetch(&connection, after, Duration::ZERO, deadline).await {
+    if let Ok(Some(map)) = fetch(core, &connection, after, Duration::ZERO, deadline).await {
         core.topology.install(core, map);
     }
 }
@@ -181,7 +181,8 @@ pub(crate) async fn propose(
                 forwarded: false,
                 change: change.clone(),
             };
-            match connection.exchange(&request, Bytes::new(), deadline, MAX_MAP).await {
+            let most = core.config.transport.max_message as usize;
+            match connection.exchange(&request, Bytes::new(), deadline, most).await {
                 Ok((proposed, payload)) => {
                     if let Some(map) = decode_map(&payload) {
                         core.topology.install(core, map);

@@ -19,8 +19,6 @@ use crate::{core::Core, meta::MetaError};
 
 /// Longest a client may have its question for a newer map held back.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// Largest map passed on from the leader, in bytes.
-const MAX_MAP: usize = 256 << 20;
 
 impl Core {
     /// The map once it is newer than what the asker has, or nothing after its patience.
@@ -123,7 +121,8 @@ impl Core {
         let Some(connection) = connection else {
             return Err(self.failure(Code::NoLeader, format!("leader {leader} is unreachable")));
         };
-        match connection.exchange(request, Bytes::new(), deadline, MAX_MAP).await {
+        let most = self.config.transport.max_message as usize;
+        match connection.exchange(request, Bytes::new(), deadline, most).await {
             Ok(reply) => Ok(reply),
             Err(RequestError::Failure(failure)) => Err(failure),
             Err(error) => {

@@ -21,8 +21,6 @@ use crate::{background, core::Core};
 const ASK: Duration = Duration::from_secs(2);
 /// How long one peer may take to say so.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Largest map taken from a peer, in bytes.
-const MAX_MAP: usize = 256 << 20;
 /// How long a node stays for the group to agree without it.
 const DROPPED: Duration = Duration::from_secs(10);
 /// Between two looks at that.
@@ -84,7 +82,8 @@ async fn ask(core: &Core) {
     for connection in core.pool.up() {
         let request = MetaGet { after: core.directory.index(), wait_ms: 0 };
         let deadline = Instant::now() + ANSWER;
-        let answer = connection.exchange(&request, Bytes::new(), deadline, MAX_MAP).await;
+        let most = core.config.transport.max_message as usize;
+        let answer = connection.exchange(&request, Bytes::new(), deadline, most).await;
         let Ok((_, payload)) = answer else { continue };
         let Ok((map, _)) = postcard::take_from_bytes::<ClusterMap>(&payload) else { continue };
         if map.cluster == core.cluster && is_removed(&map, core.node) {

@@ -51,8 +51,8 @@ pub struct TransportConfig {
     pub credit: u32,
     /// Requests that may be unanswered on one connection. Default 1,024. More are answered `Busy`.
     pub max_requests: u32,
-    /// Payload bytes of one request or answer over several frames. Default 256 MiB. Only snapshots
-    /// of the metadata are that large, and only nodes may send them.
+    /// Payload bytes of one request or answer over several frames. Default 256 MiB. Only the metadata,
+    /// its map and its snapshots, is that large, and only nodes may send it.
     pub max_message: u32,
     /// Bytes that all streams of a connection together may have received and not yet read. Default
     /// 64 MiB. It is reached only by streams that are not read; lanes always are.
