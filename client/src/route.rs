@@ -206,6 +206,8 @@ impl Router<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use quorate_protocol::{
         id::{DatabaseId, FieldId, PolicyId},
         map::{Field, Measurement, Shard},
@@ -229,18 +231,18 @@ mod tests {
             id: DatabaseId(1),
             name: "db".into(),
             default_policy: PolicyId(1),
-            policies: vec![Policy {
+            policies: vec![Arc::new(Policy {
                 id: PolicyId(1),
                 name: "default".into(),
                 duration,
                 group_duration: HOUR as u64,
                 replication: 1,
-                groups: vec![group(1, 0), group(2, 2 * HOUR)],
-            }],
-            measurements: vec![Measurement {
+                groups: vec![group(1, 0).into(), group(2, 2 * HOUR).into()],
+            })],
+            measurements: vec![Arc::new(Measurement {
                 name: "m".into(),
                 fields: vec![Field { id: FieldId(1), name: "f".into(), kind: FieldType::Float }],
-            }],
+            })],
         }
     }
 

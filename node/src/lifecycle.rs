@@ -62,7 +62,7 @@ async fn ask(core: &Core, change: Change) {
 
 /// Whether any group is over.
 fn is_due(map: &ClusterMap, now: u64, grace_ns: u64) -> bool {
-    policies(map)
+    map.policies()
         .any(|policy| policy.groups.iter().any(|group| policy.is_over(group, now, grace_ns)))
 }
 
@@ -86,11 +86,7 @@ fn ahead(
         let half = group.end.abs_diff(group.start) / 2;
         (group.end.abs_diff(now) <= lead.min(half) / (rank + 1)).then_some((policy.id, group.end))
     };
-    policies(map).filter_map(next).collect()
-}
-
-fn policies(map: &ClusterMap) -> impl Iterator<Item = &Policy> {
-    map.databases.iter().flat_map(|database| &database.policies)
+    map.policies().filter_map(next).collect()
 }
 
 #[cfg(test)]
@@ -121,16 +117,16 @@ mod tests {
             duration,
             group_duration: HOUR as u64,
             replication: 2,
-            groups: groups.collect(),
+            groups: groups.map(Into::into).collect(),
         };
         let database = Database {
             id: DatabaseId(1),
             name: "d".to_owned(),
             default_policy: policy.id,
-            policies: vec![policy],
+            policies: vec![policy.into()],
             measurements: Vec::new(),
         };
-        ClusterMap { databases: vec![database], ..ClusterMap::default() }
+        ClusterMap { databases: vec![database.into()], ..ClusterMap::default() }
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! The Raft state machine of the nodes changes it (and nothing else does); clients and nodes hold
 //! snapshots of it. Invariants: lists are sorted by id (groups by start); the live groups of a
 //! policy never overlap; a group's bounds and number of shards never change; ids are never reused.
+//! Parts are shared between maps and copied when they are changed, so that keeping the map before a
+//! change, or finding what differs, costs little however large the map is.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -24,7 +28,7 @@ pub struct ClusterMap {
     /// Members and former members.
     pub nodes: Vec<Node>,
     /// Databases.
-    pub databases: Vec<Database>,
+    pub databases: Vec<Arc<Database>>,
     /// The next id of each kind.
     pub next: NextIds,
 }
@@ -98,9 +102,9 @@ pub struct Database {
     /// The policy used when a write names none.
     pub default_policy: PolicyId,
     /// Its policies.
-    pub policies: Vec<Policy>,
+    pub policies: Vec<Arc<Policy>>,
     /// Its fields' types, sorted by measurement name.
-    pub measurements: Vec<Measurement>,
+    pub measurements: Vec<Arc<Measurement>>,
 }
 
 /// A retention policy.
@@ -117,7 +121,7 @@ pub struct Policy {
     /// Copies of each shard that are wanted.
     pub replication: u32,
     /// Live groups, sorted by start.
-    pub groups: Vec<Group>,
+    pub groups: Vec<Arc<Group>>,
 }
 
 /// The shards of one time range `[start, end)`.
@@ -205,13 +209,30 @@ impl ClusterMap {
     /// The database with this name.
     #[must_use]
     pub fn database_named(&self, name: &str) -> Option<&Database> {
-        self.databases.iter().find(|database| database.name == name)
+        self.databases.iter().find(|database| database.name == name).map(AsRef::as_ref)
     }
 
     /// The database with this id.
     #[must_use]
     pub fn database(&self, id: DatabaseId) -> Option<&Database> {
-        find(&self.databases, |database| database.id, id)
+        find(&self.databases, |database| database.id, id).map(AsRef::as_ref)
+    }
+
+    /// The database with this id, to be changed: no other map sees it.
+    pub fn database_mut(&mut self, id: DatabaseId) -> Option<&mut Database> {
+        find_mut(&mut self.databases, |database| database.id, id)
+    }
+
+    /// The policy with this id, to be changed: no other map sees it.
+    pub fn policy_mut(&mut self, id: PolicyId) -> Option<&mut Policy> {
+        let mut databases = self.databases.iter_mut();
+        let database = databases.find(|database| database.policy(id).is_some())?;
+        Arc::make_mut(database).policy_mut(id)
+    }
+
+    /// Every policy of every database.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.databases.iter().flat_map(|database| &database.policies).map(AsRef::as_ref)
     }
 
     /// Every live shard with its place, in no particular order.
@@ -242,7 +263,8 @@ impl Database {
     /// The policy with this name, or the default one.
     #[must_use]
     pub fn policy_named(&self, name: Option<&str>) -> Option<&Policy> {
-        self.policies.iter().find(|policy| match name {
+        let mut policies = self.policies.iter().map(AsRef::as_ref);
+        policies.find(|policy: &&Policy| match name {
             Some(name) => policy.name == name,
             None => policy.id == self.default_policy,
         })
@@ -251,14 +273,19 @@ impl Database {
     /// The policy with this id.
     #[must_use]
     pub fn policy(&self, id: PolicyId) -> Option<&Policy> {
-        find(&self.policies, |policy| policy.id, id)
+        find(&self.policies, |policy| policy.id, id).map(AsRef::as_ref)
+    }
+
+    /// The policy with this id, to be changed: no other map sees it.
+    pub fn policy_mut(&mut self, id: PolicyId) -> Option<&mut Policy> {
+        find_mut(&mut self.policies, |policy| policy.id, id)
     }
 
     /// The measurement with this unescaped name.
     #[must_use]
     pub fn measurement(&self, name: &[u8]) -> Option<&Measurement> {
         let at = self.measurements.binary_search_by(|m| m.name.as_ref().cmp(name)).ok()?;
-        self.measurements.get(at)
+        self.measurements.get(at).map(AsRef::as_ref)
     }
 
     /// The field with these unescaped names.
@@ -309,4 +336,13 @@ impl Group {
 fn find<T, K: Ord>(list: &[T], key: impl Fn(&T) -> K, wanted: K) -> Option<&T> {
     let at = list.binary_search_by(|item| key(item).cmp(&wanted)).ok()?;
     list.get(at)
+}
+
+fn find_mut<T: Clone, K: Ord>(
+    list: &mut [Arc<T>],
+    key: impl Fn(&T) -> K,
+    wanted: K,
+) -> Option<&mut T> {
+    let at = list.binary_search_by(|item| key(item).cmp(&wanted)).ok()?;
+    list.get_mut(at).map(Arc::make_mut)
 }

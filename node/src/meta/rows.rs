@@ -10,7 +10,7 @@
 //! 03 | database u32 BE | field u32 BE measurement; the smallest id of its fields names it
 //! ```
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use heed::{RoTxn, RwTxn, WithoutTls};
 use quorate_protocol::{
@@ -51,7 +51,7 @@ struct DatabaseRow<'a> {
     id: DatabaseId,
     name: &'a str,
     default_policy: PolicyId,
-    policies: &'a [Policy],
+    policies: &'a [Arc<Policy>],
 }
 
 #[derive(Deserialize)]
@@ -59,7 +59,7 @@ struct StoredDatabase {
     id: DatabaseId,
     name: String,
     default_policy: PolicyId,
-    policies: Vec<Policy>,
+    policies: Vec<Arc<Policy>>,
 }
 
 #[derive(PartialEq)]
@@ -160,19 +160,19 @@ pub(super) fn load(store: &Store, txn: &RoTxn<'_, WithoutTls>) -> Result<Cluster
             }
             Some((&DATABASE, _)) => {
                 let row: StoredDatabase = unseal("database", record)?;
-                map.databases.push(Database {
+                map.databases.push(Arc::new(Database {
                     id: row.id,
                     name: row.name,
                     default_policy: row.default_policy,
                     policies: row.policies,
                     measurements: Vec::new(),
-                });
+                }));
             }
             Some((&MEASUREMENT, rest)) => measurement(&mut map, rest, record)?,
             _ => return Err(StoreError::Corrupt { what: "map row" }),
         }
     }
-    for database in &mut map.databases {
+    for database in map.databases.iter_mut().map(Arc::make_mut) {
         database.measurements.sort_by(|a, b| a.name.cmp(&b.name));
     }
     Ok(map)
@@ -184,10 +184,10 @@ fn measurement(map: &mut ClusterMap, key: &[u8], record: &[u8]) -> Result<(), St
         return Err(corrupt);
     };
     let id = DatabaseId(u32::from_be_bytes(*id));
-    let Some(database) = map.databases.iter_mut().find(|known| known.id == id) else {
+    let Some(database) = map.database_mut(id) else {
         return Err(corrupt);
     };
-    database.measurements.push(unseal("measurement", record)?);
+    database.measurements.push(Arc::new(unseal("measurement", record)?));
     Ok(())
 }
 
@@ -211,7 +211,7 @@ mod tests {
         let databases = prop::collection::btree_map(1u32..4, names, 0..4);
         (any::<u64>(), databases).prop_map(|(index, databases)| ClusterMap {
             index: MetaIndex(index),
-            databases: databases.into_iter().map(database).collect(),
+            databases: databases.into_iter().map(database).map(Arc::new).collect(),
             ..ClusterMap::default()
         })
     }
@@ -233,7 +233,7 @@ mod tests {
             name: format!("db{id}"),
             default_policy: PolicyId(id),
             policies: Vec::new(),
-            measurements: measurements.collect(),
+            measurements: measurements.map(Arc::new).collect(),
         }
     }
 

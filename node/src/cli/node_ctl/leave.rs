@@ -127,16 +127,16 @@ mod tests {
             duration: 0,
             group_duration: 1,
             replication: 2,
-            groups: vec![group],
+            groups: vec![group.into()],
         };
         let database = Database {
             id: DatabaseId(1),
             name: "d".to_owned(),
             default_policy: policy.id,
-            policies: vec![policy],
+            policies: vec![policy.into()],
             measurements: Vec::new(),
         };
-        let map = ClusterMap { databases: vec![database], ..ClusterMap::default() };
+        let map = ClusterMap { databases: vec![database.into()], ..ClusterMap::default() };
         let mark = |shard, owner| MarkInfo {
             shard: ShardId(shard),
             owner: NodeId(owner),

@@ -66,19 +66,19 @@ fn look() -> Look {
         duration: 0,
         group_duration: DAY as u64,
         replication: 3,
-        groups: (0..20).map(group).collect(),
+        groups: (0..20).map(|id| group(id).into()).collect(),
     };
     let database = Database {
         id: Default::default(),
         name: "telemetry".to_owned(),
         default_policy: Default::default(),
-        policies: vec![policy],
+        policies: vec![policy.into()],
         measurements: Vec::new(),
     };
     let map = ClusterMap {
         name: "production-east".to_owned(),
         nodes: (1..=5).map(node).collect(),
-        databases: vec![database],
+        databases: vec![database.into()],
         ..ClusterMap::default()
     };
     let queue = |target| QueueStatus {

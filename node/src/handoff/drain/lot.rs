@@ -179,13 +179,13 @@ mod tests {
             duration: 0,
             group_duration: 10,
             replication: 2,
-            groups: vec![group],
+            groups: vec![group.into()],
         };
         let database = Database {
             id: Default::default(),
             name: "d".to_owned(),
             default_policy: policy.id,
-            policies: vec![policy],
+            policies: vec![policy.into()],
             measurements: Vec::new(),
         };
         let (name, addr) = ("n3".to_owned(), String::new());
@@ -193,7 +193,7 @@ mod tests {
         let map = ClusterMap {
             index: MetaIndex(5),
             nodes: vec![node],
-            databases: vec![database],
+            databases: vec![database.into()],
             ..ClusterMap::default()
         };
         let directory = Directory::new(NodeId(1));

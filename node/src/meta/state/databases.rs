@@ -3,6 +3,8 @@
 //! Invariant: a name stands for one database at a time; ids are never given twice, so a database
 //! made again under its old name shares nothing with the dropped one.
 
+use std::sync::Arc;
+
 use quorate_protocol::{
     change::{Outcome, PolicySpec},
     code::Code,
@@ -35,13 +37,13 @@ pub(super) fn create(
     let policy = PolicyId(take_id!(ids.policy)?);
     let id = DatabaseId(take_id!(ids.database)?);
     map.next = ids;
-    map.databases.push(Database {
+    map.databases.push(Arc::new(Database {
         id,
         name: name.to_owned(),
         default_policy: policy,
-        policies: vec![policies::new(policy, spec)],
+        policies: vec![Arc::new(policies::new(policy, spec))],
         measurements: Vec::new(),
-    });
+    }));
     Ok(Outcome::Database(id))
 }
 

@@ -6,6 +6,8 @@
 //! cost the other points of a batch; the outcome then is `Partly`, and what the map lacks at this
 //! index is what was left out.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use quorate_protocol::{
     change::{NewField, Outcome},
@@ -30,19 +32,19 @@ pub(super) fn register(
     database: DatabaseId,
     fields: &[NewField],
 ) -> Result<Outcome, Refusal> {
-    let ClusterMap { databases, next, .. } = map;
-    let database = databases
-        .iter_mut()
-        .find(|candidate| candidate.id == database)
+    let mut ids = map.next;
+    let database = map
+        .database_mut(database)
         .ok_or_else(|| refuse(Code::DatabaseNotFound, "no such database"))?;
     let mut left_out = 0usize;
     let mut first = None;
     for field in fields {
-        if let Err(refusal) = register_one(database, next, field) {
+        if let Err(refusal) = register_one(database, &mut ids, field) {
             left_out += 1;
             first.get_or_insert(refusal);
         }
     }
+    map.next = ids;
     Ok(match first {
         None => Outcome::Done,
         Some(refusal) => Outcome::Partly {
@@ -64,7 +66,8 @@ fn register_one(
     let measurements = &mut database.measurements;
     match measurements.binary_search_by(|known| known.name.cmp(&new.measurement)) {
         Ok(at) => match measurements.get_mut(at) {
-            Some(measurement) => add_field(measurement, next, new),
+            Some(measurement) if measurement.field(&new.field).is_some() => Ok(()),
+            Some(measurement) => add_field(Arc::make_mut(measurement), next, new),
             None => Ok(()),
         },
         Err(_) if measurements.len() >= MAX_MEASUREMENTS => Err(refuse(
@@ -74,7 +77,7 @@ fn register_one(
         Err(at) => {
             let mut measurement = Measurement { name: owned(&new.measurement), fields: Vec::new() };
             add_field(&mut measurement, next, new)?;
-            measurements.insert(at, measurement);
+            measurements.insert(at, Arc::new(measurement));
             Ok(())
         }
     }

@@ -4,6 +4,8 @@
 //! the policy's group duration changes in between: a time inside a live group gets that group, any
 //! other gets a new one clipped to the gap it falls into. Bounds never change afterwards.
 
+use std::sync::Arc;
+
 use quorate_protocol::{
     change::Outcome,
     code::Code,
@@ -26,27 +28,24 @@ pub(super) fn create(
     policy: PolicyId,
     times: &[i64],
 ) -> Result<Outcome, Refusal> {
-    let ClusterMap { nodes, databases, next, .. } = map;
-    let policy = databases
-        .iter_mut()
-        .flat_map(|database| &mut database.policies)
-        .find(|candidate| candidate.id == policy)
-        .ok_or_else(|| refuse(Code::PolicyNotFound, "no such retention policy"))?;
-    let missing = missing(policy, times)?;
+    let unknown = || refuse(Code::PolicyNotFound, "no such retention policy");
+    let known = map.policies().find(|known| known.id == policy).ok_or_else(unknown)?;
+    let missing = missing(known, times)?;
     if missing.is_empty() {
         return Ok(Outcome::Done);
     }
-    let placed = placed_owners(nodes, policy.replication, index);
+    let placed = placed_owners(&map.nodes, known.replication, index);
     if placed.is_empty() {
         return Err(refuse(Code::NoNodes, "no data node can own a shard: add a node"));
     }
     // Ids are taken from a copy, so that a refusal half-way changes nothing.
-    let mut ids = *next;
+    let mut ids = map.next;
     let groups = missing
         .into_iter()
-        .map(|(start, end)| group(&mut ids, start, end, &placed))
-        .collect::<Result<Vec<Group>, Refusal>>()?;
-    *next = ids;
+        .map(|(start, end)| group(&mut ids, start, end, &placed).map(Arc::new))
+        .collect::<Result<Vec<Arc<Group>>, Refusal>>()?;
+    map.next = ids;
+    let policy = map.policy_mut(policy).ok_or_else(unknown)?;
     policy.groups.extend(groups);
     policy.groups.sort_by_key(|group| group.start);
     Ok(Outcome::Done)
@@ -67,10 +66,14 @@ pub(super) fn precreate(
 
 /// No tombstones stay: a shard that is not here, with an id that was given, is gone.
 pub(super) fn expire(map: &mut ClusterMap, now_ns: u64, grace_ns: u64) -> Result<Outcome, Refusal> {
-    for policy in map.databases.iter_mut().flat_map(|database| &mut database.policies) {
-        let groups = std::mem::take(&mut policy.groups);
-        let live = groups.into_iter().filter(|group| !policy.is_over(group, now_ns, grace_ns));
-        policy.groups = live.collect();
+    let is_over = |policy: &Policy, group: &Group| policy.is_over(group, now_ns, grace_ns);
+    let any_over = |policy: &&Policy| policy.groups.iter().any(|group| is_over(policy, group));
+    let due: Vec<PolicyId> = map.policies().filter(any_over).map(|policy| policy.id).collect();
+    for policy in due {
+        let Some(policy) = map.policy_mut(policy) else { continue };
+        let mut groups = std::mem::take(&mut policy.groups);
+        groups.retain(|group| !is_over(policy, group));
+        policy.groups = groups;
     }
     Ok(Outcome::Done)
 }

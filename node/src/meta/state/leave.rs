@@ -4,11 +4,13 @@
 //! member, and no shard is ever left without an owner. An epoch does not move: of `n` owners a
 //! quorum without the one that leaves is still met by every quorum of the `n - 1` that stay.
 
+use std::sync::Arc;
+
 use quorate_protocol::{
     change::Outcome,
     code::Code,
-    id::NodeId,
-    map::{ClusterMap, NodeState, ShardPlace},
+    id::{NodeId, PolicyId},
+    map::{ClusterMap, Group, NodeState, Policy, ShardPlace},
 };
 
 use super::{
@@ -35,10 +37,16 @@ pub(super) fn leave(map: &mut ClusterMap, id: NodeId) -> Result<Outcome, Refusal
     }
     keep_a_voter(map, id)?;
     active(map, id)?.state = NodeState::Removed;
-    let policies = map.databases.iter_mut().flat_map(|database| &mut database.policies);
-    for shard in policies.flat_map(|policy| &mut policy.groups).flat_map(|group| &mut group.shards)
-    {
-        shard.owners.retain(|owner| *owner != id);
+    let owns = |group: &Group| group.shards.iter().any(|shard| shard.owners.contains(&id));
+    let any_owned = |policy: &&Policy| policy.groups.iter().any(|group| owns(group));
+    let touched: Vec<PolicyId> = map.policies().filter(any_owned).map(|policy| policy.id).collect();
+    for policy in touched {
+        let Some(policy) = map.policy_mut(policy) else { continue };
+        for group in policy.groups.iter_mut().filter(|group| owns(group)) {
+            for shard in &mut Arc::make_mut(group).shards {
+                shard.owners.retain(|owner| *owner != id);
+            }
+        }
     }
     Ok(Outcome::Done)
 }

@@ -4,6 +4,8 @@
 //! and only groups made afterwards follow the policy as it is then. So points that are on their way
 //! while a policy changes are filed where they belong. A database always has its default policy.
 
+use std::sync::Arc;
+
 use quorate_protocol::{
     change::{Outcome, PolicyChange, PolicySpec},
     code::Code,
@@ -54,7 +56,7 @@ pub(super) fn create(
         }
         None => {
             let id = PolicyId(take_id!(ids.policy)?);
-            database.policies.push(new(id, spec));
+            database.policies.push(Arc::new(new(id, spec)));
             id
         }
     };
@@ -73,7 +75,9 @@ pub(super) fn alter(
     name: &str,
     change: &PolicyChange,
 ) -> Result<Outcome, Refusal> {
-    let policy = policy(find(map, database)?, name)?;
+    let database = find(map, database)?;
+    let id = policy(database, name)?.id;
+    let policy = database.policy_mut(id).ok_or_else(no_policy)?;
     let duration = change.duration.unwrap_or(policy.duration);
     let fits = duration == 0 || policy.group_duration <= duration;
     let kept = if fits { policy.group_duration } else { 0 };
@@ -168,15 +172,15 @@ pub(super) fn is_as_specified(policy: &Policy, spec: &PolicySpec) -> bool {
 }
 
 fn find<'a>(map: &'a mut ClusterMap, name: &str) -> Result<&'a mut Database, Refusal> {
-    let mut databases = map.databases.iter_mut();
-    databases
-        .find(|database| database.name == name)
+    let id = map.database_named(name).map(|database| database.id);
+    id.and_then(|id| map.database_mut(id))
         .ok_or_else(|| refuse(Code::DatabaseNotFound, "no database has this name"))
 }
 
-fn policy<'a>(database: &'a mut Database, name: &str) -> Result<&'a mut Policy, Refusal> {
-    let mut policies = database.policies.iter_mut();
-    policies
-        .find(|policy| policy.name == name)
-        .ok_or_else(|| refuse(Code::PolicyNotFound, "no policy of this database has this name"))
+fn policy<'a>(database: &'a Database, name: &str) -> Result<&'a Policy, Refusal> {
+    database.policy_named(Some(name)).ok_or_else(no_policy)
+}
+
+fn no_policy() -> Refusal {
+    refuse(Code::PolicyNotFound, "no policy of this database has this name")
 }

@@ -3,12 +3,14 @@
 mod alter;
 mod grid;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_protocol::{
     change::{NewField, PolicySpec},
     id::{DatabaseId, NodeId, PolicyId},
-    map::{NodeState, Policy},
+    map::{Group, NodeState, Policy},
     schema::FieldType,
 };
 
@@ -85,7 +87,8 @@ impl Cluster {
     }
 
     fn policy(&mut self) -> &mut Policy {
-        &mut self.map.databases[0].policies[0]
+        let id = self.map.databases[0].policies[0].id;
+        self.map.policy_mut(id).unwrap()
     }
 }
 
@@ -370,7 +373,7 @@ fn run(events: &[Event]) -> Result<Cluster, TestCaseError> {
                 prop_assert!(cluster.map.node(*owner).unwrap().is_member(), "owned by nobody");
             }
         }
-        let bounds = |group: &quorate_protocol::map::Group| {
+        let bounds = |group: &Arc<Group>| {
             let shards: Vec<_> = group.shards.iter().map(|shard| shard.id).collect();
             (group.id, group.start, group.end, shards)
         };
