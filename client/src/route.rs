@@ -226,6 +226,7 @@ mod tests {
             start,
             end: start + HOUR,
             shards: vec![shard(id * 10), shard(id * 10 + 1)],
+            truncation: None,
         };
         Database {
             id: DatabaseId(1),
@@ -238,6 +239,7 @@ mod tests {
                 group_duration: HOUR as u64,
                 replication: 1,
                 groups: vec![group(1, 0).into(), group(2, 2 * HOUR).into()],
+                deleted: Vec::new(),
             })],
             measurements: vec![Arc::new(Measurement {
                 name: "m".into(),

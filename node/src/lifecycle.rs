@@ -110,6 +110,7 @@ mod tests {
                 epoch: Epoch(1),
                 owners: vec![NodeId(1), NodeId(2)],
             }],
+            truncation: None,
         });
         let policy = Policy {
             id: PolicyId(7),
@@ -118,6 +119,7 @@ mod tests {
             group_duration: HOUR as u64,
             replication: 2,
             groups: groups.map(Into::into).collect(),
+            deleted: Vec::new(),
         };
         let database = Database {
             id: DatabaseId(1),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     code::Code,
-    id::{ClusterId, DatabaseId, NodeId, PolicyId},
+    id::{ClusterId, DatabaseId, GroupId, MetaIndex, NodeId, PolicyId},
     schema::FieldType,
 };
 
@@ -46,6 +46,18 @@ pub struct NewField {
     pub field: Bytes,
     /// The type its first write has.
     pub kind: FieldType,
+}
+
+/// What a node has accepted for a group that is being truncated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consent {
+    /// The group.
+    pub group: GroupId,
+    /// Which truncation this answers: the index of its command.
+    pub truncation: MetaIndex,
+    /// The latest time at or behind the truncation's that it has stored, or keeps a hint of, for any
+    /// shard of the group; it takes no later ones from now on.
+    pub highest: Option<i64>,
 }
 
 /// One change.
@@ -172,6 +184,38 @@ pub enum Change {
     ExpireGroups {
         /// For how long they have been, in ns, by the command's time.
         grace_ns: u64,
+    },
+    /// Begins to give every live group of a policy that reaches behind `at` an end as near to it as the
+    /// points allow that were accepted already. One that is being truncated already goes on as it is.
+    TruncateGroups {
+        /// The database's name.
+        database: String,
+        /// The policy's name.
+        name: String,
+        /// The wanted end, in ns.
+        at: i64,
+    },
+    /// A member answers for groups that are being truncated. The last answer decides.
+    ConsentGroups {
+        /// The member.
+        node: NodeId,
+        /// What it has accepted.
+        groups: Vec<Consent>,
+    },
+    /// Gives truncations up that not every member has answered: their groups stay as they are.
+    ReopenGroups {
+        /// For how long they have been under way, in ns, by the command's time.
+        older_ns: u64,
+    },
+    /// Deletes a live group with everything in it.
+    DeleteGroup {
+        /// The group.
+        group: GroupId,
+    },
+    /// Forgets groups that were deleted long ago.
+    PruneTombstones {
+        /// For how long they are kept, in ns, by the command's time.
+        keep_ns: u64,
     },
 }
 

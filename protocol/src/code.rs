@@ -113,6 +113,8 @@ codes! {
     NotReady = 25, Retry, "node is not ready";
     /// Too few of a shard's owners are up for the level that was asked for.
     Unavailable = 26, RetryElsewhere, "not enough owners are up";
+    /// The shard's group is being truncated, and these times may come to lie outside of it.
+    GroupClosing = 27, Retry, "shard group is being truncated";
     /// A checksum or an invariant of the batch does not hold.
     Corrupt = 30, Never, "corrupt batch";
     /// A field was written with another type than the registered one.

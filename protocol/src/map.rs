@@ -2,7 +2,8 @@
 //!
 //! The Raft state machine of the nodes changes it (and nothing else does); clients and nodes hold
 //! snapshots of it. Invariants: lists are sorted by id (groups by start); the live groups of a
-//! policy never overlap; a group's bounds and number of shards never change; ids are never reused.
+//! policy never overlap; a group's start and number of shards never change, its end only comes nearer and
+//! never leaves a stored point outside; ids are never reused.
 //! Parts are shared between maps and copied when they are changed, so that keeping the map before a
 //! change, or finding what differs, costs little however large the map is.
 
@@ -122,6 +123,37 @@ pub struct Policy {
     pub replication: u32,
     /// Live groups, sorted by start.
     pub groups: Vec<Arc<Group>>,
+    /// Groups that were deleted lately, oldest first. Nothing depends on them: a shard that is not live
+    /// and has an id that was given is gone.
+    pub deleted: Vec<Tombstone>,
+}
+
+/// What is left of a deleted group for a while, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// Its id.
+    pub group: GroupId,
+    /// First time it had, in ns.
+    pub start: i64,
+    /// The time behind the last, in ns.
+    pub end: i64,
+    /// Its shards.
+    pub shards: Vec<ShardId>,
+    /// When it was deleted, ns since the Unix epoch by the leader's clock.
+    pub at_ns: u64,
+    /// Why.
+    pub reason: DeleteReason,
+}
+
+/// Why a group was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeleteReason {
+    /// All of its points were beyond the policy's duration.
+    Expired,
+    /// It was truncated and nothing was in it.
+    Emptied,
+    /// Somebody asked for it.
+    Asked,
 }
 
 /// The shards of one time range `[start, end)`.
@@ -135,6 +167,37 @@ pub struct Group {
     pub end: i64,
     /// Its shards; a series is in `shards[hash % len]`.
     pub shards: Vec<Shard>,
+    /// The truncation that is under way, or why the last one has changed nothing.
+    pub truncation: Option<Truncation>,
+}
+
+/// An end that a group may get once every member has said what it has accepted for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Truncation {
+    /// The command that began it: consents to an earlier one do not count.
+    pub index: MetaIndex,
+    /// The earliest end that the group may get, in ns; not before its start.
+    pub at: i64,
+    /// When it began, ns since the Unix epoch by the leader's clock.
+    pub since_ns: u64,
+    /// The latest time at or behind `at` that anybody has accepted, as far as they have answered.
+    pub highest: Option<i64>,
+    /// Members that have answered, ascending.
+    pub consents: Vec<NodeId>,
+    /// How it stands.
+    pub state: TruncationState,
+}
+
+/// How a truncation stands. One that has ended with another end, or with the group deleted, is not
+/// kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TruncationState {
+    /// Points at or behind `at` are refused until every member has answered.
+    Closing,
+    /// There are points or hints up to the group's end: it stayed as it was.
+    Kept,
+    /// Somebody has not answered in time, or has left meanwhile: the group stayed as it was.
+    Reopened,
 }
 
 /// A shard and who keeps it.
@@ -228,6 +291,15 @@ impl ClusterMap {
         let mut databases = self.databases.iter_mut();
         let database = databases.find(|database| database.policy(id).is_some())?;
         Arc::make_mut(database).policy_mut(id)
+    }
+
+    /// The policy that has this live group, and the group. Linear in the number of groups.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> Option<(&Policy, &Group)> {
+        self.policies().find_map(|policy| {
+            let group = policy.groups.iter().find(|group| group.id == id)?;
+            Some((policy, group.as_ref()))
+        })
     }
 
     /// Every policy of every database.
@@ -324,7 +396,21 @@ impl Policy {
     }
 }
 
+impl Tombstone {
+    /// Whether the group was deleted `keep_ns` ago, at this time since the Unix epoch.
+    #[must_use]
+    pub fn is_old(&self, now_ns: u64, keep_ns: u64) -> bool {
+        self.at_ns.saturating_add(keep_ns) <= now_ns
+    }
+}
+
 impl Group {
+    /// The truncation that is under way.
+    #[must_use]
+    pub fn closing(&self) -> Option<&Truncation> {
+        self.truncation.as_ref().filter(|it| it.state == TruncationState::Closing)
+    }
+
     /// The shard of the series with this hash; none only if the group has no shards.
     #[must_use]
     pub fn shard_for(&self, series_hash: u64) -> Option<&Shard> {

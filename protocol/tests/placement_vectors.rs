@@ -34,7 +34,8 @@ fn number<T: std::str::FromStr>(row: &Value, key: &str) -> Option<T> {
 
 fn group(shards: u64) -> Group {
     let shard = |id| Shard { id: ShardId(id), epoch: Epoch(1), owners: Vec::new() };
-    Group { id: GroupId(1), start: 0, end: 1, shards: (0..shards).map(shard).collect() }
+    let shards = (0..shards).map(shard).collect();
+    Group { id: GroupId(1), start: 0, end: 1, shards, truncation: None }
 }
 
 #[test]

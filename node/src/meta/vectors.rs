@@ -4,9 +4,12 @@
 
 use bytes::Bytes;
 use quorate_protocol::{
-    change::{Change, NewField, PolicyChange, PolicySpec},
-    id::{ClusterId, DatabaseId, NodeId, PolicyId},
-    map::ClusterMap,
+    change::{Change, Consent, NewField, PolicyChange, PolicySpec},
+    id::{ClusterId, DatabaseId, Epoch, FieldId, GroupId, MetaIndex, NodeId, PolicyId, ShardId},
+    map::{
+        ClusterMap, Database, DeleteReason, Field, Group, Measurement, NextIds, Node, NodeState,
+        Policy, Shard, Tombstone, Truncation, TruncationState,
+    },
     schema::FieldType,
 };
 
@@ -114,6 +117,22 @@ fn changes() -> Vec<(&'static str, Change)> {
             },
         ),
         ("change-expire-groups", Change::ExpireGroups { grace_ns: 600_000_000_000 }),
+        (
+            "change-truncate-groups",
+            Change::TruncateGroups {
+                database: "db".to_owned(),
+                name: "raw".to_owned(),
+                at: 1_434_055_562_000_000_000,
+            },
+        ),
+        ("change-consent-groups", {
+            let consent = |group, highest| Consent { group, truncation: MetaIndex(12), highest };
+            let groups = vec![consent(GroupId(7), Some(-1)), consent(GroupId(8), None)];
+            Change::ConsentGroups { node: NodeId(300), groups }
+        }),
+        ("change-reopen-groups", Change::ReopenGroups { older_ns: 10_000_000_000 }),
+        ("change-delete-group", Change::DeleteGroup { group: GroupId(300) }),
+        ("change-prune-tombstones", Change::PruneTombstones { keep_ns: 86_400_000_000_000 }),
     ]
 }
 
@@ -132,6 +151,67 @@ fn changes_are_encoded_as_specified() {
     }
 }
 
+/// A map with one of everything: a group that is whole, one that is closing, one that is deleted.
+fn map() -> ClusterMap {
+    const DAY: i64 = 86_400_000_000_000;
+    let group = |id: u64, start: i64, truncation| Group {
+        id: GroupId(id),
+        start,
+        end: start + DAY,
+        shards: vec![Shard { id: ShardId(id), epoch: Epoch(1), owners: vec![NodeId(1)] }],
+        truncation,
+    };
+    let closing = Truncation {
+        index: MetaIndex(11),
+        at: DAY / 2,
+        since_ns: 1_700_000_000_000_000_000,
+        highest: Some(DAY / 2 + 5),
+        consents: vec![NodeId(1)],
+        state: TruncationState::Closing,
+    };
+    let policy = Policy {
+        id: PolicyId(1),
+        name: "default".to_owned(),
+        duration: 0,
+        group_duration: DAY as u64,
+        replication: 2,
+        groups: vec![group(1, -DAY, None).into(), group(2, 0, Some(closing)).into()],
+        deleted: vec![Tombstone {
+            group: GroupId(3),
+            start: DAY,
+            end: 2 * DAY,
+            shards: vec![ShardId(3)],
+            at_ns: 1_700_000_000_000_000_000,
+            reason: DeleteReason::Emptied,
+        }],
+    };
+    let load = Field { id: FieldId(1), name: "load".into(), kind: FieldType::Float };
+    ClusterMap {
+        index: MetaIndex(12),
+        cluster: ClusterId(7),
+        name: "fetch".to_owned(),
+        nodes: vec![Node {
+            id: NodeId(1),
+            name: "n1".to_owned(),
+            addr: "10.0.0.1:7070".to_owned(),
+            zone: Some("a".to_owned()),
+            state: NodeState::Active,
+            instance: 300,
+        }],
+        databases: vec![
+            Database {
+                id: DatabaseId(1),
+                name: "db".to_owned(),
+                default_policy: PolicyId(1),
+                policies: vec![policy.into()],
+                measurements: vec![Measurement { name: "cpu".into(), fields: vec![load] }.into()],
+            }
+            .into(),
+        ],
+        next: NextIds { node: 2, database: 2, policy: 2, group: 4, shard: 4, field: 2 },
+    }
+}
+
 #[test]
 fn commands_and_snapshots_are_encoded_as_specified() {
     let command = Command {
@@ -145,6 +225,9 @@ fn commands_and_snapshots_are_encoded_as_specified() {
     let bytes = vector("snapshot", "snapshot-empty").bytes;
     assert_eq!(encode_snapshot(&ClusterMap::default()).unwrap(), bytes);
     assert_eq!(decode_snapshot(&bytes).unwrap(), ClusterMap::default());
+    let bytes = vector("snapshot", "snapshot-map").bytes;
+    assert_eq!(encode_snapshot(&map()).unwrap(), bytes);
+    assert_eq!(decode_snapshot(&bytes).unwrap(), map());
     assert!(decode_snapshot(&vector("snapshot", "snapshot-bad-crc").bytes).is_err());
 }
 

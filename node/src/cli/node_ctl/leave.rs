@@ -120,7 +120,8 @@ mod tests {
     fn only_marks_of_shards_that_both_own_hold_a_node_back() {
         let owners = vec![NodeId(1), NodeId(2)];
         let shard = Shard { id: ShardId(4), epoch: Epoch(1), owners };
-        let group = Group { id: GroupId(1), start: 0, end: 1, shards: vec![shard] };
+        let (id, shards) = (GroupId(1), vec![shard]);
+        let group = Group { id, start: 0, end: 1, shards, truncation: None };
         let policy = Policy {
             id: PolicyId(1),
             name: "p".to_owned(),
@@ -128,6 +129,7 @@ mod tests {
             group_duration: 1,
             replication: 2,
             groups: vec![group.into()],
+            deleted: Vec::new(),
         };
         let database = Database {
             id: DatabaseId(1),

@@ -59,6 +59,7 @@ fn look() -> Look {
         start: NOW + n as i64 * DAY,
         end: NOW + (n as i64 + 1) * DAY,
         shards: vec![shard(2 * n), shard(2 * n + 1)],
+        truncation: None,
     };
     let policy = Policy {
         id: Default::default(),
@@ -67,6 +68,7 @@ fn look() -> Look {
         group_duration: DAY as u64,
         replication: 3,
         groups: (0..20).map(|id| group(id).into()).collect(),
+        deleted: Vec::new(),
     };
     let database = Database {
         id: Default::default(),

@@ -171,8 +171,8 @@ mod tests {
         let owners = owners.map(|owners| owners.iter().copied().map(NodeId).collect());
         let shard = owners.map(|owners| Shard { id: SHARD, epoch: Default::default(), owners });
         let (start, end) = (0, 10);
-        let group =
-            Group { id: Default::default(), start, end, shards: shard.into_iter().collect() };
+        let shards = shard.into_iter().collect();
+        let group = Group { id: Default::default(), start, end, shards, truncation: None };
         let policy = Policy {
             id: Default::default(),
             name: "p".to_owned(),
@@ -180,6 +180,7 @@ mod tests {
             group_duration: 10,
             replication: 2,
             groups: vec![group.into()],
+            deleted: Vec::new(),
         };
         let database = Database {
             id: Default::default(),

@@ -2,7 +2,8 @@
 //!
 //! Invariant: the live groups of a policy never overlap, whatever the order of creators and however
 //! the policy's group duration changes in between: a time inside a live group gets that group, any
-//! other gets a new one clipped to the gap it falls into. Bounds never change afterwards.
+//! other gets a new one clipped to the gap it falls into. Bounds change afterwards only by what is in
+//! [`super::truncate`], which moves an end nearer. Groups that are deleted leave tombstones, for people.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use quorate_protocol::{
     change::Outcome,
     code::Code,
     id::{Epoch, GroupId, NodeId, PolicyId, ShardId},
-    map::{ClusterMap, Group, NextIds, Node, Policy, Shard},
+    map::{ClusterMap, DeleteReason, Group, NextIds, Node, Policy, Shard, Tombstone},
     placement,
 };
 
@@ -18,6 +19,10 @@ use super::{Refusal, refuse, take_id};
 
 /// New groups that one command may make.
 const MAX_NEW_GROUPS: usize = 32;
+
+/// Tombstones that one policy may have; the oldest go first. They travel with each change of their
+/// policy.
+pub(super) const MAX_TOMBSTONES: usize = 200;
 
 /// Epoch of a shard whose owners have never changed.
 const FIRST_EPOCH: Epoch = Epoch(1);
@@ -64,16 +69,60 @@ pub(super) fn precreate(
     Ok(Outcome::Done)
 }
 
-/// No tombstones stay: a shard that is not here, with an id that was given, is gone.
 pub(super) fn expire(map: &mut ClusterMap, now_ns: u64, grace_ns: u64) -> Result<Outcome, Refusal> {
     let is_over = |policy: &Policy, group: &Group| policy.is_over(group, now_ns, grace_ns);
     let any_over = |policy: &&Policy| policy.groups.iter().any(|group| is_over(policy, group));
     let due: Vec<PolicyId> = map.policies().filter(any_over).map(|policy| policy.id).collect();
     for policy in due {
         let Some(policy) = map.policy_mut(policy) else { continue };
-        let mut groups = std::mem::take(&mut policy.groups);
-        groups.retain(|group| !is_over(policy, group));
-        policy.groups = groups;
+        let over = |group: &&Arc<Group>| is_over(policy, group);
+        let over: Vec<GroupId> = policy.groups.iter().filter(over).map(|group| group.id).collect();
+        for group in over {
+            bury(policy, group, now_ns, DeleteReason::Expired);
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// One that is gone already is no error.
+pub(super) fn delete(
+    map: &mut ClusterMap,
+    group: GroupId,
+    now_ns: u64,
+) -> Result<Outcome, Refusal> {
+    if group == GroupId(0) || group.0 >= map.next.group {
+        return Err(refuse(Code::Invalid, format!("there was never a shard group {group}")));
+    }
+    let policy = map.group(group).map(|(policy, _)| policy.id);
+    if let Some(policy) = policy.and_then(|id| map.policy_mut(id)) {
+        bury(policy, group, now_ns, DeleteReason::Asked);
+    }
+    Ok(Outcome::Done)
+}
+
+/// Takes a live group out of its policy and leaves a tombstone.
+pub(super) fn bury(policy: &mut Policy, group: GroupId, now_ns: u64, reason: DeleteReason) {
+    let Some(at) = policy.groups.iter().position(|live| live.id == group) else { return };
+    let gone = policy.groups.remove(at);
+    policy.deleted.push(Tombstone {
+        group,
+        start: gone.start,
+        end: gone.end,
+        shards: gone.shards.iter().map(|shard| shard.id).collect(),
+        at_ns: now_ns,
+        reason,
+    });
+    let surplus = policy.deleted.len().saturating_sub(MAX_TOMBSTONES);
+    policy.deleted.drain(..surplus);
+}
+
+pub(super) fn prune(map: &mut ClusterMap, now_ns: u64, keep_ns: u64) -> Result<Outcome, Refusal> {
+    let any_old =
+        |policy: &&Policy| policy.deleted.iter().any(|stone| stone.is_old(now_ns, keep_ns));
+    let due: Vec<PolicyId> = map.policies().filter(any_old).map(|policy| policy.id).collect();
+    for policy in due {
+        let Some(policy) = map.policy_mut(policy) else { continue };
+        policy.deleted.retain(|stone| !stone.is_old(now_ns, keep_ns));
     }
     Ok(Outcome::Done)
 }
@@ -132,5 +181,6 @@ fn group(
     let shards = placed.iter().map(|owners| {
         Ok(Shard { id: ShardId(take_id!(next.shard)?), epoch: FIRST_EPOCH, owners: owners.clone() })
     });
-    Ok(Group { id, start, end, shards: shards.collect::<Result<_, Refusal>>()? })
+    let shards = shards.collect::<Result<_, Refusal>>()?;
+    Ok(Group { id, start, end, shards, truncation: None })
 }

@@ -16,7 +16,7 @@ use quorate_protocol::{
 use super::{
     Refusal,
     nodes::{active, keep_a_voter, not_found},
-    refuse,
+    refuse, truncate,
 };
 
 /// Shards that a refusal names.
@@ -48,6 +48,7 @@ pub(super) fn leave(map: &mut ClusterMap, id: NodeId) -> Result<Outcome, Refusal
             }
         }
     }
+    truncate::gone(map, id);
     Ok(Outcome::Done)
 }
 

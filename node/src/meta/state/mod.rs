@@ -11,6 +11,7 @@ mod groups;
 mod leave;
 mod nodes;
 mod policies;
+mod truncate;
 
 #[cfg(test)]
 mod tests;
@@ -63,6 +64,13 @@ fn change(map: &mut ClusterMap, index: u64, command: &Command) -> Result<Outcome
         Change::SetDefaultPolicy { database, name } => policies::set_default(map, database, name),
         Change::PrecreateGroups { wanted } => groups::precreate(map, index, wanted),
         Change::ExpireGroups { grace_ns } => groups::expire(map, *at_ns, *grace_ns),
+        Change::TruncateGroups { database, name, at } => {
+            truncate::begin(map, index, *at_ns, (database, name), *at)
+        }
+        Change::ConsentGroups { node, groups } => truncate::consent(map, *at_ns, *node, groups),
+        Change::ReopenGroups { older_ns } => truncate::reopen(map, *at_ns, *older_ns),
+        Change::DeleteGroup { group } => groups::delete(map, *group, *at_ns),
+        Change::PruneTombstones { keep_ns } => groups::prune(map, *at_ns, *keep_ns),
         // The log's decoder stops at variants it does not know, so this is a variant that was
         // added to the protocol and forgotten here.
         _ => Err(refuse(Code::Unsupported, "change is not implemented")),

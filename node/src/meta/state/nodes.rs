@@ -10,7 +10,7 @@ use quorate_protocol::{
     map::{ClusterMap, Node, NodeState},
 };
 
-use super::{Refusal, check_name, refuse, take_id};
+use super::{Refusal, check_name, refuse, take_id, truncate};
 
 pub(super) fn add(
     map: &mut ClusterMap,
@@ -80,6 +80,7 @@ pub(super) fn remove(map: &mut ClusterMap, id: NodeId) -> Result<Outcome, Refusa
         return Err(refuse(Code::Invalid, "the last node cannot leave"));
     }
     active(map, id)?.state = NodeState::Removed;
+    truncate::gone(map, id);
     Ok(Outcome::Done)
 }
 

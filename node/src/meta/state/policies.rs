@@ -123,6 +123,7 @@ pub(super) fn new(id: PolicyId, spec: PolicySpec) -> Policy {
         group_duration: spec.group_duration,
         replication: spec.replication,
         groups: Vec::new(),
+        deleted: Vec::new(),
     }
 }
 
@@ -171,16 +172,16 @@ pub(super) fn is_as_specified(policy: &Policy, spec: &PolicySpec) -> bool {
         && policy.replication == spec.replication
 }
 
-fn find<'a>(map: &'a mut ClusterMap, name: &str) -> Result<&'a mut Database, Refusal> {
+pub(super) fn find<'a>(map: &'a mut ClusterMap, name: &str) -> Result<&'a mut Database, Refusal> {
     let id = map.database_named(name).map(|database| database.id);
     id.and_then(|id| map.database_mut(id))
         .ok_or_else(|| refuse(Code::DatabaseNotFound, "no database has this name"))
 }
 
-fn policy<'a>(database: &'a Database, name: &str) -> Result<&'a Policy, Refusal> {
+pub(super) fn policy<'a>(database: &'a Database, name: &str) -> Result<&'a Policy, Refusal> {
     database.policy_named(Some(name)).ok_or_else(no_policy)
 }
 
-fn no_policy() -> Refusal {
+pub(super) fn no_policy() -> Refusal {
     refuse(Code::PolicyNotFound, "no policy of this database has this name")
 }

@@ -2,6 +2,7 @@
 
 mod alter;
 mod grid;
+mod truncate;
 
 use std::sync::Arc;
 
