@@ -39,5 +39,6 @@ mod strangers;
 mod sync;
 mod torn;
 mod transport;
+mod truncate;
 mod versions;
 mod watchers;

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use quorate_protocol::{
     code::{Class, Code},
-    id::{NodeId, Sequence},
+    id::{MetaIndex, NodeId, Sequence},
     message::{Answer, HintAnswer, Mark, Write, Written},
 };
 use tokio::{
@@ -48,6 +48,8 @@ pub(crate) enum Event {
     Refused {
         owner: usize,
         code: Code,
+        /// Of the map of the node that said so.
+        index: MetaIndex,
         detail: String,
     },
     Hinted {
@@ -65,8 +67,8 @@ pub(crate) enum Event {
     },
 }
 
-/// Who keeps a hint and where, or why nobody ever will.
-pub(crate) type Placed = Result<(NodeId, Sequence), Code>;
+/// Who keeps a hint and where, or why nobody will, by the map of this index.
+pub(crate) type Placed = Result<(NodeId, Sequence), (Code, MetaIndex)>;
 
 /// A hint for `target` that travels in a message to somebody else; `done` is dropped if this node
 /// did not take it but another one may.
@@ -128,12 +130,12 @@ impl CopyTask {
                     holders.push(holder);
                     self.send(Event::Hinted { owner: self.index, holder, sequence }).await;
                 }
-                Ok(Err(code)) => refused = Some(code),
-                Err(_) => {}
+                Ok(Err((Code::GroupClosing, _))) | Err(_) => {}
+                Ok(Err(why)) => refused = Some(why),
             }
         }
-        if let (Some(code), true) = (refused, holders.is_empty()) {
-            return self.refused(code).await;
+        if let (Some(why), true) = (refused, holders.is_empty()) {
+            return self.refused(why).await;
         }
         self.hint(holders).await;
     }
@@ -158,7 +160,7 @@ impl CopyTask {
                     self.send(Event::Stored { owner, sequence, buffered }).await;
                     return Attempt::Ended;
                 }
-                Ok(Written { copy: Some(answer), .. }) => Refusal {
+                Ok(Written { copy: Some(answer), meta_index, .. }) => Refusal {
                     code: answer.error.unwrap_or(Code::Internal),
                     retry_after: Duration::from_millis(answer.retry_after_ms.into()),
                     // After a failed sync the record may be on the disk all the same; and nothing
@@ -167,17 +169,24 @@ impl CopyTask {
                         answer.error,
                         Some(Code::Io | Code::Internal | Code::Unknown(_))
                     ),
+                    index: meta_index,
                     detail: format!("node {}{}", self.owner, advice(answer.error)),
                 },
                 Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),
                 Err(refusal) => refusal,
             };
-            if hopeless(error.code) || (error.code == Code::NotOwner && self.not_needed()) {
+            let is_over = match error.code {
+                Code::NotOwner => self.not_needed(),
+                Code::StaleEpoch => self.has_other_epoch(),
+                code => hopeless(code),
+            };
+            if is_over {
                 // The hints in it have had their answers before the collector hears of the copy.
                 drop(carry);
                 self.send(Event::Refused {
                     owner: self.index,
                     code: error.code,
+                    index: error.index,
                     detail: error.detail,
                 })
                 .await;
@@ -213,7 +222,7 @@ impl CopyTask {
             if wanted == 0 || (candidates.is_empty() && !holders.is_empty()) {
                 return;
             }
-            let mut placed = false;
+            let (mut placed, mut closing) = (false, false);
             // Those that come first may be full: the others are asked until there are enough.
             for node in candidates {
                 if holders.len() >= self.goal.hint_copies || self.core.cancel.is_cancelled() {
@@ -230,7 +239,9 @@ impl CopyTask {
                         placed = true;
                         self.send(Event::Hinted { owner: self.index, holder, sequence }).await;
                     }
-                    Ok(Err(code)) if holders.is_empty() => return self.refused(code).await,
+                    // It will be known in a moment whether the part is still in its group.
+                    Ok(Err((Code::GroupClosing, _))) => closing = true,
+                    Ok(Err(why)) if holders.is_empty() => return self.refused(why).await,
                     Ok(Err(_)) => return,
                     Err(_) => {}
                 }
@@ -238,7 +249,9 @@ impl CopyTask {
             if placed {
                 continue;
             }
-            self.send(Event::NoHolder { owner: self.index }).await;
+            if !closing {
+                self.send(Event::NoHolder { owner: self.index }).await;
+            }
             if self.part.gate.closed() || self.not_needed() {
                 return;
             }
@@ -265,11 +278,19 @@ impl CopyTask {
         place.is_some_and(|place| !place.shard.owners.contains(&self.owner))
     }
 
-    /// No node will take a hint for this owner: its shard was dropped, or its co-owner has refused
-    /// the series in the part, which must not appear through a hint then.
-    async fn refused(&self, code: Code) {
+    /// Whether the newest map has other owners for the part than those it was made for.
+    fn has_other_epoch(&self) -> bool {
+        let map = self.core.topology.map();
+        let place = map.shard(self.part.shard);
+        place.is_none_or(|place| place.shard.epoch != self.part.epoch)
+    }
+
+    /// No node will take a hint for this owner: its shard was dropped, its group does not reach as far
+    /// any more, or its co-owner has refused the series in the part, which must not appear through a
+    /// hint then.
+    async fn refused(&self, (code, index): (Code, MetaIndex)) {
         let detail = format!("shard {}{}", self.part.shard, advice(Some(code)));
-        self.send(Event::Refused { owner: self.index, code, detail }).await;
+        self.send(Event::Refused { owner: self.index, code, index, detail }).await;
     }
 
     /// Asks a co-owner to remember that this owner lacks the part; a hint if there is none.
@@ -360,13 +381,16 @@ struct Refusal {
     code: Code,
     retry_after: Duration,
     sent: bool,
+    /// Of the node's map, where it has looked at it.
+    index: MetaIndex,
     detail: String,
 }
 
 impl Refusal {
     fn internal(node: NodeId) -> Self {
         let detail = format!("node {node} answered without saying what became of the copy");
-        Self { code: Code::Internal, retry_after: Duration::ZERO, sent: true, detail }
+        let (code, index) = (Code::Internal, MetaIndex(0));
+        Self { code, retry_after: Duration::ZERO, sent: true, index, detail }
     }
 
     fn from_request(node: NodeId, error: RequestError) -> Self {
@@ -381,7 +405,7 @@ impl Refusal {
         };
         let sent = error.may_have_effect();
         let retry_after = Duration::from_millis(retry_after_ms.into());
-        Self { code, retry_after, sent, detail }
+        Self { code, retry_after, sent, index: MetaIndex(0), detail }
     }
 }
 
@@ -397,7 +421,8 @@ async fn write(
     let Some(connection) = core.connection(node) else {
         let detail = format!("node {node} is down");
         let retry_after = Duration::ZERO;
-        return Err(Refusal { code: Code::Unavailable, retry_after, sent: false, detail });
+        let (code, index) = (Code::Unavailable, MetaIndex(0));
+        return Err(Refusal { code, retry_after, sent: false, index, detail });
     };
     let left = goal.deadline.saturating_duration_since(Instant::now());
     let request = Write {
@@ -424,8 +449,11 @@ async fn write(
             None => {
                 let _ = carry.swap_remove(at).done.send(Ok((node, answer.sequence)));
             }
-            Some(code @ (Code::ShardGone | Code::SeriesLimit)) => {
-                let _ = carry.swap_remove(at).done.send(Err(code));
+            Some(
+                code
+                @ (Code::ShardGone | Code::SeriesLimit | Code::OutOfGroup | Code::GroupClosing),
+            ) => {
+                let _ = carry.swap_remove(at).done.send(Err((code, written.meta_index)));
             }
             // After a failed sync the hint may be on the disk all the same.
             Some(Code::Io | Code::Internal | Code::Unknown(_)) => carry[at].under_way.uncertain(),

@@ -5,6 +5,13 @@
 //! if the level cannot be reached by what is known beforehand, nothing is sent; once something was
 //! sent, every owner's copy ends stored, hinted or marked unless the client gives up on all nodes,
 //! which is counted.
+//!
+//! A part whose group has changed since it was routed (its end came nearer, it is gone, its shards have
+//! other owners) is refused by every owner, definitely: then nobody has it, and its rows may be routed
+//! anew, as parts of their own. If anybody has it, or may have it, it stays what it is: rows in two
+//! shards would be read twice, and the copies that are missing are marked on those who have it.
+//! Truncations see to it that the first is the rule: an end never moves before a point that any member
+//! has, so whoever says `OutOfGroup` says it for all (`SPEC.md`, section 14).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -57,6 +64,8 @@ pub(crate) struct PartFailure {
     pub(crate) code: Code,
     pub(crate) certainty: Certainty,
     pub(crate) detail: String,
+    /// The part is nowhere and never will be, because its group is another one since this index.
+    pub(crate) moved: Option<MetaIndex>,
 }
 
 /// What the caller hears.
@@ -82,6 +91,7 @@ pub(crate) fn start(
         holders: BTreeSet::new(),
         alone: Vec::new(),
         refusal: None,
+        moved: None,
         unanimous: None,
         hopeless: BTreeSet::new(),
         failure: None,
@@ -109,13 +119,15 @@ struct Collector {
     states: Vec<CopyState>,
     /// Nodes that keep a hint of this part for anybody.
     holders: BTreeSet<NodeId>,
-    /// Owners that refused it by their own clock or limit, so that others may have taken it.
+    /// Owners that refused it by their own clock, limit or map, so that others may have taken it.
     alone: Vec<usize>,
     /// Owners for whom no live node takes a hint at the moment.
     hopeless: BTreeSet<usize>,
     failure: Option<(Code, String)>,
     /// Why an owner refused by its own clock or limit: the reason, if all have failed.
     refusal: Option<(Code, String)>,
+    /// The index of the newest map by which its group is another one than when it was routed.
+    moved: Option<MetaIndex>,
     /// Until when the caller waits to hear whether all owners refuse, as some do by their own limits.
     unanimous: Option<Instant>,
     answer: Option<oneshot::Sender<PartResult>>,
@@ -262,13 +274,17 @@ impl Collector {
                 self.tracker.copy(owner, copy);
                 self.failure = Some((code, detail));
             }
-            Event::Refused { owner, code, detail } => {
+            Event::Refused { owner, code, index, detail } => {
                 self.states[owner] = CopyState::Refused;
                 self.tracker.copy(owner, Copy::Refused);
                 self.hopeless.insert(owner);
-                if matches!(code, Code::ClockSkew | Code::FutureTime | Code::SeriesLimit) {
+                let limit = matches!(code, Code::ClockSkew | Code::FutureTime | Code::SeriesLimit);
+                if limit || matches!(code, Code::OutOfGroup | Code::StaleEpoch) {
                     self.alone.push(owner);
                     self.refusal = Some((code, detail.clone()));
+                }
+                if moves(code) && index > self.part.meta_index {
+                    self.moved = self.moved.max(Some(index));
                 }
                 self.failure = Some((code, detail));
             }
@@ -300,10 +316,8 @@ impl Collector {
             Verdict::Impossible => {
                 let certainty = self.certainty();
                 // The owners were asked at the same time, and most of the time are of one mind.
-                if certainty == Certainty::Indefinite
-                    && !self.alone.is_empty()
-                    && self.tracker.may_be_definite()
-                {
+                let differ = !self.alone.is_empty() || self.moved.is_some();
+                if certainty == Certainty::Indefinite && differ && self.tracker.may_be_definite() {
                     let patience = self.core.config.transport.mute_after;
                     self.unanimous.get_or_insert_with(|| Instant::now() + patience);
                     return;
@@ -326,7 +340,8 @@ impl Collector {
             let of_all = self.refusal.take().filter(|_| certainty == Certainty::Definite);
             let failure = of_all.or_else(|| self.failure.clone());
             let (code, detail) = failure.unwrap_or((Code::Unavailable, String::new()));
-            PartFailure { code, certainty, detail }
+            let moved = self.moved.filter(|_| certainty == Certainty::Definite);
+            PartFailure { code, certainty, detail, moved }
         });
         let copies = self.part.owners.iter().zip(&self.states);
         let receipt = PartReceipt {
@@ -341,6 +356,11 @@ impl Collector {
         // The caller may have dropped the write; the work goes on without it.
         let _ = answer.send(PartResult { receipt, failure });
     }
+}
+
+/// Whether a refusal says that the part was routed by a map that does not hold any more.
+const fn moves(code: Code) -> bool {
+    matches!(code, Code::OutOfGroup | Code::ShardGone | Code::StaleEpoch)
 }
 
 /// Whether a refusal is about the request itself, so that no node will ever take it.

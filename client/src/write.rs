@@ -2,7 +2,9 @@
 //!
 //! Invariants: every part is awaited, so the answer says what is durable where; rows that need
 //! metadata wait for it while the others are on their way; rows whose fate was decided before
-//! anything was sent are definite. The level itself is [`crate::part`]'s.
+//! anything was sent are definite; rows of parts that are nowhere because their group has changed are
+//! routed again by the newer map, with the version they have, as long as the deadline is not over. The
+//! level itself is [`crate::part`]'s.
 
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ use crate::{
     error::{Certainty, Error, FailedRows, RowId, WriteError},
     gate::Gate,
     part::{self, Goal, Part, PartResult},
-    receipt::{Dropped, Receipt},
+    receipt::{Dropped, PartReceipt, Receipt},
     route::{Routed, Selection, ShardRows, route},
     topology,
 };
@@ -61,13 +63,14 @@ pub(crate) async fn write(
         full,
         version: options.version.unwrap_or_else(|| core.next_version()),
         started: Vec::new(),
+        parts: Vec::new(),
         failed: Vec::new(),
         dropped: None,
     };
     let map = match call.resolve(database, options.retention_policy.as_deref()).await {
         Ok((map, database, policy)) => {
-            call.send_all(&map, database, policy).await;
-            map
+            call.send_all(&map, database, policy, None).await;
+            call.settle(map, database, policy).await
         }
         Err(error) => {
             let rows = all_rows(batch);
@@ -81,7 +84,7 @@ pub(crate) async fn write(
             core.topology.map()
         }
     };
-    let result = call.finish(map.index).await;
+    let result = call.finish(map.index);
     let outcome = if result.is_ok() { "ok" } else { "error" };
     let level = options.consistency.name();
     metrics::counter!("quorate_client_writes_total", "level" => level, "outcome" => outcome)
@@ -97,6 +100,7 @@ struct Call<'a> {
     full: Full,
     version: Version,
     started: Vec<(Arc<Part>, oneshot::Receiver<PartResult>)>,
+    parts: Vec<PartReceipt>,
     failed: Vec<FailedRows>,
     dropped: Option<Dropped>,
 }
@@ -118,13 +122,22 @@ impl Call<'_> {
         Ok((map, database, policy))
     }
 
-    /// Sends what can go; then asks metadata for what the rest needs, and sends the rest.
-    async fn send_all(&mut self, map: &ClusterMap, database: DatabaseId, policy: PolicyId) {
+    /// Sends what can go, of all rows or of these; then asks metadata for what the rest needs, and sends
+    /// the rest.
+    async fn send_all(
+        &mut self,
+        map: &ClusterMap,
+        database: DatabaseId,
+        policy: PolicyId,
+        only: Option<&Selection>,
+    ) {
         self.core.settled(self.patience()).await;
-        let routed = self.route(map, database, policy, None);
+        let routed = self.route(map, database, policy, only);
         let Routed { shards, waiting, new_fields, new_times, refused, dropped } = routed;
         self.failed.extend(refused);
-        self.dropped = dropped;
+        if let Some(dropped) = dropped {
+            Dropped::join(&mut self.dropped, dropped);
+        }
         self.send(map, database, policy, shards).await;
         if waiting.iter().all(Vec::is_empty) {
             return;
@@ -276,10 +289,40 @@ impl Call<'_> {
         }
     }
 
-    /// Waits for every part that was started.
-    async fn finish(mut self, meta_index: MetaIndex) -> Result<Receipt, WriteError> {
-        let mut parts = Vec::with_capacity(self.started.len());
-        for (part, result) in self.started {
+    /// Waits for every part, and routes again what its group has moved away from under it. Ends: each
+    /// turn goes by a newer map than the one before. The map of the last turn.
+    async fn settle(
+        &mut self,
+        mut map: Arc<ClusterMap>,
+        database: DatabaseId,
+        policy: PolicyId,
+    ) -> Arc<ClusterMap> {
+        loop {
+            let (moved, Some(index)) = self.collect().await else { return map };
+            let newer = self.core.topology.reach(index, self.goal.deadline).await;
+            let exists = |map: &Arc<ClusterMap>| {
+                map.database(database).is_some_and(|database| database.policy(policy).is_some())
+            };
+            let in_time = Instant::now() < self.goal.deadline;
+            let Some(newer) = newer.filter(|newer| in_time && exists(newer)) else {
+                for (receipt, failed) in moved {
+                    self.parts.push(receipt);
+                    self.failed.push(failed);
+                }
+                return map;
+            };
+            metrics::counter!("quorate_client_rerouted_total").increment(1);
+            let rows = selection(self.batch, moved.iter().flat_map(|(_, failed)| &failed.rows));
+            self.send_all(&newer, database, policy, Some(&rows)).await;
+            map = newer;
+        }
+    }
+
+    /// Waits for every part that was started. Gives those back that may be routed again, and by the map
+    /// of which index.
+    async fn collect(&mut self) -> (Vec<(PartReceipt, FailedRows)>, Option<MetaIndex>) {
+        let (mut moved, mut newest) = (Vec::new(), None);
+        for (part, result) in std::mem::take(&mut self.started) {
             // A collector that vanished without an answer was stopped by `close`.
             let Ok(PartResult { receipt, failure }) = result.await else {
                 self.failed.push(FailedRows {
@@ -291,22 +334,34 @@ impl Call<'_> {
                 });
                 continue;
             };
-            parts.push(receipt);
-            if let Some(failure) = failure {
-                self.failed.push(FailedRows {
-                    rows: part.rows.clone(),
-                    shard: Some(part.shard),
-                    code: failure.code,
-                    certainty: failure.certainty,
-                    detail: failure.detail,
-                });
+            let Some(failure) = failure else {
+                self.parts.push(receipt);
+                continue;
+            };
+            let failed = FailedRows {
+                rows: part.rows.clone(),
+                shard: Some(part.shard),
+                code: failure.code,
+                certainty: failure.certainty,
+                detail: failure.detail,
+            };
+            if failure.moved.is_some() {
+                newest = newest.max(failure.moved);
+                moved.push((receipt, failed));
+            } else {
+                self.parts.push(receipt);
+                self.failed.push(failed);
             }
         }
+        (moved, newest)
+    }
+
+    fn finish(self, meta_index: MetaIndex) -> Result<Receipt, WriteError> {
         let receipt = Receipt {
             version: self.version,
             meta_index,
             level: self.goal.level,
-            parts,
+            parts: self.parts,
             dropped: self.dropped,
         };
         if self.failed.is_empty() {
@@ -385,6 +440,17 @@ fn row_ids(selection: &Selection) -> Vec<RowId> {
         rows.into_iter().map(move |row| RowId { measurement, row })
     };
     (0u32..).zip(selection).flat_map(of).collect()
+}
+
+fn selection<'r>(batch: &Batch, rows: impl Iterator<Item = &'r RowId>) -> Selection {
+    let mut selection = vec![Vec::new(); batch.measurements().len()];
+    for row in rows {
+        if let Some(of) = selection.get_mut(row.measurement as usize) {
+            of.push(row.row);
+        }
+    }
+    selection.iter_mut().for_each(|rows| rows.sort_unstable());
+    selection
 }
 
 fn all_rows(batch: &Batch) -> Vec<RowId> {

@@ -21,6 +21,7 @@ use crate::{
     handoff::drain,
     leaving, lifecycle,
     shard::retention::{self, LiveShards},
+    truncate,
 };
 
 /// Pause between attempts to tell the cluster this node's address.
@@ -42,6 +43,8 @@ pub(crate) fn start(core: &Arc<Core>) {
     spawn(core, leaving::watch(Arc::clone(core)));
     spawn(core, lifecycle::expire(Arc::clone(core)));
     spawn(core, lifecycle::precreate(Arc::clone(core)));
+    spawn(core, truncate::answer(Arc::clone(core)));
+    spawn(core, truncate::reopen(Arc::clone(core)));
     core.shards.start();
 }
 
@@ -166,6 +169,7 @@ async fn drop_dead_shards(core: &Core) {
         return;
     }
     let live = LiveShards::of(&snapshot.map);
+    core.accepted.forget(|shard| live.has_dropped(shard));
     for (shard, result) in retention::sweep(&core.shards, &live).await {
         if result.is_ok() {
             tracing::info!(%shard, "removed a dropped shard");

@@ -57,6 +57,12 @@ pub struct NodeConfig {
     pub retention_grace_s: u64,
     /// How often that is looked at, in seconds. Default 60.
     pub retention_check_s: u64,
+    /// How long shard groups that were deleted are listed by 'quorate rp groups --deleted', in seconds.
+    /// Default 86,400. Of one policy no more than 200 are.
+    pub tombstone_keep_s: u64,
+    /// How long 'quorate rp truncate' waits for every node, in seconds. Default 10. Until then writes behind
+    /// the new end of a group wait; then the group stays as it was.
+    pub truncate_patience_s: u64,
     /// Hints that were received and not yet answered, of all holders together, in bytes; default
     /// 32 MiB. With more, holders hear "busy" and slow down. Bounds the memory that any number of nodes
     /// can take by draining into this one at once.
@@ -105,6 +111,8 @@ impl Default for NodeConfig {
             precreate_check_s: 10,
             retention_grace_s: 600,
             retention_check_s: 60,
+            tombstone_keep_s: 86_400,
+            truncate_patience_s: 10,
             hint_receive_bytes: 32 << 20,
             hint_store_bytes: 1 << 20,
             hint_pause_percent: 100,
@@ -162,6 +170,14 @@ impl NodeConfig {
 
     pub(crate) fn retention_check(&self) -> Duration {
         Duration::from_secs(self.retention_check_s.max(1))
+    }
+
+    pub(crate) const fn tombstone_keep_ns(&self) -> u64 {
+        self.tombstone_keep_s.saturating_mul(1_000_000_000)
+    }
+
+    pub(crate) const fn truncate_patience_ns(&self) -> u64 {
+        self.truncate_patience_s.saturating_mul(1_000_000_000)
     }
 
     pub(crate) const fn idle_trim(&self) -> Duration {

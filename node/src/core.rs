@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    accepted::Accepted,
     config::NodeConfig,
     data::DataDir,
     directory::Directory,
@@ -38,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) shards: ShardStore,
     pub(crate) journal: Journal,
     pub(crate) handoff: Handoff,
+    /// The latest times of what it has accepted.
+    pub(crate) accepted: Accepted,
     /// How much of others' queues comes in at once.
     pub(crate) intake: Intake,
     /// How hints are delivered; can be changed while the node runs.
@@ -49,7 +52,7 @@ pub(crate) struct Core {
     pub(crate) left: watch::Sender<bool>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
-    /// Set with [`Core::accepted`].
+    /// Set with [`Core::saw_version`].
     pub(crate) highest_version: AtomicU64,
 }
 
@@ -59,7 +62,7 @@ impl Core {
         Version(self.highest_version.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn accepted(&self, version: Version) {
+    pub(crate) fn saw_version(&self, version: Version) {
         self.highest_version.fetch_max(version.0, Ordering::Relaxed);
     }
 

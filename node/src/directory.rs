@@ -25,6 +25,8 @@ pub(crate) struct Place {
     pub(crate) policy: PolicyId,
     pub(crate) start: i64,
     pub(crate) end: i64,
+    /// While its group is being truncated: times from here on are refused.
+    pub(crate) closing: Option<i64>,
     pub(crate) epoch: Epoch,
     pub(crate) owners: Vec<NodeId>,
     /// The shards of its group that this node owns.
@@ -47,6 +49,7 @@ impl Snapshot {
                 policy: place.policy.id,
                 start: place.group.start,
                 end: place.group.end,
+                closing: place.group.closing().map(|it| it.at),
                 epoch: place.shard.epoch,
                 owners: place.shard.owners.clone(),
                 beside: Arc::clone(groups.entry(place.group.id).or_insert_with(|| {

@@ -4,6 +4,7 @@
 //! hands them to `write`, `query`, `change`, `hints` and `status`; `http` serves metrics and `health`; [`journal`], [`shard`], [`handoff`] and
 //! [`meta`] keep what must last, over [`segment`] and [`disk`].
 
+mod accepted;
 mod background;
 mod cardinality;
 mod change;
@@ -38,6 +39,7 @@ mod sink;
 mod spec;
 pub mod start;
 mod status;
+mod truncate;
 mod write;
 
 pub use crate::{

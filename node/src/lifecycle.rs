@@ -1,5 +1,5 @@
 //! What becomes of shard groups with time: those whose points are all over their retention are deleted,
-//! and the next ones are there before they are needed.
+//! and the next ones are there before they are needed. What is left of deleted ones goes later still.
 //!
 //! Each has a timer of its own, which nothing else can hold up. The leader deletes. Owners make groups
 //! ahead, since only they know that a policy is being written to: the first owner of a shard that has
@@ -32,6 +32,10 @@ pub(crate) async fn expire(core: Arc<Core>) {
         if core.meta.role() == RaftRole::Leader && is_due(&core.meta.map(), now, grace_ns) {
             ask(&core, Change::ExpireGroups { grace_ns }).await;
         }
+        let keep_ns = core.config.tombstone_keep_ns();
+        if core.meta.role() == RaftRole::Leader && has_old(&core.meta.map(), now, keep_ns) {
+            ask(&core, Change::PruneTombstones { keep_ns }).await;
+        }
     }
 }
 
@@ -58,6 +62,11 @@ async fn ask(core: &Core, change: Change) {
         let (code, detail) = (failure.code, failure.detail);
         tracing::warn!(%code, detail, "shard groups were not made or deleted");
     }
+}
+
+/// Whether any tombstone is old.
+fn has_old(map: &ClusterMap, now: u64, keep_ns: u64) -> bool {
+    map.policies().any(|policy| policy.deleted.iter().any(|stone| stone.is_old(now, keep_ns)))
 }
 
 /// Whether any group is over.

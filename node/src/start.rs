@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::join::{join, join_again};
 use crate::{
+    accepted::Accepted,
     background,
     config::NodeConfig,
     core::Core,
@@ -368,6 +369,7 @@ async fn open(
     Ok(Arc::new(Core {
         drain: watch::Sender::new(config.drain.clone()),
         left: watch::Sender::new(false),
+        accepted: Accepted::default(),
         intake: Intake::new(&config),
         config,
         env: world.env,

@@ -2,14 +2,16 @@
 //!
 //! Invariants: nothing is answered as stored before its sync, or the answer says that it is only
 //! buffered, which hints never are; whatever is refused was not
-//! appended; `ShardGone` is said only by a map at or beyond the index the batch was resolved at.
+//! appended; `ShardGone` is said only by a map at or beyond the index the batch was resolved at;
+//! what lies behind the wanted end of a group that is being truncated is refused, or this node's answer
+//! to the truncation counts it ([`crate::accepted`]).
 //! Called for live writes by clients and for deliveries by other nodes' drains.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use quorate_protocol::{
-    batch::EncodedBatch,
+    batch::{BatchHeader, EncodedBatch},
     code::Code,
     id::{MetaIndex, NodeId, Sequence},
     message::{
@@ -19,7 +21,7 @@ use quorate_protocol::{
 
 use crate::{
     core::Core,
-    directory::Snapshot,
+    directory::{Place, Snapshot},
     handoff::{HandoffError, MarkReason},
     journal::{Appended, JournalError},
     shard::AdmitError,
@@ -27,6 +29,8 @@ use crate::{
 
 /// How long a node that is behind waits for its own map before it answers `StaleMeta`.
 const CATCH_UP: Duration = Duration::from_secs(2);
+/// When to come back to a group that is being truncated, in ms: nodes answer in a few round trips.
+const CLOSING_RETRY_MS: u32 = 100;
 /// Records of one [`Deliver`] at most.
 const MAX_DELIVER: usize = 1024;
 
@@ -232,16 +236,7 @@ impl Core {
     ) -> Result<Appended, Refusal> {
         let header = batch.header();
         let part = header.part;
-        let place = snapshot.shard(part.shard).ok_or_else(|| absent(snapshot, part.meta_index))?;
-        if !place.owners.contains(&self.node) {
-            return Err(Code::NotOwner.into());
-        }
-        if place.database != part.database || place.policy != part.policy {
-            return Err(Code::Corrupt.into());
-        }
-        if header.min_time < place.start || header.max_time >= place.end {
-            return Err(Code::OutOfGroup.into());
-        }
+        let place = self.own(snapshot, header)?;
         if let Origin::Live { refused } = origin {
             if place.epoch != part.epoch {
                 return Err(Code::StaleEpoch.into());
@@ -271,8 +266,11 @@ impl Core {
             AdmitError::Gone(_) => Code::ShardGone.into(),
             _ => Code::Poisoned.into(),
         })?;
+        // Only now, since what is noted counts as accepted.
+        self.accepted.note(part.shard, header.max_time);
+        self.own(&self.directory.current(), header)?;
         // Before the record can be folded and its segment released: the version must outlive it.
-        self.accepted(part.version);
+        self.saw_version(part.version);
         let appended = match origin {
             Origin::Live { .. } => self.journal.append(part.shard, bytes).await,
             // The holder forgets it.
@@ -287,6 +285,20 @@ impl Core {
         })
     }
 
+    /// Where a shard of this node stands, if the batch may go there.
+    fn own<'s>(&self, snapshot: &'s Snapshot, header: &BatchHeader) -> Result<&'s Place, Refusal> {
+        let part = header.part;
+        let place = snapshot.shard(part.shard).ok_or_else(|| absent(snapshot, part.meta_index))?;
+        if !place.owners.contains(&self.node) {
+            return Err(Code::NotOwner.into());
+        }
+        if place.database != part.database || place.policy != part.policy {
+            return Err(Code::Corrupt.into());
+        }
+        fits(place, header)?;
+        Ok(place)
+    }
+
     async fn hint(
         &self,
         snapshot: &Snapshot,
@@ -294,8 +306,28 @@ impl Core {
         batch: &EncodedBatch,
         any: bool,
     ) -> Result<Sequence, Refusal> {
+        let shard = batch.header().part.shard;
+        self.may_hint(snapshot, target, batch)?;
+        self.accepted.note(shard, batch.header().max_time);
+        self.may_hint(&self.directory.current(), target, batch)?;
+        let now = self.env.clock.wall_ns();
+        let appended = self.handoff.append(target, shard, batch.bytes().clone(), any, now).await;
+        appended.map_err(|error| hint_code(&error).into())
+    }
+
+    /// Whether this node may keep a batch for another one.
+    fn may_hint(
+        &self,
+        snapshot: &Snapshot,
+        target: NodeId,
+        batch: &EncodedBatch,
+    ) -> Result<(), Refusal> {
         let (shard, resolved) = (batch.header().part.shard, batch.header().part.meta_index);
         let place = snapshot.shard(shard).ok_or_else(|| absent(snapshot, resolved))?;
+        // A map from before this node has joined may be from before a truncation that did not wait for it.
+        if snapshot.map.node(self.node).is_none() {
+            return Err(Code::StaleMeta.into());
+        }
         if target == self.node || snapshot.map.node(target).is_none() {
             return Err(Code::NodeNotFound.into());
         }
@@ -307,10 +339,19 @@ impl Core {
         if !place.owners.contains(&target) {
             return Err(Code::NotOwner.into());
         }
-        let now = self.env.clock.wall_ns();
-        let appended = self.handoff.append(target, shard, batch.bytes().clone(), any, now).await;
-        appended.map_err(|error| hint_code(&error).into())
+        fits(place, batch.header())
     }
+}
+
+/// Whether a batch lies in its shard's group, and before the end that the group may get.
+fn fits(place: &Place, header: &BatchHeader) -> Result<(), Refusal> {
+    if header.min_time < place.start || header.max_time >= place.end {
+        return Err(Code::OutOfGroup.into());
+    }
+    if place.closing.is_some_and(|at| header.max_time >= at) {
+        return Err(Refusal { code: Code::GroupClosing, retry_after_ms: CLOSING_RETRY_MS });
+    }
+    Ok(())
 }
 
 /// What a shard that the map does not have is: gone, or not heard of yet. The index in the batch

@@ -411,6 +411,13 @@ impl Group {
         self.truncation.as_ref().filter(|it| it.state == TruncationState::Closing)
     }
 
+    /// Members that have not answered the truncation that is under way, or that was given up.
+    pub fn unanswered(&self, map: &ClusterMap) -> Vec<NodeId> {
+        let Some(truncation) = &self.truncation else { return Vec::new() };
+        let members = map.active_nodes().map(|node| node.id);
+        members.filter(|node| !truncation.consents.contains(node)).collect()
+    }
+
     /// The shard of the series with this hash; none only if the group has no shards.
     #[must_use]
     pub fn shard_for(&self, series_hash: u64) -> Option<&Shard> {

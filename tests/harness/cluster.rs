@@ -190,6 +190,13 @@ impl Cluster {
         cluster
     }
 
+    /// One more node joins; its id.
+    pub async fn join(&mut self) -> NodeId {
+        let last = self.members.keys().next_back().map_or(0, |id| id.0);
+        self.add(NodeId(last + 1)).await;
+        NodeId(last + 1)
+    }
+
     /// A new member: the first founds the cluster, the others join it.
     async fn add(&mut self, id: NodeId) {
         let name = format!("n{id}");

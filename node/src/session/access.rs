@@ -79,7 +79,9 @@ fn change(change: &Change, identity: &Identity) -> Result<(), Denied> {
         | Change::CreatePolicy { .. }
         | Change::AlterPolicy { .. }
         | Change::DropPolicy { .. }
-        | Change::SetDefaultPolicy { .. } => role(identity, Role::Admin),
+        | Change::SetDefaultPolicy { .. }
+        | Change::TruncateGroups { .. }
+        | Change::DeleteGroup { .. } => role(identity, Role::Admin),
         // What nodes say of themselves and of time, and whatever later versions add.
         _ => role(identity, Role::Node),
     }

@@ -173,6 +173,11 @@ impl Fresh {
         self.bytes
     }
 
+    /// The latest time of what is here.
+    pub(super) fn latest(&self) -> Option<i64> {
+        self.entries.iter().map(|entry| entry.batch.header().max_time).max()
+    }
+
     /// The first record that is not folded.
     pub(super) fn first(&self) -> Option<Sequence> {
         self.entries.front().map(|entry| entry.sequence)

@@ -56,6 +56,7 @@ mod fold;
 mod fresh;
 mod gather;
 mod index;
+mod latest;
 mod merge;
 #[cfg(test)]
 mod naive;

@@ -124,6 +124,8 @@ async fn retarget(
             }
         }
     }
+    // It leaves one queue for others, which somebody may be looking at.
+    core.accepted.note(shard, batch.header().max_time);
     for owner in owners.iter().filter(|owner| **owner != core.node) {
         let bytes = record.bytes.clone();
         // As old as it is.
