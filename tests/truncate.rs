@@ -1,10 +1,17 @@
 //! Shard groups that are truncated and deleted while points are written to them.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use quorate_client::{Client, WriteOptions};
+use quorate_client::{Client, Env, WriteOptions};
 use quorate_node::NodeConfig;
 use quorate_protocol::{
+    batch::Batch,
     change::{Change, PolicyChange},
     consistency::Level,
     id::{GroupId, NodeId},
@@ -13,10 +20,12 @@ use quorate_protocol::{
 };
 use quorate_tests::harness::{
     cluster::{Cluster, Plan},
+    disk::JOURNAL,
     history::Ledger,
-    limit::simulated,
+    limit::{real, simulated},
     load::write,
     observe::{PATIENCE, create_database, export, exports, wait_drained, wait_for, wait_healthy},
+    process::Processes,
 };
 use tokio::{
     task::JoinHandle,
@@ -60,8 +69,8 @@ fn point(writer: u64, time: i64) -> Point {
     Point::builder("m").tag("w", (writer % 5).to_string()).field("v", time as f64).at(time).unwrap()
 }
 
-/// Writes without a pause but for a few ms, around the present time and into the future, until it is
-/// told to stop. Every write must be acknowledged. Returns how many writes and the slowest.
+/// Writes without a pause but for a few ms, around the present time and some seconds into the future,
+/// with `far` now and then 90 minutes, until it is told to stop. Every write must be acknowledged. Returns how many writes and the slowest.
 fn writer(
     cluster: &mut Cluster,
     client: Client,
@@ -69,18 +78,20 @@ fn writer(
     level: Level,
     ledger: &Arc<Ledger>,
     stop: &CancellationToken,
+    far: &Arc<AtomicBool>,
 ) -> JoinHandle<(usize, Duration)> {
     let (clock, ledger, stop) = (cluster.client_env().clock, Arc::clone(ledger), stop.clone());
+    let far = Arc::clone(far);
     tokio::spawn(async move {
         let options = WriteOptions { timeout: Duration::from_secs(30), ..WriteOptions::at(level) };
         let (mut writes, mut slowest) = (0, Duration::ZERO);
         while !stop.is_cancelled() {
             let now = clock.wall_ns() as i64 / 10 * 10 + number;
-            // A part across the end that a group is about to get, and some far behind it.
-            let ahead = [0, SECOND / 2, 2 * SECOND, 5 * MINUTE];
+            // A part across the end that a group is about to get, and behind all that it has.
+            let ahead = [0, SECOND / 2, 2 * SECOND, 4 * SECOND];
             let mut points: Vec<Point> =
                 ahead.iter().zip(0..).map(|(by, n)| point(n, now + by)).collect();
-            if writes % 40 == 7 {
+            if far.load(Ordering::Relaxed) && writes % 40 == 7 {
                 points.push(point(4, now + 90 * MINUTE));
             }
             let begun = Instant::now();
@@ -113,32 +124,37 @@ fn f19_groups_are_truncated_while_clients_write_around_their_ends() {
         create_database(&client, "db", 3).await;
         client.change(length(24 * HOUR)).await.unwrap();
         let (ledger, stop) = (Arc::new(Ledger::new()), CancellationToken::new());
-        let mut writers = Vec::new();
+        let (mut writers, far) = (Vec::new(), Arc::new(AtomicBool::new(false)));
         for (number, level) in [(1, Level::All), (2, Level::Quorum), (3, Level::One)] {
             let theirs = cluster.client().await;
-            writers.push(writer(&mut cluster, theirs, number, level, &ledger, &stop));
+            writers.push(writer(&mut cluster, theirs, number, level, &ledger, &stop, &far));
         }
         let clock = cluster.client_env().clock;
         let now = || clock.wall_ns() as i64;
-        sleep(Duration::from_secs(1)).await;
-        let whole = policy(&client.map()).groups[0].clone();
-
-        // Points two hours ahead are there: the group ends behind the last of them.
-        let first = truncated(&client, now()).await;
-        let cut = first[0].end;
-        assert!(first[0].id == whole.id && cut > now() + HOUR && cut < whole.end, "{first:?}");
-
-        // What is written into the new, shorter groups behind that is in their way in turn.
-        client.change(length(HOUR)).await.unwrap();
-        sleep(Duration::from_secs(1)).await;
-        let short = policy(&client.map()).groups[1].clone();
-        assert!(short.start == cut && short.end - cut <= HOUR, "{short:?}");
-        for pause in [300, 0, 700] {
+        let mut lengths = [HOUR, 24 * HOUR, 2 * HOUR, 7 * 24 * HOUR].into_iter();
+        for (delay, pause) in [(0, 300), (SECOND, 0), (3 * SECOND, 700), (0, 6_000), (0, 100)] {
             sleep(Duration::from_millis(pause)).await;
-            truncated(&client, now() + SECOND).await;
+            let last = policy(&client.map()).groups.last().unwrap().clone();
+            let groups = truncated(&client, now() + delay).await;
+            let cut = groups.iter().find(|group| group.id == last.id).unwrap().end;
+            // Four seconds ahead is what they have written, or are just writing.
+            assert!(cut < last.end && cut - now() < 5 * SECOND, "{last:?}: {cut}");
+            if let Some(next) = lengths.next() {
+                client.change(length(next)).await.unwrap();
+            }
+            sleep(Duration::from_millis(200)).await;
+            let map = client.map();
+            let after = policy(&map).group_at(cut).unwrap();
+            assert_eq!(after.start, cut);
         }
-        let ends: BTreeSet<i64> = policy(&client.map()).groups.iter().map(|g| g.end).collect();
-        assert!(ends.iter().any(|end| end % MINUTE != 0), "nothing was cut: {ends:?}");
+
+        // Points 90 minutes ahead are there: the group ends behind the last of them.
+        far.store(true, Ordering::Relaxed);
+        sleep(Duration::from_secs(1)).await;
+        let whole = policy(&client.map()).groups.last().unwrap().clone();
+        let groups = truncated(&client, now()).await;
+        let cut = groups.iter().find(|group| group.id == whole.id).unwrap().end;
+        assert!(cut > now() + HOUR && cut < whole.end, "{whole:?}: {cut}");
 
         stop.cancel();
         for writer in writers {
@@ -175,10 +191,10 @@ fn a_node_that_is_down_keeps_groups_as_they_are_and_writes_go_on() {
         create_database(&client, "db", 3).await;
         client.change(length(24 * HOUR)).await.unwrap();
         let (ledger, stop) = (Arc::new(Ledger::new()), CancellationToken::new());
-        let mut writers = Vec::new();
+        let (mut writers, far) = (Vec::new(), Arc::new(AtomicBool::new(true)));
         for (number, level) in [(1, Level::Quorum), (2, Level::One)] {
             let theirs = cluster.client().await;
-            writers.push(writer(&mut cluster, theirs, number, level, &ledger, &stop));
+            writers.push(writer(&mut cluster, theirs, number, level, &ledger, &stop, &far));
         }
         let clock = cluster.client_env().clock;
         let now = || clock.wall_ns() as i64;
@@ -213,38 +229,48 @@ fn a_node_that_is_down_keeps_groups_as_they_are_and_writes_go_on() {
     });
 }
 
+/// Writes one point and says who owns its series there.
+async fn write_one(client: &Client, time: i64, level: Level, ledger: &Ledger) -> NodeId {
+    let options = WriteOptions::at(level);
+    let receipt = write(client, "db", &[point(0, time)], &options, ledger).await.unwrap();
+    receipt.parts[0].copies[0].owner
+}
+
+async fn restart(cluster: &mut Cluster, client: &Client, id: NodeId) {
+    cluster.stop(id).await;
+    cluster.restart(id).await;
+    wait_healthy(client, &cluster.ids()).await;
+}
+
 #[test]
 fn a_restarted_node_answers_for_what_it_had_and_new_nodes_own_what_comes_next() {
     simulated(async {
         let mut cluster = Cluster::simulated(3, 533).await;
         let client = cluster.client().await;
-        create_database(&client, "db", 3).await;
+        // With one copy only, nobody else can answer for a point.
+        create_database(&client, "db", 1).await;
         client.change(length(24 * HOUR)).await.unwrap();
         let clock = cluster.client_env().clock;
         let now = || clock.wall_ns() as i64;
         let ledger = Ledger::new();
-        let all = WriteOptions::at(Level::All);
-        let time = now() + HOUR;
-        write(&client, "db", &[point(0, time)], &all, &ledger).await.unwrap();
-        // One has it in its journal, one in a run, one in memory.
-        cluster.node(NodeId(2)).fold().await;
-        for id in [NodeId(1), NodeId(2)] {
-            cluster.stop(id).await;
-            cluster.restart(id).await;
-        }
-        wait_healthy(&client, &cluster.ids()).await;
+        let time = now() + HOUR / 2;
+        let owner = write_one(&client, time, Level::All, &ledger).await;
+        cluster.node(owner).fold().await;
+        restart(&mut cluster, &client, owner).await;
+        assert_eq!(truncated(&client, now()).await[0].end, time + 1, "it is in a run");
+
+        let time = time + HOUR / 4;
+        let owner = write_one(&client, time, Level::All, &ledger).await;
+        restart(&mut cluster, &client, owner).await;
+        assert_eq!(truncated(&client, now()).await[1].end, time + 1, "it is in the journal");
+
         let fourth = cluster.join().await;
         wait_healthy(&client, &cluster.ids()).await;
-        let groups = truncated(&client, now()).await;
-        assert_eq!(groups[0].end, time + 1);
-        let behind = [point(0, time), point(0, time + 1), point(1, time + MINUTE)];
-        write(&client, "db", &behind, &all, &ledger).await.unwrap();
+        write_one(&client, time + 1, Level::All, &ledger).await;
         let map = client.map();
-        let next = &policy(&map).groups[1];
+        let next = &policy(&map).groups[2];
         assert_eq!(next.start, time + 1);
-        let owners: BTreeSet<NodeId> =
-            next.shards.iter().flat_map(|shard| shard.owners.clone()).collect();
-        assert!(owners.contains(&fourth), "{owners:?}");
+        assert!(next.shards.iter().any(|shard| shard.owners == [fourth]), "{next:?}");
         let read = export(&client, "db", None).await.unwrap();
         assert_eq!(read.lines().count(), 3, "{read}");
         cluster.finish().await;
@@ -260,38 +286,36 @@ fn a_hint_keeps_its_time_in_the_group_and_a_deleted_group_takes_its_hints_along(
         });
         let mut cluster = Cluster::simulated_with(plan, 534).await;
         let client = cluster.client().await;
-        create_database(&client, "db", 3).await;
+        create_database(&client, "db", 1).await;
         client.change(length(24 * HOUR)).await.unwrap();
         let clock = cluster.client_env().clock;
         let time = clock.wall_ns() as i64 + HOUR;
-        let any = WriteOptions::at(Level::Any);
         let ledger = Ledger::new();
-        write(&client, "db", &[point(0, time - HOUR)], &any, &ledger).await.unwrap();
+        let owner = write_one(&client, time - HOUR, Level::All, &ledger).await;
+        // Its owner takes nothing, so only hints have the later one.
+        cluster.disk(owner).only(JOURNAL);
+        cluster.disk(owner).set_room(Some(0));
+        write_one(&client, time, Level::Any, &ledger).await;
         assert!(client.settle(PATIENCE).await);
-        // Only hints have the time: both owners that could be asked are gone, and so is the third.
-        let [a, b, c] = [NodeId(1), NodeId(2), NodeId(3)];
-        cluster.stop(b).await;
-        cluster.stop(c).await;
-        cluster.wait_up(&client, &[a]).await;
-        write(&client, "db", &[point(0, time)], &any, &ledger).await.unwrap();
-        assert!(client.settle(PATIENCE).await);
-        cluster.restart(b).await;
-        cluster.restart(c).await;
-        wait_healthy(&client, &cluster.ids()).await;
+        for holder in cluster.ids().into_iter().filter(|id| *id != owner) {
+            restart(&mut cluster, &client, holder).await;
+        }
         let groups = truncated(&client, time - MINUTE).await;
         assert_eq!(groups[0].end, time + 1);
-        check(&cluster, &client, &ledger).await;
+        cluster.disk(owner).set_room(None);
+        wait_drained(&client, &cluster.ids()).await;
+        assert_eq!(export(&client, "db", None).await.unwrap().lines().count(), 2);
 
-        cluster.stop(c).await;
-        let late = [point(0, time - 1)];
-        write(&client, "db", &late, &WriteOptions::at(Level::Quorum), &ledger).await.unwrap();
+        cluster.stop(owner).await;
+        write_one(&client, time - 1, Level::Any, &ledger).await;
         assert!(client.settle(PATIENCE).await);
         let id = groups[0].id;
         client.change(Change::DeleteGroup { group: id }).await.unwrap();
         let map = client.map();
         assert!(policy(&map).groups.is_empty());
         assert_eq!(policy(&map).deleted[0].reason, DeleteReason::Asked);
-        cluster.restart(c).await;
+        cluster.restart(owner).await;
+        wait_healthy(&client, &cluster.ids()).await;
         wait_drained(&client, &cluster.ids()).await;
         wait_for("no shards on the disks", PATIENCE, async || {
             let ids = cluster.ids();
@@ -300,7 +324,7 @@ fn a_hint_keeps_its_time_in_the_group_and_a_deleted_group_takes_its_hints_along(
             if left == 0 { Ok(()) } else { Err(format!("{left} shards")) }
         })
         .await;
-        write(&client, "db", &late, &WriteOptions::at(Level::All), &Ledger::new()).await.unwrap();
+        write_one(&client, time - 1, Level::All, &ledger).await;
         assert_eq!(policy(&client.map()).groups[0].id, GroupId(id.0 + 1), "no id comes again");
         assert_eq!(export(&client, "db", None).await.unwrap().lines().count(), 1);
         wait_for("no tombstones", PATIENCE * 2, async || {
@@ -309,5 +333,46 @@ fn a_hint_keeps_its_time_in_the_group_and_a_deleted_group_takes_its_hints_along(
         })
         .await;
         cluster.finish().await;
+    });
+}
+
+#[test]
+fn rp_truncates_lists_and_deletes_groups() {
+    real(async {
+        let cluster = Processes::start(env!("CARGO_BIN_EXE_quorate-under-test"), 1).await;
+        let run = async |words: &[&str], code: i32, says: &str| {
+            let ended = cluster.quorate(words).await;
+            let said = format!("{}{}", ended.stdout, ended.stderr);
+            assert_eq!(ended.code, Some(code), "{words:?}: {said}");
+            assert!(said.contains(says), "{words:?}: {said}");
+            said
+        };
+        run(&["db", "create", "m"], 0, "").await;
+        run(&["rp", "truncate", "m"], 0, "nothing to do").await;
+        run(&["rp", "truncate", "none"], 1, "db create").await;
+        run(&["rp", "truncate", "m", "--rp", "raw"], 1, "rp ls m").await;
+        let client = cluster.client().await;
+        let write = async |value: f64, time: i64| {
+            let point = Point::builder("m").field("v", value).at(time).unwrap();
+            let mut batch = Batch::new();
+            batch.push(&point);
+            client.write("m", &batch, &WriteOptions::default()).await.unwrap();
+        };
+        let now = run(&["rp", "groups", "m", "--json"], 0, "").await;
+        assert!(now.is_empty(), "{now}");
+        let time = Env::system().clock.wall_ns() as i64;
+        write(1.0, time).await;
+        let json = run(&["rp", "truncate", "m", "--json"], 0, "\"outcome\":\"cut\"").await;
+        let cut: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let end = cut["end_ns"].as_i64().unwrap();
+        assert!((time + 60 * SECOND..time + 90 * SECOND).contains(&end), "{json}");
+        run(&["rp", "truncate", "m", "--delay", "0"], 0, "instead of").await;
+        write(2.0, time + 2 * HOUR).await;
+        run(&["rp", "groups", "m"], 0, "truncation").await;
+        run(&["rp", "delete-group", "m", "1"], 2, "--yes").await;
+        run(&["rp", "delete-group", "m", "9", "--yes"], 1, "rp groups m").await;
+        run(&["rp", "delete-group", "m", "1", "--yes"], 0, "is deleted").await;
+        run(&["rp", "groups", "m", "--deleted"], 0, "asked for").await;
+        run(&["export", "m"], 0, "v=2").await;
     });
 }

@@ -17,10 +17,21 @@ use quorate_protocol::id::ShardId;
 pub(crate) struct Accepted(DashMap<ShardId, i64, BuildHasherDefault<DefaultHasher>>);
 
 impl Accepted {
-    /// Something up to this time is about to be accepted, unless the newest map says no.
+    /// Something up to this time is kept here, or about to be.
     pub(crate) fn note(&self, shard: ShardId, time: i64) {
         let mut latest = self.0.entry(shard).or_insert(time);
         *latest = time.max(*latest);
+    }
+
+    /// Accepts something up to this time if the newest map, which `look` looks at, still says yes.
+    pub(crate) fn accept<E>(
+        &self,
+        shard: ShardId,
+        time: i64,
+        look: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.note(shard, time);
+        look()
     }
 
     /// The latest time that was noted.
@@ -36,43 +47,21 @@ impl Accepted {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Barrier,
-            atomic::{AtomicBool, Ordering},
-        },
-        thread,
-    };
-
-    use arc_swap::ArcSwap;
-
     use super::*;
 
-    /// As [`crate::write`] and [`crate::truncate`] do it, with a map that says only whether the group is
-    /// closing.
+    /// An answer that is given at any moment counts what is accepted, or makes it be refused.
     #[test]
     fn nothing_is_accepted_behind_the_back_of_an_answer() {
         const SHARD: ShardId = ShardId(1);
-        for _ in 0..300 {
-            let (accepted, closing) = (Accepted::default(), ArcSwap::from_pointee(false));
-            let (stored, both) = (AtomicBool::new(false), Barrier::new(2));
-            let answer = thread::scope(|scope| {
-                scope.spawn(|| {
-                    both.wait();
-                    if **closing.load() {
-                        return;
-                    }
-                    accepted.note(SHARD, 9);
-                    if !**closing.load() {
-                        stored.store(true, Ordering::SeqCst);
-                    }
-                });
-                both.wait();
-                closing.store(true.into());
-                accepted.latest(SHARD)
-            });
-            assert!(!stored.into_inner() || answer == Some(9));
-        }
+        let accepted = Accepted::default();
+        let mut answer = None;
+        let taken = accepted.accept(SHARD, 9, || {
+            // The map that is looked at is still the old one, and the answer comes right behind it.
+            answer = accepted.latest(SHARD);
+            Ok::<_, ()>(())
+        });
+        assert_eq!((taken, answer), (Ok(()), Some(9)));
+        assert_eq!(accepted.accept(SHARD, 10, || Err("the map says no")), Err("the map says no"));
     }
 
     #[test]

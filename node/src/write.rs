@@ -267,8 +267,9 @@ impl Core {
             _ => Code::Poisoned.into(),
         })?;
         // Only now, since what is noted counts as accepted.
-        self.accepted.note(part.shard, header.max_time);
-        self.own(&self.directory.current(), header)?;
+        self.accepted.accept(part.shard, header.max_time, || {
+            self.own(&self.directory.current(), header).map(drop)
+        })?;
         // Before the record can be folded and its segment released: the version must outlive it.
         self.saw_version(part.version);
         let appended = match origin {
@@ -308,8 +309,9 @@ impl Core {
     ) -> Result<Sequence, Refusal> {
         let shard = batch.header().part.shard;
         self.may_hint(snapshot, target, batch)?;
-        self.accepted.note(shard, batch.header().max_time);
-        self.may_hint(&self.directory.current(), target, batch)?;
+        self.accepted.accept(shard, batch.header().max_time, || {
+            self.may_hint(&self.directory.current(), target, batch)
+        })?;
         let now = self.env.clock.wall_ns();
         let appended = self.handoff.append(target, shard, batch.bytes().clone(), any, now).await;
         appended.map_err(|error| hint_code(&error).into())

@@ -2,19 +2,22 @@
 
 mod alter;
 mod create;
+mod delete_group;
 mod drop;
+mod groups;
 mod ls;
+mod truncate;
 
 use clap::Subcommand;
 use quorate_client::{Client, Env};
 use quorate_protocol::{
     change::Change,
-    map::{Database, Policy},
+    map::{ClusterMap, Database, Policy},
 };
 use serde_json::{Value, json};
 
 use super::{
-    connect::{Connect, map_with},
+    connect::{self, Connect, map_with},
     fail::Fail,
     output::Output,
 };
@@ -23,11 +26,13 @@ const EXAMPLES: &str = "\
   quorate rp create metrics raw --retention 2d --replication 2
   quorate rp alter metrics raw --retention 30d --shard-duration 7d
   quorate rp alter metrics raw --default       writes that name no policy go there from now on
+  quorate rp truncate metrics --rp raw         ... for present shard groups too, a minute from now
+  quorate rp groups metrics --rp raw
   quorate rp drop metrics raw --yes
   echo 'cpu usage=1' | quorate write metrics --rp raw
 
 Shard groups that exist keep their time range and their copies; only new ones follow an altered
-policy. A shorter retention counts at once for what is written, and for what is kept some minutes
+policy, until 'rp truncate' ends the present ones early. A shorter retention counts at once for what is written, and for what is kept some minutes
 later.";
 
 /// Retention policies: how long points are kept, and in how many copies
@@ -38,6 +43,9 @@ pub(crate) enum Rp {
     Create(create::Create),
     Alter(alter::Alter),
     Drop(drop::Drop),
+    Groups(groups::Groups),
+    Truncate(truncate::Truncate),
+    DeleteGroup(delete_group::DeleteGroup),
 }
 
 pub(crate) async fn run(command: Rp, env: Env) -> Result<(), Fail> {
@@ -46,6 +54,9 @@ pub(crate) async fn run(command: Rp, env: Env) -> Result<(), Fail> {
         Rp::Create(args) => create::run(args, env).await,
         Rp::Alter(args) => alter::run(args, env).await,
         Rp::Drop(args) => drop::run(args, env).await,
+        Rp::Groups(args) => groups::run(args, env).await,
+        Rp::Truncate(args) => truncate::run(args, env).await,
+        Rp::DeleteGroup(args) => delete_group::run(args, env).await,
     }
 }
 
@@ -59,6 +70,16 @@ pub(crate) fn describe(database: &Database, policy: &Policy) -> Value {
         "shard_duration_ns": policy.group_duration,
         "replication": policy.replication,
         "shards": policy.groups.iter().map(|group| group.shards.len()).sum::<usize>(),
+    })
+}
+
+/// The policy of this name, or the default one.
+fn policy<'m>(map: &'m ClusterMap, database: &str, name: Option<&str>) -> Result<&'m Policy, Fail> {
+    connect::database(map, database)?.policy_named(name).ok_or_else(|| {
+        let name = name.unwrap_or("the default one");
+        Fail::failed(format!(
+            "database {database:?} has no policy {name:?}; 'quorate rp ls {database}' lists them"
+        ))
     })
 }
 
