@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use quorate_client::{Client, Env, WriteOptions};
+use quorate_client::{
+    Client, Env, WriteOptions,
+    receipt::{CopyState, OwnerCopy},
+};
 use quorate_node::NodeConfig;
 use quorate_protocol::{
     batch::Batch,
@@ -19,12 +22,13 @@ use quorate_protocol::{
     point::Point,
 };
 use quorate_tests::harness::{
-    cluster::{Cluster, Plan},
-    disk::JOURNAL,
+    cluster::{Cluster, Plan, host},
     history::Ledger,
     limit::{real, simulated},
     load::write,
-    observe::{PATIENCE, create_database, export, exports, wait_drained, wait_for, wait_healthy},
+    observe::{
+        PATIENCE, create_database, export, exports, leader, wait_drained, wait_for, wait_healthy,
+    },
     process::Processes,
 };
 use tokio::{
@@ -229,11 +233,12 @@ fn a_node_that_is_down_keeps_groups_as_they_are_and_writes_go_on() {
     });
 }
 
-/// Writes one point and says who owns its series there.
-async fn write_one(client: &Client, time: i64, level: Level, ledger: &Ledger) -> NodeId {
-    let options = WriteOptions::at(level);
-    let receipt = write(client, "db", &[point(0, time)], &options, ledger).await.unwrap();
-    receipt.parts[0].copies[0].owner
+/// Writes one point and says who owns its series there, and what has become of it.
+async fn write_one(client: &Client, series: u64, time: i64, level: Level) -> OwnerCopy {
+    let options = WriteOptions { hint_copies: 1, ..WriteOptions::at(level) };
+    let points = [point(series, time)];
+    let receipt = write(client, "db", &points, &options, &Ledger::new()).await.unwrap();
+    receipt.parts[0].copies[0]
 }
 
 async fn restart(cluster: &mut Cluster, client: &Client, id: NodeId) {
@@ -252,27 +257,28 @@ fn a_restarted_node_answers_for_what_it_had_and_new_nodes_own_what_comes_next() 
         client.change(length(24 * HOUR)).await.unwrap();
         let clock = cluster.client_env().clock;
         let now = || clock.wall_ns() as i64;
-        let ledger = Ledger::new();
         let time = now() + HOUR / 2;
-        let owner = write_one(&client, time, Level::All, &ledger).await;
+        let owner = write_one(&client, 0, time, Level::All).await.owner;
         cluster.node(owner).fold().await;
         restart(&mut cluster, &client, owner).await;
         assert_eq!(truncated(&client, now()).await[0].end, time + 1, "it is in a run");
 
         let time = time + HOUR / 4;
-        let owner = write_one(&client, time, Level::All, &ledger).await;
+        let owner = write_one(&client, 0, time - 1, Level::All).await.owner;
+        cluster.node(owner).fold().await;
+        write_one(&client, 0, time, Level::All).await;
         restart(&mut cluster, &client, owner).await;
         assert_eq!(truncated(&client, now()).await[1].end, time + 1, "it is in the journal");
 
         let fourth = cluster.join().await;
         wait_healthy(&client, &cluster.ids()).await;
-        write_one(&client, time + 1, Level::All, &ledger).await;
+        write_one(&client, 0, time + 1, Level::All).await;
         let map = client.map();
         let next = &policy(&map).groups[2];
         assert_eq!(next.start, time + 1);
         assert!(next.shards.iter().any(|shard| shard.owners == [fourth]), "{next:?}");
         let read = export(&client, "db", None).await.unwrap();
-        assert_eq!(read.lines().count(), 3, "{read}");
+        assert_eq!(read.lines().count(), 4, "{read}");
         cluster.finish().await;
     });
 }
@@ -290,24 +296,37 @@ fn a_hint_keeps_its_time_in_the_group_and_a_deleted_group_takes_its_hints_along(
         client.change(length(24 * HOUR)).await.unwrap();
         let clock = cluster.client_env().clock;
         let time = clock.wall_ns() as i64 + HOUR;
-        let ledger = Ledger::new();
-        let owner = write_one(&client, time - HOUR, Level::All, &ledger).await;
-        // Its owner takes nothing, so only hints have the later one.
-        cluster.disk(owner).only(JOURNAL);
-        cluster.disk(owner).set_room(Some(0));
-        write_one(&client, time, Level::Any, &ledger).await;
-        assert!(client.settle(PATIENCE).await);
-        for holder in cluster.ids().into_iter().filter(|id| *id != owner) {
-            restart(&mut cluster, &client, holder).await;
+        // Somebody else leads than the first node, which will be the holder.
+        let holder = NodeId(1);
+        cluster.stop(holder).await;
+        let lead = leader(&client, &[NodeId(2), NodeId(3)]).await;
+        cluster.restart(holder).await;
+        wait_healthy(&client, &cluster.ids()).await;
+        let owner = NodeId(5 - lead.0);
+        let mut series = 0;
+        while write_one(&client, series, time - HOUR, Level::All).await.owner != owner {
+            series += 1;
         }
+        cluster.stop(owner).await;
+        cluster.wait_up(&client, &[holder, lead]).await;
+        let state = write_one(&client, series, time, Level::Any).await.state;
+        assert!(matches!(state, CopyState::Hinted { holder: NodeId(1), .. }), "{state:?}");
+        // It has forgotten what it accepted, and cannot deliver it either.
+        cluster.net().partition(host(holder), host(owner));
+        cluster.stop(holder).await;
+        cluster.restart(holder).await;
+        cluster.restart(owner).await;
+        wait_healthy(&client, &cluster.ids()).await;
         let groups = truncated(&client, time - MINUTE).await;
         assert_eq!(groups[0].end, time + 1);
-        cluster.disk(owner).set_room(None);
+        cluster.net().heal(host(holder), host(owner));
         wait_drained(&client, &cluster.ids()).await;
-        assert_eq!(export(&client, "db", None).await.unwrap().lines().count(), 2);
+        let read = export(&client, "db", None).await.unwrap();
+        assert!(read.contains(&time.to_string()), "{read}");
 
         cluster.stop(owner).await;
-        write_one(&client, time - 1, Level::Any, &ledger).await;
+        cluster.wait_up(&client, &[holder, lead]).await;
+        write_one(&client, series, time - 1, Level::Any).await;
         assert!(client.settle(PATIENCE).await);
         let id = groups[0].id;
         client.change(Change::DeleteGroup { group: id }).await.unwrap();
@@ -324,7 +343,7 @@ fn a_hint_keeps_its_time_in_the_group_and_a_deleted_group_takes_its_hints_along(
             if left == 0 { Ok(()) } else { Err(format!("{left} shards")) }
         })
         .await;
-        write_one(&client, time - 1, Level::All, &ledger).await;
+        write_one(&client, series, time - 1, Level::All).await;
         assert_eq!(policy(&client.map()).groups[0].id, GroupId(id.0 + 1), "no id comes again");
         assert_eq!(export(&client, "db", None).await.unwrap().lines().count(), 1);
         wait_for("no tombstones", PATIENCE * 2, async || {

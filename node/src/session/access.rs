@@ -158,6 +158,8 @@ mod tests {
         let groups = propose(Change::CreateGroups { policy: PolicyId(1), times: vec![] });
         let drop = propose(Change::DropDatabase { name: "d".into() });
         let leave = propose(Change::LeaveNode { node: target });
+        let end = propose(Change::TruncateGroups { database: "d".into(), name: "p".into(), at: 0 });
+        let consent = propose(Change::ConsentGroups { node: target, groups: vec![] });
         let update = propose(Change::UpdateNode { node: target, addr: String::new(), zone: None });
         let raft = frame(&RaftVote {});
         for (request, expected) in [
@@ -174,6 +176,8 @@ mod tests {
             (&groups, [false, true, true, true]),
             (&drop, [false, false, true, true]),
             (&leave, [false, false, true, true]),
+            (&end, [false, false, true, true]),
+            (&consent, [false, false, false, true]),
             (&update, [false, false, false, true]),
             (&raft, [false, false, false, true]),
         ] {

@@ -143,6 +143,8 @@ fn ending(before: &Group, map: &ClusterMap) -> Ending {
         return if found { Ending::Emptied } else { Ending::Gone };
     };
     match &group.truncation {
+        // It may have been asked for once more behind that, if the first answer was lost.
+        _ if group.end < before.end => Ending::Cut(group.end),
         None => Ending::Cut(group.end),
         Some(it) => match it.state {
             TruncationState::Kept => Ending::Kept(it.highest),

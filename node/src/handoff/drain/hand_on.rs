@@ -21,7 +21,7 @@ use tokio::{
 use super::{lot, send::finish};
 use crate::{
     core::Core,
-    handoff::{DiscardReason, HintRecord, Terminal},
+    handoff::{DiscardReason, HintRecord, QuarantineReason, Terminal},
 };
 
 /// Hints under way at once.
@@ -111,6 +111,11 @@ async fn give(
         let end = match written.hints.first().map(|hint| hint.answer.error) {
             Some(None) => DiscardReason::Retargeted,
             Some(Some(Code::ShardGone)) => DiscardReason::ShardGone,
+            // No owner will ever take it: kept for people to look at.
+            Some(Some(code @ Code::OutOfGroup)) => {
+                let end = Terminal::Quarantined(QuarantineReason::Refused(code.number()));
+                return Some((record.sequence, end));
+            }
             _ => continue,
         };
         return Some((record.sequence, Terminal::Discarded(end)));
