@@ -22,7 +22,7 @@ impl ShardStore {
 }
 
 impl Inner {
-    fn latest(&self, shard: ShardId) -> Result<Option<i64>, ShardError> {
+    pub(super) fn latest(&self, shard: ShardId) -> Result<Option<i64>, ShardError> {
         let Some(slot) = self.slot(shard) else { return Ok(None) };
         if let Some(error) = slot.poisoned() {
             return Err(error);

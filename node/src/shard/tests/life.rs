@@ -54,6 +54,29 @@ fn two_hundred_shards_share_eight_environments() {
 }
 
 #[test]
+fn the_latest_time_counts_what_is_fresh_and_what_is_stored() {
+    let dir = scratch();
+    let store = open(Config::default(), dir.path());
+    let mut journal = Journal::default();
+    let latest = |store: &ShardStore| store.inner.latest(SHARD).map_err(|error| error.to_string());
+    assert_eq!(latest(&store), Ok(None), "it has nothing");
+    journal.append(&store, SHARD, batch(SHARD, 1, &[cell(1, 7, 0, 1)]));
+    assert_eq!(latest(&store), Ok(Some(7)), "only fresh");
+    fold(&store, SHARD).unwrap();
+    assert_eq!(latest(&store), Ok(Some(7)), "only stored");
+    for (time, expected) in [(5, 7), (9, 9)] {
+        journal.append(&store, SHARD, batch(SHARD, 2, &[cell(1, time, 0, 1)]));
+        assert_eq!(latest(&store), Ok(Some(expected)));
+    }
+    drop(store);
+    let store = open(Config::default(), dir.path());
+    journal.replay(&store, Sequence(0));
+    assert_eq!(latest(&store), Ok(Some(9)), "after a restart");
+    store.inner.slot(SHARD).unwrap().set_poison("test");
+    assert!(latest(&store).is_err(), "nobody can tell");
+}
+
+#[test]
 fn fresh_bytes_are_bounded_and_come_back_with_the_fold() {
     let dir = scratch();
     let one = batch(SHARD, 1, &[cell(1, 1, 0, 1)]);
