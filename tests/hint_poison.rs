@@ -5,18 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_client::WriteOptions;
 use quorate_protocol::{
-    batch::{Batch, EncodedBatch, Selection, encode_part},
+    batch::{Batch, EncodedBatch, PartHeader, Selection, encode_part},
     consistency::Level,
-    id::{NodeId, Version},
+    id::{NodeId, PolicyId, Version},
     map::ClusterMap,
     message::Write,
-    point::Point,
 };
 use quorate_tests::harness::{
     cluster::Cluster,
     history::Ledger,
     limit::simulated,
-    load::{EPOCH, sample, write},
+    load::{sample, write},
     observe::{PATIENCE, create_database, exports, queues, total, wait_drained, wait_healthy},
     raw::{Raw, encode, send},
 };
@@ -27,14 +26,13 @@ const TWO: NodeId = NodeId(2);
 const THREE: NodeId = NodeId(3);
 const VERSION: Version = Version(1_700_000_000_000_000_001);
 
-/// A batch whose time is outside the group of its shard: no owner will ever take it.
+/// A batch of a policy that is not there: no owner will ever take it, which holders do not look at.
 pub(super) fn poison(map: &ClusterMap) -> (Write, Bytes) {
     let (request, good) = encode(map, "db", &[sample(1, 1)], VERSION);
     let part = EncodedBatch::parse(good).unwrap().header().part;
-    let year = 366 * 24 * 3600 * 1_000_000_000;
-    let far = Point::builder("cpu").tag("host", "w1-1").field("count", 1).at(EPOCH + year);
+    let part = PartHeader { policy: PolicyId(99), ..part };
     let mut batch = Batch::new();
-    batch.push(&far.unwrap());
+    batch.push(&sample(1, 1));
     let database = map.database_named("db").unwrap();
     let bytes = encode_part(&batch, &part, Selection::All, &|measurement, field, _| {
         database.field(measurement, field).map(|field| field.id)
