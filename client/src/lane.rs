@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use quorate_protocol::{
     frame::{Frame, Message},
     message::{
-        Aggregate, Cancel, Deliver, Digest, Hints, HintsVerify, MetaGet, Ping, RaftSnapshot, Scan,
-        Verify, Write,
+        Aggregate, Cancel, Deliver, Digest, Hints, HintsVerify, MetaWatch, Ping, RaftSnapshot,
+        Scan, Verify, Write,
     },
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -89,7 +89,7 @@ pub const fn credited(op: u16) -> bool {
 
 /// Whether an op may be asked in vain for a long time, so that its silence says nothing.
 pub(crate) const fn long_poll(op: u16) -> bool {
-    op == MetaGet::OP
+    op == MetaWatch::OP
 }
 
 /// Bytes that the writer hands to QUIC at once. Enough to fill packets, little enough that a

@@ -1,41 +1,23 @@
-//! Changes and snapshots of metadata on behalf of clients and joining nodes.
+//! Changes of metadata on behalf of clients and joining nodes.
 //!
 //! Any node answers: the leader proposes, others pass the request on to it, once. Invariants: a
-//! request that was passed on is never passed on again; a `Proposed` goes out with the map it made.
+//! request that was passed on is never passed on again; a `Proposed` goes out with what makes the map it led to of
+//! the asker's.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::{
     change::{Change, Outcome},
     code::Code,
     id::NodeId,
-    map::ClusterMap,
-    message::{Failure, Join, Joined, MetaGet, MetaState, Propose, Proposed, Request},
+    message::{Failure, Join, Joined, Propose, Proposed, Request},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::{core::Core, meta::MetaError};
 
-/// Longest a client may have its question for a newer map held back.
-const MAX_WAIT: Duration = Duration::from_secs(60);
-
 impl Core {
-    /// The map once it is newer than what the asker has, or nothing after its patience.
-    pub(crate) async fn meta_get(&self, request: MetaGet) -> (MetaState, Bytes) {
-        let wait = Duration::from_millis(request.wait_ms.into()).min(MAX_WAIT);
-        let mut watch = self.meta.watch();
-        let newer = watch.wait_for(|map| map.index > request.after);
-        let map = match timeout_at(Instant::now() + wait, newer).await {
-            Ok(Ok(map)) => Some(Arc::clone(&map)),
-            _ => None,
-        };
-        match map {
-            Some(map) => (MetaState { index: map.index }, encode(&map)),
-            None => (MetaState { index: self.meta.map().index }, Bytes::new()),
-        }
-    }
-
     /// Proposes a change, or has the leader propose it.
     pub(crate) async fn propose(&self, mut request: Propose) -> Result<(Proposed, Bytes), Failure> {
         let future = self.check(&mut request.change)?;
@@ -51,8 +33,8 @@ impl Core {
         match self.meta.propose(request.change.clone(), deadline).await {
             Ok(proposed) => {
                 let map = self.meta.wait_for(proposed.index, deadline).await;
-                let map = map.map_err(|error| self.meta_failure(&error))?;
-                Ok((proposed, encode(&map)))
+                map.map_err(|error| self.meta_failure(&error))?;
+                Ok((proposed, self.meta.since(request.after).joined()))
             }
             Err(MetaError::Forward { leader }) if !request.forwarded => {
                 let request = Propose { forwarded: true, ..request };
@@ -146,11 +128,6 @@ fn take_future(times: &mut Vec<i64>, limit: i64) -> Option<i64> {
 
 fn deadline(ms: u32) -> Instant {
     Instant::now() + Duration::from_millis(ms.into())
-}
-
-fn encode(map: &ClusterMap) -> Bytes {
-    // A map is plain data: encoding fails only where memory does.
-    postcard::to_allocvec(map).map(Bytes::from).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use quorate_protocol::{
     id::NodeId,
-    map::ClusterMap,
+    map::{ClusterMap, apply_updates},
     message::{HandOn, MetaGet, RaftRole},
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -80,14 +80,16 @@ fn counts(core: &Core) -> bool {
 /// Takes a peer's map if it says that this node has left; otherwise Raft brings it.
 async fn ask(core: &Core) {
     for connection in core.pool.up() {
-        let request = MetaGet { after: core.directory.index(), wait_ms: 0 };
+        let request = MetaGet { after: core.directory.index() };
         let deadline = Instant::now() + ANSWER;
         let most = core.config.transport.max_message as usize;
         let answer = connection.exchange(&request, Bytes::new(), deadline, most).await;
         let Ok((_, payload)) = answer else { continue };
-        let Ok((map, _)) = postcard::take_from_bytes::<ClusterMap>(&payload) else { continue };
+        let Ok(Some(map)) = apply_updates(&core.directory.current().map, &payload) else {
+            continue;
+        };
         if map.cluster == core.cluster && is_removed(&map, core.node) {
-            background::install(core, Arc::new(map));
+            background::install(core, map);
             return;
         }
     }

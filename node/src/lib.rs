@@ -38,6 +38,7 @@ mod sink;
 mod spec;
 pub mod start;
 mod status;
+mod watch;
 mod write;
 
 pub use crate::{

@@ -13,9 +13,9 @@ use quorate_protocol::{
     id::NodeId,
     message::{
         Aggregate, Deliver, Digest, Failure, HandOn, HintFate, Hints, HintsDo, HintsVerified,
-        HintsVerify, Join, Mark, MarkList, Marks, MetaGet, Ping, Pong, Propose, RaftAppend,
-        RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan, ShardList,
-        Shards, Status, Verify, Write,
+        HintsVerify, Join, Mark, MarkList, Marks, MetaGet, MetaWatch, Ping, Pong, Propose,
+        RaftAppend, RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan,
+        ShardList, Shards, Status, Verify, Write,
     },
 };
 
@@ -64,6 +64,7 @@ impl Service for NodeService {
                 Aggregate::OP => return stream!(Aggregate, aggregate),
                 Digest::OP => return stream!(Digest, digest),
                 Hints::OP => return stream!(Hints, hints),
+                MetaWatch::OP => return stream!(MetaWatch, meta_watch),
                 _ => {}
             }
             if let Err(unsent) = dispatch(core, &peer, request, reply).await {
@@ -114,7 +115,7 @@ async fn dispatch(
         HandOn::OP => {
             answer!(HandOn, |body| async move { Ok((work.hand_on(body).await, Bytes::new())) })
         }
-        MetaGet::OP => answer!(MetaGet, |body| async move { Ok(work.meta_get(body).await) }),
+        MetaGet::OP => answer!(MetaGet, |body| async move { Ok(work.meta_get(body)) }),
         Propose::OP => answer!(Propose, |body| async move { work.propose(body).await }),
         Join::OP => {
             let name = peer.identity.name().to_owned();

@@ -18,6 +18,7 @@ use quorate_protocol::{
     code::Close,
     id::{BatchId, MetaIndex, NodeId, Version},
     map::ClusterMap,
+    map::apply_updates,
     message::{MetaGet, Propose, Write, Written},
     point::Point,
 };
@@ -60,13 +61,14 @@ impl Raw {
     ) -> Result<(ClusterMap, usize), String> {
         let addr = &map.node(node).ok_or_else(|| format!("no node {node}"))?.addr;
         let connection = self.dialer.dial(addr, node).await.map_err(|error| error.to_string())?;
-        let request = MetaGet { after: MetaIndex(0), wait_ms: 0 };
+        let request = MetaGet { after: MetaIndex(0) };
         let deadline = Instant::now() + PATIENCE;
         let answer = connection.exchange(&request, Bytes::new(), deadline, MAX_MAP).await;
         connection.close(Close::Done, "");
         let (_, payload) = answer.map_err(|error| error.to_string())?;
-        let map = postcard::from_bytes(&payload).map_err(|error| error.to_string())?;
-        Ok((map, payload.len()))
+        let map = apply_updates(&Arc::default(), &payload).map_err(|error| error.to_string())?;
+        let map = map.ok_or("no map")?;
+        Ok((Arc::unwrap_or_clone(map), payload.len()))
     }
 
     /// Waits until all of these nodes have one map, at `index` or beyond it.
@@ -147,7 +149,7 @@ pub async fn send(connection: &Arc<Connection>, request: &Write, batch: &Bytes) 
 /// Removes a member for good; the connection must be a node's.
 pub async fn remove_node(connection: &Arc<Connection>, node: NodeId) {
     let change = Change::RemoveNode { node };
-    let request = Propose { deadline_ms: 5_000, forwarded: false, change };
+    let request = Propose { deadline_ms: 5_000, forwarded: false, change, after: MetaIndex(0) };
     let deadline = Instant::now() + PATIENCE;
     let reply = connection.exchange(&request, Bytes::new(), deadline, 1 << 20).await;
     assert_eq!(reply.unwrap().0.outcome, Outcome::Done);

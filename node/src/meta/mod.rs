@@ -2,7 +2,7 @@
 //!
 //! One Raft group of openraft, whose names appear nowhere outside this module. Reading order:
 //! `command` is what the log holds, `state` what a command does to the map; `store`, `rows`, `log`
-//! and `machine` keep both on disk; `network` and `serve` carry Raft's messages; `membership` makes
+//! and `machine` keep both on disk; `feed` is what watchers of the map are told; `network` and `serve` carry Raft's messages; `membership` makes
 //! joined nodes members, `election` replaces silent leaders; `start` begins and ends a node's part, this file is the handle it uses.
 //!
 //! Invariants: whatever a node has shown in its map is committed and never taken back; one node
@@ -14,6 +14,7 @@ mod command;
 mod config;
 mod election;
 mod error;
+mod feed;
 mod log;
 mod machine;
 mod membership;
@@ -57,6 +58,7 @@ use store::Store;
 
 pub use config::MetaConfig;
 pub use error::{MetaError, StoreError};
+pub use feed::News;
 pub use network::{Peer, RaftOp, RaftTransport, TransportError, TransportFuture};
 
 /// Tells the wall clock's time in ns since the Unix epoch.
@@ -91,7 +93,7 @@ pub struct Meta {
     transport: Arc<dyn RaftTransport>,
     /// Taken out by a shutdown, so that the environment closes.
     store: Mutex<Option<Store>>,
-    published: watch::Sender<Arc<ClusterMap>>,
+    feed: Arc<feed::Feed>,
     raft: OnceCell<(NodeId, Raft)>,
     heard: Arc<election::Heard>,
     cancel: CancellationToken,
@@ -114,15 +116,15 @@ impl Meta {
         config.check()?;
         let map_size = usize::try_from(config.map_size).unwrap_or(usize::MAX);
         let store = Store::open(dir, map_size, executor)?;
-        let (published, _) = watch::channel(Arc::default());
+        let feed = Arc::new(feed::Feed::new(config.delta_bytes as usize));
         // Also publishes the stored map; Raft gets a machine of its own when it starts.
-        machine::Machine::open(store.clone(), published.clone())?;
+        machine::Machine::open(store.clone(), Arc::clone(&feed))?;
         Ok(Self {
             config: Arc::new(config),
             clock,
             transport,
             store: Mutex::new(Some(store)),
-            published,
+            feed,
             raft: OnceCell::new(),
             heard: Arc::new(election::Heard::new()),
             cancel: CancellationToken::new(),
@@ -133,13 +135,19 @@ impl Meta {
     /// The map as this node knows it.
     #[must_use]
     pub fn map(&self) -> Arc<ClusterMap> {
-        Arc::clone(&self.published.borrow())
+        self.feed.map()
     }
 
     /// Tells of every new map.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<ClusterMap>> {
-        self.published.subscribe()
+        self.feed.watch()
+    }
+
+    /// What leads from the map at `after` to the newest one of this node.
+    #[must_use]
+    pub fn since(&self, after: MetaIndex) -> News {
+        self.feed.since(after)
     }
 
     /// Commits a change if this node leads. The outcome may be a refusal; see

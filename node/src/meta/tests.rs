@@ -25,8 +25,7 @@ impl StoreBuilder<command::Types, log::Log, machine::Machine, TempDir> for Store
         let dir = TempDir::new().unwrap();
         let store = Store::open(dir.path(), 64 << 20, self.0).unwrap();
         let log = log::Log::new(store.clone(), 1 << 20);
-        let (published, _) = watch::channel(Arc::default());
-        Ok((dir, log, machine::Machine::open(store, published).unwrap()))
+        Ok((dir, log, machine::Machine::open(store, Arc::new(feed::Feed::new(1 << 20))).unwrap()))
     }
 }
 

@@ -11,8 +11,8 @@ use quorate_protocol::{
     frame::{Frame, FrameError, Message},
     message::{
         Aggregate, Deliver, Digest, HandOn, HintFate, Hints, HintsDo, HintsVerify, Join, Mark,
-        Marks, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan, Shards, Status,
-        Verify, Write,
+        Marks, MetaGet, MetaWatch, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan, Shards,
+        Status, Verify, Write,
     },
 };
 
@@ -56,7 +56,7 @@ pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
         Write::OP | Mark::OP | HintFate::OP => role(identity, Role::Write),
         Scan::OP | Aggregate::OP | Digest::OP | Hints::OP => role(identity, Role::Read),
         Verify::OP | HandOn::OP | HintsVerify::OP | HintsDo::OP => role(identity, Role::Admin),
-        MetaGet::OP | Status::OP | Shards::OP | Marks::OP => {
+        MetaGet::OP | MetaWatch::OP | Status::OP | Shards::OP | Marks::OP => {
             role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
         }
         Propose::OP => change(&request.message::<Propose>()?.change, identity),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     fn propose(change: Change) -> Frame {
-        frame(&Propose { deadline_ms: 1, forwarded: false, change })
+        frame(&Propose { deadline_ms: 1, forwarded: false, change, after: MetaIndex(0) })
     }
 
     /// An op that somebody adds and forgets here would be refused from everybody.
@@ -137,8 +137,7 @@ mod tests {
             client(Role::Admin),
             Identity::node("c", "n").unwrap(),
         ];
-        let (poll, status) =
-            (frame(&MetaGet { after: MetaIndex(0), wait_ms: 0 }), frame(&Status {}));
+        let (poll, status) = (frame(&MetaGet { after: MetaIndex(0) }), frame(&Status {}));
         let shard = (ShardId(1), MetaIndex(0));
         let digest = frame(&Digest {
             shard: shard.0,

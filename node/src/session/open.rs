@@ -105,6 +105,10 @@ impl Open {
         self.answered.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn stopping(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        self.session.shared.stop.clone().cancelled_owned()
+    }
+
     pub(super) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
