@@ -87,8 +87,8 @@ pub const fn credited(op: u16) -> bool {
     matches!(op, Write::OP | Deliver::OP)
 }
 
-/// Whether an op may be asked in vain for a long time, so that its silence says nothing.
-pub(crate) const fn long_poll(op: u16) -> bool {
+/// Whether an op's answer goes on without an end, so that its silence says nothing.
+pub(crate) const fn never_ends(op: u16) -> bool {
     op == MetaWatch::OP
 }
 

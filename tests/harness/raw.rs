@@ -16,9 +16,8 @@ use quorate_protocol::{
     batch::{Batch, PartHeader, Selection, encode_part},
     change::{Change, Outcome},
     code::Close,
-    id::{BatchId, MetaIndex, NodeId, Version},
-    map::ClusterMap,
-    map::apply_updates,
+    id::{BatchId, MetaIndex, NodeId, PolicyId, Version},
+    map::{ClusterMap, apply_updates},
     message::{MetaGet, Propose, Write, Written},
     point::Point,
 };
@@ -40,7 +39,12 @@ impl Raw {
     /// Dials with these credentials.
     #[must_use]
     pub fn new(env: Env, credentials: Credentials) -> Self {
-        let transport = TransportConfig::default();
+        Self::with(env, credentials, TransportConfig::default())
+    }
+
+    /// Dials with these credentials and settings.
+    #[must_use]
+    pub fn with(env: Env, credentials: Credentials, transport: TransportConfig) -> Self {
         let endpoint = env.client_endpoint(&transport).unwrap();
         Self { dialer: Dialer::new(env, endpoint, credentials, transport).unwrap() }
     }
@@ -94,6 +98,23 @@ impl Raw {
         })
         .await
     }
+}
+
+/// Makes groups for these times through this node; the index at which they were made.
+pub async fn create_groups(
+    connection: &Arc<Connection>,
+    policy: PolicyId,
+    times: Vec<i64>,
+) -> MetaIndex {
+    let change = Change::CreateGroups { policy, times };
+    // Nothing that is newer than this is asked for.
+    let after = MetaIndex(u64::MAX);
+    let request = Propose { deadline_ms: 5_000, forwarded: false, change, after };
+    let deadline = Instant::now() + PATIENCE;
+    let reply = connection.exchange(&request, Bytes::new(), deadline, 1 << 20).await;
+    let (proposed, news) = reply.unwrap();
+    assert_eq!((proposed.outcome, news.len()), (Outcome::Done, 0));
+    proposed.index
 }
 
 /// Points of one shard as an encoded batch with this version. All groups and fields must exist.

@@ -1,4 +1,4 @@
-//! Requests on streams of their own: long answers, long polls, long requests.
+//! Requests on streams of their own: long answers, answers without an end, long requests.
 
 use std::time::Duration;
 

@@ -122,8 +122,9 @@ mod tests {
         let known = (0..=u16::MAX)
             .filter(|op| !matches!(allowed(&empty(*op), &node), Err(Denied::Unknown(_))));
         let listed = [
-            0x0002, 0x0010, 0x0011, 0x0012, 0x0013, 0x0014, 0x0020, 0x0021, 0x0022, 0x0030, 0x0031,
-            0x0032, 0x0033, 0x0034, 0x0040, 0x0041, 0x0042, 0x0050, 0x0051, 0x0052, 0x0053, 0x0054,
+            0x0002, 0x0010, 0x0011, 0x0012, 0x0013, 0x0014, 0x0020, 0x0021, 0x0022, 0x0023, 0x0030,
+            0x0031, 0x0032, 0x0033, 0x0034, 0x0040, 0x0041, 0x0042, 0x0050, 0x0051, 0x0052, 0x0053,
+            0x0054,
         ];
         assert!(known.eq(listed));
     }
@@ -137,7 +138,9 @@ mod tests {
             client(Role::Admin),
             Identity::node("c", "n").unwrap(),
         ];
-        let (poll, status) = (frame(&MetaGet { after: MetaIndex(0) }), frame(&Status {}));
+        let (get, watch) =
+            (frame(&MetaGet { after: MetaIndex(0) }), frame(&MetaWatch { after: MetaIndex(0) }));
+        let status = frame(&Status {});
         let shard = (ShardId(1), MetaIndex(0));
         let digest = frame(&Digest {
             shard: shard.0,
@@ -159,7 +162,8 @@ mod tests {
         let raft = frame(&RaftVote {});
         for (request, expected) in [
             (&frame(&Ping {}), [true, true, true, true]),
-            (&poll, [true, true, true, true]),
+            (&get, [true, true, true, true]),
+            (&watch, [true, true, true, true]),
             (&status, [true, true, true, true]),
             (&digest, [true, false, true, true]),
             (&verify, [false, false, true, true]),
