@@ -9,12 +9,14 @@ use quorate_client::{
     connection::{Connection, ReplyStream},
 };
 use quorate_protocol::{
-    change::{Change, PolicySpec},
+    change::{Change, NewField, PolicySpec},
     consistency::Level,
+    frame::MAX_FRAME,
     id::{MetaIndex, NodeId, PolicyId},
     map::{ClusterMap, apply_updates},
     message::{MetaChanged, MetaWatch},
     point::Point,
+    schema::FieldType,
 };
 use quorate_tests::harness::{
     cluster::{Cluster, Plan, client_host, host},
@@ -156,6 +158,30 @@ fn a_watcher_that_does_not_read_is_not_queued_for_and_gets_the_whole_map_later()
         println!("{bytes} bytes, of which the map {whole}");
         assert!(bytes > whole, "it had read nothing before");
         assert!(bytes < whole + (300 << 10), "{bytes} bytes");
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn a_map_that_is_larger_than_a_frame_arrives_in_pieces() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(1, 554).await;
+        let client = cluster.client().await;
+        create_database(&client, "db", 1).await;
+        let database = client.map().databases[0].id;
+        let field = |n: u32| NewField {
+            measurement: "m".into(),
+            field: Bytes::from(format!("{n:065535}")),
+            kind: FieldType::Float,
+        };
+        for n in 0..5 {
+            let fields = (15 * n..15 * (n + 1)).map(field).collect();
+            client.change(Change::RegisterFields { database, fields }).await.unwrap();
+        }
+        let newcomer = cluster.client().await;
+        assert_eq!(newcomer.map(), client.map());
+        let fields = &newcomer.map().databases[0].measurements[0].fields;
+        assert!(fields.len() * 65_535 > MAX_FRAME as usize);
         cluster.finish().await;
     });
 }

@@ -203,6 +203,8 @@ pub(crate) async fn propose(
     change: Change,
     deadline: Instant,
 ) -> Result<Proposed, Error> {
+    let change = change.encode();
+    let change = change.map_err(|why| Error::refused(Code::Internal, why.to_string()))?;
     let mut last = Error::refused(Code::NoLeader, "no node answered in time");
     let mut turn = 0usize;
     loop {
@@ -211,11 +213,10 @@ pub(crate) async fn propose(
             let request = Propose {
                 deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
                 forwarded: false,
-                change: change.clone(),
                 after: core.topology.map().index,
             };
             let most = core.config.transport.max_message as usize;
-            match connection.exchange(&request, Bytes::new(), deadline, most).await {
+            match connection.exchange(&request, change.clone(), deadline, most).await {
                 Ok((proposed, updates)) => {
                     take(core, &updates);
                     if let Outcome::Refused { code, detail } = proposed.outcome {

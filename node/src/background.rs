@@ -190,7 +190,7 @@ pub(crate) fn announce(core: &Arc<Core>, addr: String) {
                 zone: core.config.zone.clone().or(known),
             };
             let (deadline_ms, after) = (ANNOUNCE_TIMEOUT_MS, core.directory.index());
-            match core.propose(Propose { deadline_ms, forwarded: false, change, after }).await {
+            match core.propose(Propose { deadline_ms, forwarded: false, after }, change).await {
                 Ok((proposed, _)) => {
                     // Until this node has it too, it would only be proposed again.
                     let _ = core.directory.reach(proposed.index, ANNOUNCE_PATIENCE).await;

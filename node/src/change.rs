@@ -19,18 +19,26 @@ use crate::{core::Core, meta::MetaError};
 
 impl Core {
     /// Proposes a change, or has the leader propose it.
-    pub(crate) async fn propose(&self, mut request: Propose) -> Result<(Proposed, Bytes), Failure> {
-        let future = self.check(&mut request.change)?;
-        let (mut proposed, map) = self.propose_checked(request).await?;
+    pub(crate) async fn propose(
+        &self,
+        request: Propose,
+        mut change: Change,
+    ) -> Result<(Proposed, Bytes), Failure> {
+        let future = self.check(&mut change)?;
+        let (mut proposed, map) = self.propose_checked(request, change).await?;
         if let (Some(detail), Outcome::Done) = (future, &proposed.outcome) {
             proposed.outcome = Outcome::Partly { code: Code::FutureTime, detail };
         }
         Ok((proposed, map))
     }
 
-    async fn propose_checked(&self, request: Propose) -> Result<(Proposed, Bytes), Failure> {
+    async fn propose_checked(
+        &self,
+        request: Propose,
+        change: Change,
+    ) -> Result<(Proposed, Bytes), Failure> {
         let deadline = deadline(request.deadline_ms);
-        match self.meta.propose(request.change.clone(), deadline).await {
+        match self.meta.propose(change.clone(), deadline).await {
             Ok(proposed) => {
                 let map = self.meta.wait_for(proposed.index, deadline).await;
                 map.map_err(|error| self.meta_failure(&error))?;
@@ -38,7 +46,9 @@ impl Core {
             }
             Err(MetaError::Forward { leader }) if !request.forwarded => {
                 let request = Propose { forwarded: true, ..request };
-                self.ask_leader(leader.id, &request, deadline).await
+                let change = change.encode();
+                let change = change.map_err(|why| self.failure(Code::Internal, why.to_string()))?;
+                self.ask_leader(leader.id, &request, change, deadline).await
             }
             Err(error) => Err(self.meta_failure(&error)),
         }
@@ -63,7 +73,8 @@ impl Core {
             Ok(_) => Err(self.failure(Code::Internal, "joining came to an unexpected outcome")),
             Err(MetaError::Forward { leader }) if request.forwarded_for.is_none() => {
                 let request = Join { forwarded_for: Some(name), ..request };
-                self.ask_leader(leader.id, &request, deadline).await.map(|(joined, _)| joined)
+                let asked = self.ask_leader(leader.id, &request, Bytes::new(), deadline).await;
+                asked.map(|(joined, _)| joined)
             }
             Err(error) => Err(self.meta_failure(&error)),
         }
@@ -96,6 +107,7 @@ impl Core {
         &self,
         leader: NodeId,
         request: &R,
+        payload: Bytes,
         deadline: Instant,
     ) -> Result<(R::Reply, Bytes), Failure> {
         use quorate_client::connection::RequestError;
@@ -104,7 +116,7 @@ impl Core {
             return Err(self.failure(Code::NoLeader, format!("leader {leader} is unreachable")));
         };
         let most = self.config.transport.max_message as usize;
-        match connection.exchange(request, Bytes::new(), deadline, most).await {
+        match connection.exchange(request, payload, deadline, most).await {
             Ok(reply) => Ok(reply),
             Err(RequestError::Failure(failure)) => Err(failure),
             Err(error) => {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_client::env::BoxFuture;
 use quorate_protocol::{
+    change::Change,
     code::Code,
     frame::{Frame, FrameError, Message},
     id::NodeId,
@@ -116,7 +117,11 @@ async fn dispatch(
             answer!(HandOn, |body| async move { Ok((work.hand_on(body).await, Bytes::new())) })
         }
         MetaGet::OP => answer!(MetaGet, |body| async move { Ok(work.meta_get(body)) }),
-        Propose::OP => answer!(Propose, |body| async move { work.propose(body).await }),
+        Propose::OP => answer!(Propose, |body| async move {
+            let change = Change::decode(&payload);
+            let change = change.map_err(|why| work.failure(Code::Malformed, why.to_string()))?;
+            work.propose(body, change).await
+        }),
         Join::OP => {
             let name = peer.identity.name().to_owned();
             // Only a member passes on what another node asks for.

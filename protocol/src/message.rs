@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    change::{Change, Outcome},
+    change::Outcome,
     code::Code,
     frame::Message,
     hello::{Hello, Welcome},
@@ -302,15 +302,13 @@ pub struct MetaChanged {
     pub left: u32,
 }
 
-/// Asks for a change of metadata. Op `0x0021`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Asks for a change of metadata: the payload, see [`crate::change::Change::encode`]. Op `0x0021`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Propose {
     /// Time left for the answer, in milliseconds.
     pub deadline_ms: u32,
     /// Whether a node has passed it on already; such a request is not passed on again.
     pub forwarded: bool,
-    /// The change.
-    pub change: Change,
     /// The index of the asker's map; 0 for none.
     pub after: MetaIndex,
 }

@@ -12,13 +12,12 @@ use std::{collections::BTreeSet, fmt::Debug};
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::{
-    change::{Change, NewField, Outcome, PolicySpec},
+    change::Outcome,
     code::Code,
     frame::{Frame, FrameCodec, FrameError, Message},
     hello::{Hello, Welcome},
     id::*,
     message::*,
-    schema::FieldType,
 };
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -44,6 +43,7 @@ const KINDS: [(&str, &str); 38] = [
     ("identity-invalid", "certs/src/vectors.rs"),
     ("line", "protocol/tests/data_vectors.rs"),
     ("line-bad", "protocol/tests/data_vectors.rs"),
+    ("map-update", "protocol/tests/map_vectors.rs"),
     ("mark", "node/src/handoff/marks.rs"),
     ("quarantined", "node/src/handoff/quarantine.rs"),
     ("row-block", "protocol/tests/data_vectors.rs"),
@@ -209,39 +209,14 @@ fn cases() -> Vec<Case> {
         case(
             "propose-create-database",
             8,
-            Propose {
-                deadline_ms: 10_000,
-                forwarded: false,
-                change: Change::CreateDatabase {
-                    name: "metrics".to_owned(),
-                    policy: PolicySpec {
-                        name: "default".to_owned(),
-                        duration: 0,
-                        group_duration: 0,
-                        replication: 3,
-                    },
-                },
-                after: MetaIndex(11),
-            },
-            b"",
+            Propose { deadline_ms: 10_000, forwarded: false, after: MetaIndex(11) },
+            b"\x03\x07metrics\x07default\x00\x00\x03",
         ),
         case(
             "propose-register-fields",
             9,
-            Propose {
-                deadline_ms: 10_000,
-                forwarded: true,
-                change: Change::RegisterFields {
-                    database: DatabaseId(1),
-                    fields: vec![NewField {
-                        measurement: Bytes::from_static(b"cpu"),
-                        field: Bytes::from_static(b"v"),
-                        kind: FieldType::Float,
-                    }],
-                },
-                after: MetaIndex(0),
-            },
-            b"",
+            Propose { deadline_ms: 10_000, forwarded: true, after: MetaIndex(0) },
+            b"\x06\x01\x01\x03cpu\x01v\x00",
         ),
         case(
             "proposed",

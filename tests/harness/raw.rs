@@ -109,9 +109,10 @@ pub async fn create_groups(
     let change = Change::CreateGroups { policy, times };
     // Nothing that is newer than this is asked for.
     let after = MetaIndex(u64::MAX);
-    let request = Propose { deadline_ms: 5_000, forwarded: false, change, after };
+    let request = Propose { deadline_ms: 5_000, forwarded: false, after };
     let deadline = Instant::now() + PATIENCE;
-    let reply = connection.exchange(&request, Bytes::new(), deadline, 1 << 20).await;
+    let change = change.encode().unwrap();
+    let reply = connection.exchange(&request, change, deadline, 1 << 20).await;
     let (proposed, news) = reply.unwrap();
     assert_eq!((proposed.outcome, news.len()), (Outcome::Done, 0));
     proposed.index
@@ -170,8 +171,9 @@ pub async fn send(connection: &Arc<Connection>, request: &Write, batch: &Bytes) 
 /// Removes a member for good; the connection must be a node's.
 pub async fn remove_node(connection: &Arc<Connection>, node: NodeId) {
     let change = Change::RemoveNode { node };
-    let request = Propose { deadline_ms: 5_000, forwarded: false, change, after: MetaIndex(0) };
+    let request = Propose { deadline_ms: 5_000, forwarded: false, after: MetaIndex(0) };
     let deadline = Instant::now() + PATIENCE;
-    let reply = connection.exchange(&request, Bytes::new(), deadline, 1 << 20).await;
+    let change = change.encode().unwrap();
+    let reply = connection.exchange(&request, change, deadline, 1 << 20).await;
     assert_eq!(reply.unwrap().0.outcome, Outcome::Done);
 }

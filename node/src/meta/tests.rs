@@ -39,6 +39,34 @@ fn the_stores_pass_the_librarys_suite_on_blocking_threads() {
     Suite::test_all(Stores(Executor::Thread)).unwrap();
 }
 
+/// What comes together on one node comes apart on another, and a watcher may change between them.
+#[test]
+fn every_command_is_a_step_of_its_own_whatever_is_applied_together() {
+    use openraft::{EntryPayload, storage::RaftStateMachine};
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 64 << 20, Executor::Inline).unwrap();
+    let feed = Arc::new(feed::Feed::new(1 << 20));
+    let mut machine = machine::Machine::open(store, Arc::clone(&feed)).unwrap();
+    let entry = |index, payload| command::Entry {
+        log_id: command::LogId::new(openraft::CommittedLeaderId::new(1, 1), index),
+        payload,
+    };
+    let bootstrap = Change::Bootstrap { cluster: ClusterId(1), name: "c".to_owned() };
+    let changes = [bootstrap, add_node(1), add_node(1), database("db")];
+    let commands = changes.map(|change| EntryPayload::Normal(Command { at_ns: 1, change }));
+    let mut entries: Vec<_> = (2..).zip(commands).map(|(n, payload)| entry(n, payload)).collect();
+    entries.insert(2, entry(9, EntryPayload::Blank));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(machine.apply(entries)).unwrap();
+    let indexes = |after| -> Vec<u64> {
+        let news = feed.since(MetaIndex(after));
+        news.updates.iter().map(|(index, _)| index.0).collect()
+    };
+    assert_eq!(indexes(0), [5], "the whole map");
+    assert_eq!(indexes(2), [3, 4, 5]);
+    assert_eq!(indexes(4), [5]);
+}
+
 /// Nodes that reach each other by a function call, unless they are cut off.
 #[derive(Default)]
 struct Net {

@@ -59,7 +59,9 @@ pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
         MetaGet::OP | MetaWatch::OP | Status::OP | Shards::OP | Marks::OP => {
             role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
         }
-        Propose::OP => change(&request.message::<Propose>()?.change, identity),
+        Propose::OP => {
+            change(&Change::decode(&request.payload).map_err(FrameError::from)?, identity)
+        }
         Deliver::OP | Join::OP | RaftAppend::OP | RaftVote::OP | RaftSnapshot::OP => {
             role(identity, Role::Node)
         }
@@ -111,7 +113,8 @@ mod tests {
     }
 
     fn propose(change: Change) -> Frame {
-        frame(&Propose { deadline_ms: 1, forwarded: false, change, after: MetaIndex(0) })
+        let propose = Propose { deadline_ms: 1, forwarded: false, after: MetaIndex(0) };
+        Frame::new(1, &propose, change.encode().unwrap()).unwrap()
     }
 
     /// An op that somebody adds and forgets here would be refused from everybody.
@@ -181,7 +184,7 @@ mod tests {
             let found = who.each_ref().map(|who| allowed(request, who).is_ok());
             assert_eq!(found, expected, "{request:?}");
         }
-        let garbage = Frame { body: Bytes::from_static(&[0xff; 3]), ..drop.clone() };
+        let garbage = Frame { payload: Bytes::from_static(&[0xff; 3]), ..drop.clone() };
         assert!(matches!(allowed(&garbage, &who[3]), Err(Denied::Body(_))));
         let unknown = Frame { op: 0x7777, ..drop };
         assert!(matches!(allowed(&unknown, &who[3]), Err(Denied::Unknown(0x7777))));
