@@ -22,7 +22,7 @@ use quorate_tests::harness::{
     cluster::{Cluster, Plan, client_host, host},
     history::Ledger,
     limit::simulated,
-    load::{EPOCH, write},
+    load::{EPOCH, sample, write},
     observe::{PATIENCE, create_database, wait_for},
     raw::{Raw, create_groups},
 };
@@ -158,6 +158,38 @@ fn a_watcher_that_does_not_read_is_not_queued_for_and_gets_the_whole_map_later()
         println!("{bytes} bytes, of which the map {whole}");
         assert!(bytes > whole, "it had read nothing before");
         assert!(bytes < whole + (300 << 10), "{bytes} bytes");
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn a_client_that_follows_a_node_without_a_majority_turns_to_another() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(3, 555).await;
+        let client = cluster.client().await;
+        create_database(&client, "db", 3).await;
+        let ledger = Ledger::new();
+        let options = WriteOptions::at(Level::Quorum);
+        write(&client, "db", &[sample(1, 0)], &options, &ledger).await.unwrap();
+        let mut followers = Vec::new();
+        for _ in 0..6 {
+            followers.push(cluster.client().await);
+        }
+        // Clients still reach it.
+        cluster.isolate(NodeId(3));
+        let field = Point::builder("cpu").tag("host", "x").field("fresh", 1.0).at(EPOCH).unwrap();
+        write(&client, "db", &[field], &options, &ledger).await.unwrap();
+        let goal = client.map().index;
+        for follower in &followers {
+            let known = sample(1, 1);
+            write(follower, "db", &[known], &options, &ledger).await.unwrap();
+        }
+        wait_for("the newest map", Duration::from_secs(5), async || {
+            let behind = followers.iter().filter(|follower| follower.map().index < goal).count();
+            if behind == 0 { Ok(()) } else { Err(format!("{behind} are behind")) }
+        })
+        .await;
+        cluster.rejoin(NodeId(3));
         cluster.finish().await;
     });
 }

@@ -152,6 +152,7 @@ fn news_that_do_not_follow_are_refused() {
         gap.to_string(),
         format!("map is at index {}, the delta starts at {}", a.index, b.index)
     );
+    assert!(apply_updates(b, &encode(a, c)).is_err(), "it is from before");
     let mut cut = encode(b, c);
     cut.pop();
     assert!(apply_updates(b, &cut).is_err());
