@@ -99,9 +99,10 @@ impl Topology {
     }
 }
 
-/// Follows the map until the client is closed.
+/// Follows the map until the client is closed. Clients begin with different nodes, so that no node has
+/// all of them to tell.
 pub(crate) async fn follow(core: Arc<Core>) {
-    let mut turn = 0usize;
+    let mut turn = usize::from(core.env.entropy.next_u64() as u16);
     loop {
         tokio::select! {
             biased;
@@ -149,11 +150,15 @@ async fn listen(core: &Core, turn: usize) {
 /// Takes what a node says of the map, until it says no more.
 async fn hear(core: &Core, connection: &Arc<Connection>) -> Result<(), Unheard> {
     let request = MetaWatch { after: core.topology.map().index };
+    // A seed has told who the nodes are: one of them is followed from now on.
+    let is_done = || request.after.0 == 0 && core.topology.map().index.0 > 0;
     let deadline = Instant::now() + core.config.connect_timeout;
     let mut news = connection.open_stream(&request, Bytes::new(), deadline).await?;
     let most = core.config.transport.max_message as usize;
     let mut update = BytesMut::new();
-    while let Some((MetaChanged { left, .. }, piece)) = news.next().await? {
+    while !is_done()
+        && let Some((MetaChanged { left, .. }, piece)) = news.next().await?
+    {
         if update.len() + piece.len() > most {
             return Err(Unheard::TooLarge(most));
         }
