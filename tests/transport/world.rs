@@ -26,8 +26,8 @@ use quorate_protocol::{
     frame::{Frame, Message},
     id::{ClusterId, Epoch, MetaIndex, NodeId, Sequence, ShardId, Version},
     message::{
-        Answer, MetaChanged, MetaGet, MetaState, MetaWatch, RaftInstalled, RaftSnapshot, Rows,
-        Scan, Write, Written,
+        Answer, MetaChanged, MetaGet, MetaState, MetaWatch, Propose, RaftInstalled, RaftSnapshot,
+        Rows, Scan, Write, Written,
     },
 };
 use quorate_tests::harness::net::SimNet;
@@ -115,6 +115,10 @@ impl Service for EchoService {
                     reply.send(&MetaState { index }, map.into()).await;
                 }
                 MetaWatch::OP => watch(&request, reply).await,
+                Propose::OP => {
+                    sleep(Duration::from_secs(5)).await;
+                    reply.fail(failure(Code::NotReady, "no metadata")).await;
+                }
                 RaftSnapshot::OP => {
                     let length = request.payload.len().to_string();
                     reply.send(&RaftInstalled {}, length.into()).await;
