@@ -36,6 +36,7 @@ mod shard_sync;
 mod shard_total;
 mod status;
 mod strangers;
+mod surveys;
 mod sync;
 mod torn;
 mod transport;

@@ -38,6 +38,7 @@ mod sink;
 mod spec;
 pub mod start;
 mod status;
+mod survey;
 mod write;
 
 pub use crate::{
