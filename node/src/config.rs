@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::{
     handoff::{DrainConfig, HandoffConfig},
+    http::HttpConfig,
     journal::{Durability, JournalConfig},
+    leaving::LeavingConfig,
     meta::MetaConfig,
     shard::Config as ShardConfig,
 };
@@ -86,6 +88,10 @@ pub struct NodeConfig {
     pub drain: DrainConfig,
     /// The Raft group of the metadata.
     pub meta: MetaConfig,
+    /// What a node does that is no member any more.
+    pub leaving: LeavingConfig,
+    /// Limits of what is served at `http`.
+    pub http_limits: HttpConfig,
 }
 
 impl Default for NodeConfig {
@@ -115,6 +121,8 @@ impl Default for NodeConfig {
             handoff: HandoffConfig::default(),
             drain: DrainConfig::default(),
             meta: MetaConfig::default(),
+            leaving: LeavingConfig::default(),
+            http_limits: HttpConfig::default(),
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod journal;
 mod leaving;
 mod lifecycle;
 pub mod meta;
+mod metrics_help;
 pub mod poison;
 mod query;
 mod raft;

@@ -155,7 +155,7 @@ mod tests {
             *part = [&part[..], &[1, 2, 3]].concat().into();
         }
         let list = [later, Member::silent(NodeId(4), "down")];
-        let bytes = postcard::to_allocvec(&list).unwrap();
+        let bytes = postcard::to_allocvec(&list[..]).unwrap();
         let read: Vec<Member> = postcard::from_bytes(&bytes).unwrap();
         assert_eq!(read[0].report(), Ok(report()));
         assert_eq!(read[1].node, NodeId(4));
