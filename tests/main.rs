@@ -3,6 +3,7 @@
 mod aggregates;
 mod bench;
 mod cardinality;
+mod cold;
 mod crash;
 mod determinism;
 mod digests;

@@ -92,7 +92,10 @@ impl Topology {
 /// Follows the map until the client is closed.
 pub(crate) async fn follow(core: Arc<Core>) {
     let mut turn = 0usize;
+    let mut changes = core.pool.changes();
     loop {
+        changes.mark_unchanged();
+        let nobody = core.any(turn).is_none();
         let polled = tokio::select! {
             biased;
             () = core.cancel.cancelled() => return,
@@ -103,6 +106,8 @@ pub(crate) async fn follow(core: Arc<Core>) {
             tokio::select! {
                 biased;
                 () = core.cancel.cancelled() => return,
+                // The first connection is asked at once: somebody waits for the first map.
+                Ok(()) = changes.changed(), if nobody => {}
                 () = sleep(RETRY_PAUSE) => {}
             }
         }
