@@ -198,6 +198,15 @@ mod tests {
     }
 
     #[test]
+    fn times_of_leaving_and_limits_of_http_are_read_from_the_file() {
+        let text = "[leaving]\nask_ms = 5\n[http_limits]\nmax_connections = 3\n";
+        let read: NodeConfig = toml::from_str(text).unwrap();
+        assert_eq!((read.leaving.ask_ms, read.http_limits.max_connections), (5, 3));
+        assert_eq!(read.leaving.dropped_ms, LeavingConfig::default().dropped_ms);
+        assert!(toml::from_str::<NodeConfig>("[leaving]\nask = 5\n").is_err());
+    }
+
+    #[test]
     fn durability_is_read_from_the_file_and_a_wrong_one_says_what_is_right() {
         let read = |text: &str| toml::from_str::<NodeConfig>(text);
         assert_eq!(read("").unwrap().durability, Durability::Commit);
