@@ -103,7 +103,10 @@ impl Topology {
 /// all of them to tell.
 pub(crate) async fn follow(core: Arc<Core>) {
     let mut turn = usize::from(core.env.entropy.next_u64() as u16);
+    let mut changes = core.pool.changes();
     loop {
+        changes.mark_unchanged();
+        let nobody = core.any(turn).is_none();
         tokio::select! {
             biased;
             () = core.cancel.cancelled() => return,
@@ -113,6 +116,8 @@ pub(crate) async fn follow(core: Arc<Core>) {
         tokio::select! {
             biased;
             () = core.cancel.cancelled() => return,
+            // The first connection is asked at once: somebody waits for the first map.
+            Ok(()) = changes.changed(), if nobody => {}
             () = sleep(RETRY_PAUSE) => {}
         }
     }

@@ -24,6 +24,7 @@ pub mod journal;
 mod leaving;
 mod lifecycle;
 pub mod meta;
+mod metrics_help;
 pub mod poison;
 mod query;
 mod raft;
@@ -38,6 +39,7 @@ mod sink;
 mod spec;
 pub mod start;
 mod status;
+mod survey;
 mod watch;
 mod write;
 

@@ -16,7 +16,7 @@ use quorate_protocol::{
         Aggregate, Deliver, Digest, Failure, HandOn, HintFate, Hints, HintsDo, HintsVerified,
         HintsVerify, Join, Mark, MarkList, Marks, MetaGet, MetaWatch, Ping, Pong, Propose,
         RaftAppend, RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan,
-        ShardList, Shards, Status, Verify, Write,
+        ShardList, Shards, Status, Survey, Surveyed, Verify, Write,
     },
 };
 
@@ -137,9 +137,9 @@ async fn dispatch(
             answer!(Verify, |body| async move { Ok((work.verify(body).await?, Bytes::new())) })
         }
         Shards::OP => answer!(Shards, |_body| async move {
-            let list = work.shard_states();
+            let list = postcard::to_stdvec(&work.shard_states());
             let list = list.map_err(|why| work.failure(Code::Internal, why.to_string()))?;
-            Ok((ShardList {}, list))
+            Ok((ShardList {}, list.into()))
         }),
         HintsDo::OP => answer!(HintsDo, |body| async move {
             let task = Arc::clone(&work);
@@ -152,6 +152,10 @@ async fn dispatch(
             Ok((HintsVerified {}, work.hints_verify().await?))
         }),
         Status::OP => answer!(Status, |_body| async move { Ok((work.status(), Bytes::new())) }),
+        Survey::OP => answer!(Survey, |body| async move {
+            let (node, meta_index) = (work.node, work.directory.index());
+            Ok((Surveyed { node, meta_index }, work.survey(body).await?))
+        }),
         RaftAppend::OP => answer!(RaftAppend, |_body| async move {
             Ok((RaftAppended {}, raft(&work, RaftOp::Append, &payload).await?))
         }),

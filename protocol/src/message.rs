@@ -16,6 +16,7 @@ use crate::{
 
 mod hints;
 mod read;
+mod survey;
 
 pub use self::{
     hints::{
@@ -26,6 +27,7 @@ pub use self::{
         Aggregate, Aggregated, Digest, Digested, Rows, Scan, ShardList, ShardProblem, ShardState,
         Shards, TagMatch, Verified, Verify,
     },
+    survey::{Lacking, Member, MemberReport, Survey, Surveyed},
 };
 
 /// A message that expects an answer.
@@ -77,6 +79,7 @@ ops! {
     0x0052 HintsDo => HintsDone;
     0x0053 Marks => MarkList;
     0x0054 HintsVerify => HintsVerified;
+    0x0055 Survey => Surveyed;
 }
 
 /// Gives up on a request of the same lane; it has no answer of its own. Op `0x0003`.

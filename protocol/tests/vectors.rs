@@ -24,7 +24,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use crate::spec::{all_vectors, document, unhex, vectors};
 
 /// Every kind, and which test reads it.
-const KINDS: [(&str, &str); 38] = [
+const KINDS: [(&str, &str); 39] = [
     ("accounts-entries", "node/src/handoff/accounts.rs"),
     ("accounts-snapshot", "node/src/handoff/accounts.rs"),
     ("batch-part", "protocol/tests/data_vectors.rs"),
@@ -93,6 +93,14 @@ fn case<M: Message + Debug>(
 const HINT_ENTRY: &[u8] = b"\x17\0\0\0\
     \x0c\x01\x07\x64\x01\x9f\x80\x0c\x07\x01\x01\x02\xe8\x07\x02\x01\x02\x01\x01\x03cpu\
     \0\0\0\0";
+
+/// What surveyed carries: two members, of which one is down.
+const MEMBERS: &[u8] = b"\x02\
+    \x01\0\
+    \x12\x01\0\x01\x01\x05\0\0\0\0\x050.1.0\0\x09\x08\
+    \x09\x01\x07\x0a\x02\x80\x20\x64\0\x01\
+    \x09\x02\0\x02\x05\0\x07\x02\x03\x01\
+    \x02\x01\x04down\0\0\0";
 
 fn cases() -> Vec<Case> {
     let ok = Answer { error: None, sequence: Sequence(9), retry_after_ms: 0 };
@@ -359,6 +367,8 @@ fn cases() -> Vec<Case> {
         case("mark-list", 23, MarkList {}, b"\x01\x07\x03\x01\x09\x0a"),
         case("hints-verify", 24, HintsVerify {}, b""),
         case("hints-verified", 24, HintsVerified {}, b"\x01\x03\x01\x05\x02\x01\0\x01\x01\x06\x01\x01\x01\x03bad"),
+        case("survey", 25, Survey { deadline_ms: 2000, forwarded: true }, b""),
+        case("surveyed", 25, Surveyed { node: NodeId(1), meta_index: MetaIndex(5) }, MEMBERS),
         case("raft-append", 12, RaftAppend {}, b"<raft>"),
         case("raft-appended", 12, RaftAppended {}, b"<raft>"),
         case("raft-vote", 13, RaftVote {}, b"<raft>"),
@@ -425,6 +435,18 @@ fn the_lists_in_the_vectors_of_hints_say_what_is_written_beside_them() {
     };
     assert_eq!(postcard::to_stdvec(&[report].to_vec()).unwrap(), payload("hints-verified"));
     assert_eq!(postcard::to_stdvec(&[mark].to_vec()).unwrap(), payload("mark-list"));
+}
+
+#[test]
+fn the_members_in_the_vector_say_what_is_written_beside_it() {
+    let members: Vec<Member> = postcard::from_bytes(MEMBERS).unwrap();
+    let [first, second] = &members[..] else { panic!("{members:?}") };
+    let report = first.report().unwrap();
+    assert_eq!((report.status.node, report.status.role), (NodeId(1), RaftRole::Leader));
+    assert_eq!(report.shards.len(), 1);
+    let lacks = |shard, hints, marks| Lacking { shard, owner: NodeId(2), hints, marks };
+    assert_eq!(report.lacking, [lacks(ShardId(0), 5, 0), lacks(ShardId(7), 3, 1)]);
+    assert_eq!((second.node, second.report()), (NodeId(2), Err("down".to_owned())));
 }
 
 fn encode(frame: &Frame) -> Vec<u8> {

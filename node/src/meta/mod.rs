@@ -33,6 +33,7 @@ mod vectors;
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -213,8 +214,9 @@ impl Meta {
     }
 
     /// Why this node has no leader to count on, if so: it knows none, or it leads and no majority has
-    /// answered it for as long as others wait before they elect another. A node without a vote elects
-    /// nobody, so it goes on with the last leader that it knew.
+    /// answered it for as long as others wait before they elect another, or it has heard of none for
+    /// as long. The last is how a node without a vote notices: it elects nobody, so Raft has it go on
+    /// with the last leader that it knew.
     #[must_use]
     pub fn leaderless(&self) -> Option<&'static str> {
         let Some((_, raft)) = self.raft.get() else {
@@ -227,9 +229,12 @@ impl Meta {
         }
         // The lease and the timeout, as for a follower.
         let patience = 2 * self.config.election_timeout_ms;
-        let leads = metrics.state == openraft::ServerState::Leader;
+        if metrics.state != openraft::ServerState::Leader {
+            let silent = self.heard.silence() >= Duration::from_millis(patience);
+            return silent.then_some("the last known leader has fallen silent");
+        }
         let answered = metrics.millis_since_quorum_ack.is_some_and(|ms| ms < patience);
-        (leads && !answered).then_some("this node leads, and no majority answers it")
+        (!answered).then_some("this node leads, and no majority answers it")
     }
 
     /// The members of the Raft group as this node knows them. A node that has left the map stays one

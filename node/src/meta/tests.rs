@@ -341,6 +341,37 @@ async fn without_a_quorum_a_change_fails_within_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_no_vote_notices_that_the_leader_is_silent_and_that_it_is_back() {
+    let config = MetaConfig { max_voters: 1, ..MetaConfig::default() };
+    let (heartbeat, patience) = (config.heartbeat_ms, 2 * config.election_timeout_ms);
+    let mut cluster = Cluster::new(config);
+    cluster.bootstrap().await;
+    cluster.join(2).await;
+    let index = cluster.leader().unwrap().map().index;
+    cluster.same_everywhere(index).await;
+    let learner = Arc::clone(&cluster.net.nodes.lock().unwrap()[&2]);
+    assert_eq!(learner.role(), RaftRole::Learner);
+    // Where nothing happens there are heartbeats.
+    let quiet = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < quiet {
+        assert_eq!(learner.leaderless(), None);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    cluster.net.cut.lock().unwrap().insert(1);
+    let begun = Instant::now();
+    until("it notices", || learner.leaderless().is_some()).await;
+    let took = begun.elapsed().as_millis() as u64;
+    let soonest = patience - 2 * heartbeat;
+    assert!((soonest..patience + 100).contains(&took), "noticed after {took} ms");
+    assert_eq!(learner.leader().map(|peer| peer.id), Some(NodeId(1)), "Raft does not");
+
+    cluster.net.cut.lock().unwrap().clear();
+    let begun = Instant::now();
+    until("it has heard", || learner.leaderless().is_none()).await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_has_left_is_no_member_any_more() {
     let cluster = Cluster::start(3, MetaConfig::default()).await;
     until("a leader", || cluster.leader().is_some()).await;

@@ -12,7 +12,7 @@ use quorate_protocol::{
     message::{
         Aggregate, Deliver, Digest, HandOn, HintFate, Hints, HintsDo, HintsVerify, Join, Mark,
         Marks, MetaGet, MetaWatch, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan, Shards,
-        Status, Verify, Write,
+        Status, Survey, Verify, Write,
     },
 };
 
@@ -56,7 +56,7 @@ pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
         Write::OP | Mark::OP | HintFate::OP => role(identity, Role::Write),
         Scan::OP | Aggregate::OP | Digest::OP | Hints::OP => role(identity, Role::Read),
         Verify::OP | HandOn::OP | HintsVerify::OP | HintsDo::OP => role(identity, Role::Admin),
-        MetaGet::OP | MetaWatch::OP | Status::OP | Shards::OP | Marks::OP => {
+        MetaGet::OP | MetaWatch::OP | Status::OP | Survey::OP | Shards::OP | Marks::OP => {
             role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
         }
         Propose::OP => {
@@ -127,7 +127,7 @@ mod tests {
         let listed = [
             0x0002, 0x0010, 0x0011, 0x0012, 0x0013, 0x0014, 0x0020, 0x0021, 0x0022, 0x0023, 0x0030,
             0x0031, 0x0032, 0x0033, 0x0034, 0x0040, 0x0041, 0x0042, 0x0050, 0x0051, 0x0052, 0x0053,
-            0x0054,
+            0x0054, 0x0055,
         ];
         assert!(known.eq(listed));
     }
@@ -168,6 +168,7 @@ mod tests {
             (&get, [true, true, true, true]),
             (&watch, [true, true, true, true]),
             (&status, [true, true, true, true]),
+            (&frame(&Survey { deadline_ms: 1, forwarded: true }), [true, true, true, true]),
             (&digest, [true, false, true, true]),
             (&verify, [false, false, true, true]),
             (&frame(&Shards {}), [true, true, true, true]),
