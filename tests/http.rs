@@ -44,6 +44,7 @@ async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
 async fn scrape(addr: SocketAddr) -> BTreeMap<String, f64> {
     let (status, text) = get(addr, "/metrics").await;
     assert_eq!(status, 200);
+    explained(&text);
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
@@ -52,6 +53,18 @@ async fn scrape(addr: SocketAddr) -> BTreeMap<String, f64> {
             (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line}")))
         })
         .collect()
+}
+
+/// Every metric of the page must have its type and its meaning.
+fn explained(page: &str) {
+    for line in page.lines().filter(|line| line.starts_with("quorate_")) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        let base = name.strip_suffix("_sum").or(name.strip_suffix("_count")).unwrap_or(name);
+        for what in ["TYPE", "HELP"] {
+            let head = format!("# {what} {base} ");
+            assert!(page.contains(&head), "{head} is missing");
+        }
+    }
 }
 
 async fn health(addr: SocketAddr) -> (u16, Value) {

@@ -17,7 +17,7 @@ use quorate_protocol::{
     message::{QueueStatus, RaftRole, Write},
 };
 use quorate_tests::harness::{
-    cluster::Cluster,
+    cluster::{Cluster, Plan},
     disk::Keep,
     history::Ledger,
     limit::{real, simulated, soak},
@@ -29,7 +29,7 @@ use quorate_tests::harness::{
     process::Processes,
     raw::{Raw, send},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::hint_poison::poison;
 
@@ -109,6 +109,28 @@ fn hints_for_a_node_that_is_removed_go_to_the_owners_that_stay() {
         cluster.stop(FOUR).await;
         let again = cluster.try_restart(FOUR).await;
         assert!(matches!(again, Err(StartError::Left { .. })), "{again:?}");
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn how_often_a_node_asks_whether_it_has_left_is_set() {
+    simulated(async {
+        let every = Duration::from_secs(30);
+        let plan = Plan::of(3).configured(move |_, config| {
+            config.leaving.ask_ms = every.as_millis().try_into().unwrap();
+        });
+        let mut cluster = Cluster::simulated_with(plan, 519).await;
+        let client = cluster.client().await;
+        cluster.stop(THREE).await;
+        client.change(Change::LeaveNode { node: THREE }).await.unwrap();
+        // Until Raft has agreed, and tells it nothing any more.
+        sleep(Duration::from_secs(20)).await;
+        let begun = Instant::now();
+        cluster.restart(THREE).await;
+        timeout(PATIENCE, cluster.node(THREE).left()).await.unwrap();
+        let took = begun.elapsed();
+        assert!((every..every * 4 / 3).contains(&took), "it knows after {took:?}");
         cluster.finish().await;
     });
 }

@@ -3,6 +3,7 @@
 mod aggregates;
 mod bench;
 mod cardinality;
+mod cold;
 mod crash;
 mod determinism;
 mod digests;
@@ -36,6 +37,7 @@ mod shard_sync;
 mod shard_total;
 mod status;
 mod strangers;
+mod surveys;
 mod sync;
 mod torn;
 mod transport;

@@ -95,6 +95,16 @@ fn any_node_tells_of_all_and_waiting_says_what_is_missing() {
             (&look["queues"][0]["target"], &look["hints"]["pending"]),
             (&3.into(), &1.into())
         );
+        // One node was asked, and says why another is silent and what its replica lacks.
+        assert_eq!(look["asked"], 1);
+        let reason = |node: usize| look["nodes"][node]["reason"].as_str();
+        assert_eq!((reason(0), reason(1)), (None, None), "{look}");
+        assert!(reason(2).is_some_and(|why| !why.contains("does not know")), "{look}");
+        for owner in look["shards"][0]["replicas"].as_array().unwrap() {
+            let is_third = owner["node"] == 3;
+            assert_eq!(owner["behind"], is_third, "{owner}");
+            assert_eq!(owner["hints"], u64::from(is_third), "{owner}");
+        }
         assert!(in_vain(&cluster, "healthy").await.contains(": node n3 is down"));
         let missing = in_vain(&cluster, "drained").await;
         assert!(

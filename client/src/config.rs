@@ -27,8 +27,6 @@ pub struct ClientConfig {
     /// How long a new client waits for its first map, and for each node's first connection.
     /// Default 5 s.
     pub connect_timeout: Duration,
-    /// How long a request for newer metadata is held by a node. Default 20 s; shorter only costs.
-    pub poll_wait: Duration,
     /// How long a call waits for the first dials of a minority of the nodes. Default 500 ms. Longer
     /// suits slow networks; a node that is dead costs a new client this much, once.
     pub settle: Duration,
@@ -50,7 +48,6 @@ impl Default for ClientConfig {
             max_part_rows: 20_000,
             max_clock_skew: Duration::from_nanos(MAX_CLOCK_SKEW_NS),
             connect_timeout: Duration::from_secs(5),
-            poll_wait: Duration::from_secs(20),
             settle: Duration::from_millis(500),
             abandon_after: Duration::from_secs(60),
             query_bytes: 64 << 20,

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use quorate_protocol::{
     frame::{Frame, Message},
     message::{
-        Aggregate, Cancel, Deliver, Digest, Hints, HintsVerify, MetaGet, Ping, RaftSnapshot, Scan,
-        Verify, Write,
+        Aggregate, Cancel, Deliver, Digest, Hints, HintsVerify, MetaWatch, Ping, RaftSnapshot,
+        Scan, Verify, Write,
     },
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -87,9 +87,9 @@ pub const fn credited(op: u16) -> bool {
     matches!(op, Write::OP | Deliver::OP)
 }
 
-/// Whether an op may be asked in vain for a long time, so that its silence says nothing.
-pub(crate) const fn long_poll(op: u16) -> bool {
-    op == MetaGet::OP
+/// Whether an op's answer goes on without an end, so that its silence says nothing.
+pub(crate) const fn never_ends(op: u16) -> bool {
+    op == MetaWatch::OP
 }
 
 /// Bytes that the writer hands to QUIC at once. Enough to fill packets, little enough that a

@@ -3,8 +3,8 @@
 //!
 //! Reading order: [`Client`] here; [`config`]; `topology` follows the map; `route` splits a batch;
 //! `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say what came of
-//! it; `query` and `scan` read back, `aggregate` sums up, `shard` compares replicas, `hints` looks
-//! at what is on its way. Under them [`pool`], [`connection`] and `lane` are the one way in which
+//! it; `query` and `scan` read back, `aggregate` sums up, `shard` compares replicas, `survey`
+//! asks how all nodes are, `hints` looks at what is on its way. Under them [`pool`], [`connection`] and `lane` are the one way in which
 //! anybody in this project calls a node; [`mod@env`] is the way to the world.
 
 pub mod aggregate;
@@ -27,6 +27,7 @@ mod route;
 mod scan;
 mod series;
 pub mod shard;
+pub mod survey;
 mod topology;
 mod write;
 
@@ -64,6 +65,7 @@ pub use crate::{
     query::{Query, RowStream},
     receipt::Receipt,
     shard::{BucketDigest, DigestRange},
+    survey::ClusterReport,
 };
 use crate::{connection::Dialer, core::Core, pool::Pool, topology::Topology, write::Full};
 
@@ -304,6 +306,16 @@ impl Client {
     /// [`Error::Unreachable`] if it is down.
     pub async fn node_status(&self, node: NodeId, timeout: Duration) -> Result<NodeStatus, Error> {
         self.ask(node, &Status {}, timeout).await
+    }
+
+    /// How all members are, from one node, which asks the others and gives them `timeout` to answer.
+    /// A member that does not answer is in the report with the reason.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] if no node answers at all; [`Error::Refused`] with its code if the last
+    /// that was asked refuses.
+    pub async fn survey(&self, timeout: Duration) -> Result<ClusterReport, Error> {
+        survey::survey(&self.core, timeout).await
     }
 
     /// Asks a holder what has become of one of its hints, which

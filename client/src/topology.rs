@@ -1,18 +1,19 @@
-//! The cached cluster map: fetched once, then followed by a long poll that any node answers.
+//! The cached cluster map: fetched once, then followed over one long stream from any node.
 //!
 //! Invariants: the map never goes back; the pool knows every node of the newest map; a write never
-//! waits for the poll unless it needs something newer. Changes are asked for here too, since their
-//! answer carries the map they made.
+//! waits for the stream unless it needs something newer; news that do not follow on the map are not
+//! used, and asked for again from where the map is. Changes are asked for here too, since their answer
+//! carries what they made of the map.
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quorate_protocol::{
     change::{Change, Outcome},
     code::{Class, Code},
     id::MetaIndex,
-    map::ClusterMap,
-    message::{MetaGet, Propose, Proposed},
+    map::{ClusterMap, UpdateError, apply_updates},
+    message::{MetaChanged, MetaGet, MetaWatch, Propose, Proposed},
 };
 use tokio::{
     sync::watch,
@@ -26,6 +27,8 @@ use crate::{
 };
 
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How long a node may take to say what another one has spoken of, before another one is followed.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The newest map, and the newest index anybody has spoken of.
 pub(crate) struct Topology {
@@ -73,9 +76,8 @@ impl Topology {
         Some(Arc::clone(&map))
     }
 
-    fn install(&self, core: &Core, map: ClusterMap) {
+    fn install(&self, core: &Core, map: Arc<ClusterMap>) {
         let nodes: Vec<_> = map.active_nodes().map(|node| (node.id, node.addr.clone())).collect();
-        let map = Arc::new(map);
         self.map.send_if_modified(|current| {
             let newer = map.index > current.index;
             if newer {
@@ -87,82 +89,122 @@ impl Topology {
             newer
         });
     }
+
+    /// Takes what a node says of its map.
+    fn update(&self, core: &Core, updates: &[u8]) -> Result<(), UpdateError> {
+        if let Some(map) = apply_updates(&self.map(), updates)? {
+            self.install(core, map);
+        }
+        Ok(())
+    }
 }
 
-/// Follows the map until the client is closed.
+/// Follows the map until the client is closed. Clients begin with different nodes, so that no node has
+/// all of them to tell.
 pub(crate) async fn follow(core: Arc<Core>) {
-    let mut turn = 0usize;
+    let mut turn = usize::from(core.env.entropy.next_u64() as u16);
+    let mut changes = core.pool.changes();
     loop {
-        let polled = tokio::select! {
+        changes.mark_unchanged();
+        let nobody = core.any(turn).is_none();
+        tokio::select! {
             biased;
             () = core.cancel.cancelled() => return,
-            polled = poll(&core, turn) => polled,
-        };
-        if polled.is_none() {
-            turn = turn.wrapping_add(1);
-            tokio::select! {
-                biased;
-                () = core.cancel.cancelled() => return,
-                () = sleep(RETRY_PAUSE) => {}
-            }
+            () = listen(&core, turn) => {}
+        }
+        turn = turn.wrapping_add(1);
+        tokio::select! {
+            biased;
+            () = core.cancel.cancelled() => return,
+            // The first connection is asked at once: somebody waits for the first map.
+            Ok(()) = changes.changed(), if nobody => {}
+            () = sleep(RETRY_PAUSE) => {}
         }
     }
 }
 
-/// One long poll; none if it failed and another node should be asked.
-async fn poll(core: &Core, turn: usize) -> Option<()> {
-    let connection = core.any(turn)?;
-    let after = core.topology.map().index;
+/// Listens to one node for as long as it has something to say and is not behind the others.
+async fn listen(core: &Core, turn: usize) {
+    let Some(connection) = core.any(turn) else { return };
     let mut wanted = core.topology.wanted.subscribe();
-    let wait = core.config.poll_wait;
-    let deadline = Instant::now() + wait + Duration::from_secs(5);
-    // This node seems to be behind the others if it holds back what somebody has spoken of.
+    // This node seems to be behind if it does not say what somebody else has spoken of.
     let behind = async {
-        if wanted.wait_for(|wanted| *wanted > after).await.is_ok() {
-            sleep(Duration::from_millis(500)).await;
+        loop {
+            let lacks = |wanted: &MetaIndex| *wanted > core.topology.map().index;
+            if wanted.wait_for(lacks).await.is_err() {
+                return;
+            }
+            sleep(PATIENCE).await;
+            if lacks(&wanted.borrow()) {
+                return;
+            }
+        }
+    };
+    let heard = async {
+        if let Err(why) = hear(core, &connection).await {
+            tracing::debug!(%why, "the cluster map is followed elsewhere");
         }
     };
     tokio::select! {
         biased;
-        fetched = fetch(core, &connection, after, wait, deadline) => {
-            if let Some(map) = fetched.ok()? {
-                core.topology.install(core, map);
-            }
-            Some(())
-        }
-        () = behind => None,
+        () = heard => {}
+        () = behind => {}
     }
 }
 
-/// Asks one node for a map newer than `after`.
-async fn fetch(
-    core: &Core,
-    connection: &Arc<Connection>,
-    after: MetaIndex,
-    wait: Duration,
-    deadline: Instant,
-) -> Result<Option<ClusterMap>, RequestError> {
-    let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-    let request = MetaGet { after, wait_ms };
+/// Takes what a node says of the map, until it says no more.
+async fn hear(core: &Core, connection: &Arc<Connection>) -> Result<(), Unheard> {
+    let request = MetaWatch { after: core.topology.map().index };
+    // A seed has told who the nodes are: one of them is followed from now on.
+    let is_done = || request.after.0 == 0 && core.topology.map().index.0 > 0;
+    let deadline = Instant::now() + core.config.connect_timeout;
+    let mut news = connection.open_stream(&request, Bytes::new(), deadline).await?;
     let most = core.config.transport.max_message as usize;
-    let (_, payload) = connection.exchange(&request, Bytes::new(), deadline, most).await?;
-    Ok(decode_map(&payload))
+    let mut update = BytesMut::new();
+    while !is_done()
+        && let Some((MetaChanged { left, .. }, piece)) = news.next().await?
+    {
+        if update.len() + piece.len() > most {
+            return Err(Unheard::TooLarge(most));
+        }
+        if left == 0 && update.is_empty() {
+            core.topology.update(core, &piece)?;
+            continue;
+        }
+        update.extend_from_slice(&piece);
+        if left == 0 {
+            core.topology.update(core, &update.split())?;
+        }
+    }
+    Ok(())
+}
+
+/// Why nothing more is heard from a node.
+#[derive(Debug, thiserror::Error)]
+enum Unheard {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Update(#[from] UpdateError),
+    #[error("the map is over {0} bytes (max_message)")]
+    TooLarge(usize),
 }
 
 /// Asks one node once whether there is something newer.
 pub(crate) async fn refresh(core: &Core, deadline: Instant) {
     let Some(connection) = core.any(0) else { return };
-    let after = core.topology.map().index;
-    if let Ok(Some(map)) = fetch(core, &connection, after, Duration::ZERO, deadline).await {
-        core.topology.install(core, map);
+    let request = MetaGet { after: core.topology.map().index };
+    let most = core.config.transport.max_message as usize;
+    if let Ok((_, updates)) = connection.exchange(&request, Bytes::new(), deadline, most).await {
+        take(core, &updates);
     }
 }
 
-fn decode_map(payload: &[u8]) -> Option<ClusterMap> {
-    if payload.is_empty() {
-        return None;
+/// Takes the updates of an answer. Those that cannot be used are no loss: the watched node has them.
+fn take(core: &Core, updates: &[u8]) {
+    if let Err(why) = core.topology.update(core, updates) {
+        tracing::debug!(%why, "an answer's map updates are not used");
     }
-    postcard::take_from_bytes(payload).ok().map(|(map, _)| map)
 }
 
 /// Asks for a change until it is done, refused, or the deadline has passed.
@@ -171,6 +213,8 @@ pub(crate) async fn propose(
     change: Change,
     deadline: Instant,
 ) -> Result<Proposed, Error> {
+    let change = change.encode();
+    let change = change.map_err(|why| Error::refused(Code::Internal, why.to_string()))?;
     let mut last = Error::refused(Code::NoLeader, "no node answered in time");
     let mut turn = 0usize;
     loop {
@@ -179,14 +223,12 @@ pub(crate) async fn propose(
             let request = Propose {
                 deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
                 forwarded: false,
-                change: change.clone(),
+                after: core.topology.map().index,
             };
             let most = core.config.transport.max_message as usize;
-            match connection.exchange(&request, Bytes::new(), deadline, most).await {
-                Ok((proposed, payload)) => {
-                    if let Some(map) = decode_map(&payload) {
-                        core.topology.install(core, map);
-                    }
+            match connection.exchange(&request, change.clone(), deadline, most).await {
+                Ok((proposed, updates)) => {
+                    take(core, &updates);
                     if let Outcome::Refused { code, detail } = proposed.outcome {
                         return Err(Error::Refused { code, detail });
                     }

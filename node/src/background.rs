@@ -84,9 +84,7 @@ pub(crate) fn install(core: &Core, map: Arc<ClusterMap>) -> bool {
     let dialled = others.filter(|node| node.is_member() || lingers(node));
     core.pool.update(dialled.map(|node| (node.id, node.addr.clone())));
     let lingering = map.nodes.iter().any(lingers);
-    if map.index > core.directory.index() {
-        core.directory.install(map);
-    }
+    core.directory.install(map);
     lingering
 }
 
@@ -195,8 +193,8 @@ pub(crate) fn announce(core: &Arc<Core>, addr: String) {
                 // What an operator has set stays, unless this node is started with another.
                 zone: core.config.zone.clone().or(known),
             };
-            let deadline_ms = ANNOUNCE_TIMEOUT_MS;
-            match core.propose(Propose { deadline_ms, forwarded: false, change }).await {
+            let (deadline_ms, after) = (ANNOUNCE_TIMEOUT_MS, core.directory.index());
+            match core.propose(Propose { deadline_ms, forwarded: false, after }, change).await {
                 Ok((proposed, _)) => {
                     // Until this node has it too, it would only be proposed again.
                     let _ = core.directory.reach(proposed.index, ANNOUNCE_PATIENCE).await;

@@ -1,62 +1,54 @@
-//! Changes and snapshots of metadata on behalf of clients and joining nodes.
+//! Changes of metadata on behalf of clients and joining nodes.
 //!
 //! Any node answers: the leader proposes, others pass the request on to it, once. Invariants: a
-//! request that was passed on is never passed on again; a `Proposed` goes out with the map it made.
+//! request that was passed on is never passed on again; a `Proposed` goes out with what makes the map it led to of
+//! the asker's.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_protocol::{
     change::{Change, Outcome},
     code::Code,
     id::NodeId,
-    map::ClusterMap,
-    message::{Failure, Join, Joined, MetaGet, MetaState, Propose, Proposed, Request},
+    message::{Failure, Join, Joined, Propose, Proposed, Request},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::{core::Core, meta::MetaError};
 
-/// Longest a client may have its question for a newer map held back.
-const MAX_WAIT: Duration = Duration::from_secs(60);
-
 impl Core {
-    /// The map once it is newer than what the asker has, or nothing after its patience.
-    pub(crate) async fn meta_get(&self, request: MetaGet) -> (MetaState, Bytes) {
-        let wait = Duration::from_millis(request.wait_ms.into()).min(MAX_WAIT);
-        let mut watch = self.meta.watch();
-        let newer = watch.wait_for(|map| map.index > request.after);
-        let map = match timeout_at(Instant::now() + wait, newer).await {
-            Ok(Ok(map)) => Some(Arc::clone(&map)),
-            _ => None,
-        };
-        match map {
-            Some(map) => (MetaState { index: map.index }, encode(&map)),
-            None => (MetaState { index: self.meta.map().index }, Bytes::new()),
-        }
-    }
-
     /// Proposes a change, or has the leader propose it.
-    pub(crate) async fn propose(&self, mut request: Propose) -> Result<(Proposed, Bytes), Failure> {
-        let future = self.check(&mut request.change)?;
-        let (mut proposed, map) = self.propose_checked(request).await?;
+    pub(crate) async fn propose(
+        &self,
+        request: Propose,
+        mut change: Change,
+    ) -> Result<(Proposed, Bytes), Failure> {
+        let future = self.check(&mut change)?;
+        let (mut proposed, map) = self.propose_checked(request, change).await?;
         if let (Some(detail), Outcome::Done) = (future, &proposed.outcome) {
             proposed.outcome = Outcome::Partly { code: Code::FutureTime, detail };
         }
         Ok((proposed, map))
     }
 
-    async fn propose_checked(&self, request: Propose) -> Result<(Proposed, Bytes), Failure> {
+    async fn propose_checked(
+        &self,
+        request: Propose,
+        change: Change,
+    ) -> Result<(Proposed, Bytes), Failure> {
         let deadline = deadline(request.deadline_ms);
-        match self.meta.propose(request.change.clone(), deadline).await {
+        match self.meta.propose(change.clone(), deadline).await {
             Ok(proposed) => {
                 let map = self.meta.wait_for(proposed.index, deadline).await;
-                let map = map.map_err(|error| self.meta_failure(&error))?;
-                Ok((proposed, encode(&map)))
+                map.map_err(|error| self.meta_failure(&error))?;
+                Ok((proposed, self.meta.since(request.after).joined()))
             }
             Err(MetaError::Forward { leader }) if !request.forwarded => {
                 let request = Propose { forwarded: true, ..request };
-                self.ask_leader(leader.id, &request, deadline).await
+                let change = change.encode();
+                let change = change.map_err(|why| self.failure(Code::Internal, why.to_string()))?;
+                self.ask_leader(leader.id, &request, change, deadline).await
             }
             Err(error) => Err(self.meta_failure(&error)),
         }
@@ -81,7 +73,8 @@ impl Core {
             Ok(_) => Err(self.failure(Code::Internal, "joining came to an unexpected outcome")),
             Err(MetaError::Forward { leader }) if request.forwarded_for.is_none() => {
                 let request = Join { forwarded_for: Some(name), ..request };
-                self.ask_leader(leader.id, &request, deadline).await.map(|(joined, _)| joined)
+                let asked = self.ask_leader(leader.id, &request, Bytes::new(), deadline).await;
+                asked.map(|(joined, _)| joined)
             }
             Err(error) => Err(self.meta_failure(&error)),
         }
@@ -114,6 +107,7 @@ impl Core {
         &self,
         leader: NodeId,
         request: &R,
+        payload: Bytes,
         deadline: Instant,
     ) -> Result<(R::Reply, Bytes), Failure> {
         use quorate_client::connection::RequestError;
@@ -122,7 +116,7 @@ impl Core {
             return Err(self.failure(Code::NoLeader, format!("leader {leader} is unreachable")));
         };
         let most = self.config.transport.max_message as usize;
-        match connection.exchange(request, Bytes::new(), deadline, most).await {
+        match connection.exchange(request, payload, deadline, most).await {
             Ok(reply) => Ok(reply),
             Err(RequestError::Failure(failure)) => Err(failure),
             Err(error) => {
@@ -146,11 +140,6 @@ fn take_future(times: &mut Vec<i64>, limit: i64) -> Option<i64> {
 
 fn deadline(ms: u32) -> Instant {
     Instant::now() + Duration::from_millis(ms.into())
-}
-
-fn encode(map: &ClusterMap) -> Bytes {
-    // A map is plain data: encoding fails only where memory does.
-    postcard::to_allocvec(map).map(Bytes::from).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::{
     handoff::{DrainConfig, HandoffConfig},
+    http::HttpConfig,
     journal::{Durability, JournalConfig},
+    leaving::LeavingConfig,
     meta::MetaConfig,
     shard::Config as ShardConfig,
 };
@@ -92,6 +94,10 @@ pub struct NodeConfig {
     pub drain: DrainConfig,
     /// The Raft group of the metadata.
     pub meta: MetaConfig,
+    /// What a node does that is no member any more.
+    pub leaving: LeavingConfig,
+    /// Limits of what is served at `http`.
+    pub http_limits: HttpConfig,
 }
 
 impl Default for NodeConfig {
@@ -123,6 +129,8 @@ impl Default for NodeConfig {
             handoff: HandoffConfig::default(),
             drain: DrainConfig::default(),
             meta: MetaConfig::default(),
+            leaving: LeavingConfig::default(),
+            http_limits: HttpConfig::default(),
         }
     }
 }
@@ -203,6 +211,15 @@ mod tests {
         (new.zone, new.handoff.max_bytes) = (Some("a".to_owned()), 5);
         assert_eq!(old.differences(&new), ["handoff", "zone"]);
         assert_eq!(new.differences(&old), ["handoff", "zone"]);
+    }
+
+    #[test]
+    fn times_of_leaving_and_limits_of_http_are_read_from_the_file() {
+        let text = "[leaving]\nask_ms = 5\n[http_limits]\nmax_connections = 3\n";
+        let read: NodeConfig = toml::from_str(text).unwrap();
+        assert_eq!((read.leaving.ask_ms, read.http_limits.max_connections), (5, 3));
+        assert_eq!(read.leaving.dropped_ms, LeavingConfig::default().dropped_ms);
+        assert!(toml::from_str::<NodeConfig>("[leaving]\nask = 5\n").is_err());
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! The map, indexed by shard: what a node must know to accept or refuse a batch.
 //!
-//! Rebuilt from each new map and swapped in whole, so that a request sees one index throughout.
+//! Brought from each map to the next and swapped in whole, so that a request sees one index throughout;
+//! only what differs is looked into.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use quorate_protocol::{
-    id::{DatabaseId, Epoch, GroupId, MetaIndex, NodeId, PolicyId, ShardId},
-    map::ClusterMap,
+    id::{DatabaseId, Epoch, MetaIndex, NodeId, PolicyId, ShardId},
+    map::{ClusterMap, GroupDifferences},
 };
 use tokio::{
     sync::watch,
@@ -34,36 +35,42 @@ pub(crate) struct Place {
 }
 
 /// One map and its shards by id.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) map: Arc<ClusterMap>,
-    shards: HashMap<ShardId, Place>,
+    shards: HashMap<ShardId, Arc<Place>>,
 }
 
 impl Snapshot {
-    fn new(map: Arc<ClusterMap>, node: NodeId) -> Self {
-        let mut groups: BTreeMap<GroupId, Arc<[ShardId]>> = BTreeMap::new();
-        let shards = map.shards().map(|place| {
-            let entry = Place {
-                database: place.database.id,
-                policy: place.policy.id,
-                start: place.group.start,
-                end: place.group.end,
-                closing: place.group.closing().map(|it| it.at),
-                epoch: place.shard.epoch,
-                owners: place.shard.owners.clone(),
-                beside: Arc::clone(groups.entry(place.group.id).or_insert_with(|| {
-                    let own = place.group.shards.iter().filter(|s| s.owners.contains(&node));
-                    own.map(|shard| shard.id).collect()
-                })),
-            };
-            (place.shard.id, entry)
-        });
-        Self { shards: shards.collect(), map: Arc::clone(&map) }
+    /// This snapshot's shards, where they differ, brought to another map.
+    fn follow(&self, map: Arc<ClusterMap>, node: NodeId) -> Self {
+        let mut shards = self.shards.clone();
+        let differences = GroupDifferences::between(&self.map, &map);
+        for shard in differences.gone.iter().flat_map(|group| &group.shards) {
+            shards.remove(&shard.id);
+        }
+        for (database, policy, group) in differences.changed {
+            let own = group.shards.iter().filter(|shard| shard.owners.contains(&node));
+            let beside: Arc<[ShardId]> = own.map(|shard| shard.id).collect();
+            shards.extend(group.shards.iter().map(|shard| {
+                let place = Place {
+                    database,
+                    policy,
+                    start: group.start,
+                    end: group.end,
+                    closing: group.closing().map(|it| it.at),
+                    epoch: shard.epoch,
+                    owners: shard.owners.clone(),
+                    beside: Arc::clone(&beside),
+                };
+                (shard.id, Arc::new(place))
+            }));
+        }
+        Self { map, shards }
     }
 
     pub(crate) fn shard(&self, id: ShardId) -> Option<&Place> {
-        self.shards.get(&id)
+        self.shards.get(&id).map(AsRef::as_ref)
     }
 }
 
@@ -72,18 +79,30 @@ impl Snapshot {
 pub(crate) struct Directory {
     node: NodeId,
     current: ArcSwap<Snapshot>,
+    /// Held while one snapshot is made of the last.
+    turn: Mutex<()>,
     index: watch::Sender<MetaIndex>,
 }
 
 impl Directory {
     /// The directory of this node.
     pub(crate) fn new(node: NodeId) -> Self {
-        Self { node, current: ArcSwap::default(), index: watch::Sender::new(MetaIndex(0)) }
+        Self {
+            node,
+            current: ArcSwap::default(),
+            turn: Mutex::default(),
+            index: watch::Sender::new(MetaIndex(0)),
+        }
     }
 
+    /// Takes a map, unless it is older than the present one.
     pub(crate) fn install(&self, map: Arc<ClusterMap>) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let index = map.index;
-        self.current.store(Arc::new(Snapshot::new(map, self.node)));
+        if index <= self.index() {
+            return;
+        }
+        self.current.store(Arc::new(self.current.load().follow(map, self.node)));
         self.index.send_replace(index);
     }
 

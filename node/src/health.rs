@@ -112,12 +112,14 @@ impl Core {
         }
         let mut reasons = Vec::new();
         let mut say = |reason, detail| reasons.push(Trouble { reason, detail });
+        let leaderless = self.meta.leaderless();
+        let leader = self.meta.leader().filter(|_| leaderless.is_none());
         if let Some(failure) = self.meta.failure() {
             say(
                 Reason::MetadataStopped,
                 format!("{failure}; check the disk, then restart the node"),
             );
-        } else if let Some(why) = self.meta.leaderless() {
+        } else if let Some(why) = leaderless {
             say(Reason::NoLeader, why.to_owned());
         }
         if let Err(stopped) = self.journal.poison().check() {
@@ -135,7 +137,7 @@ impl Core {
         Health {
             node: Some(self.node),
             role: Some(self.meta.role().name()),
-            leader: self.meta.leader().map(|peer| peer.id),
+            leader: leader.map(|peer| peer.id),
             meta_index: Some(self.directory.index()),
             ..Health::of(reasons)
         }

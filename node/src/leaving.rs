@@ -10,27 +10,44 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use quorate_protocol::{
     id::NodeId,
-    map::ClusterMap,
+    map::{ClusterMap, apply_updates},
     message::{HandOn, MetaGet, RaftRole},
 };
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::{background, core::Core};
 
-/// How often a node without a leader asks whether it is still a member.
-const ASK: Duration = Duration::from_secs(2);
-/// How long one peer may take to say so.
-const ANSWER: Duration = Duration::from_secs(5);
-/// How long a node stays for the group to agree without it.
-const DROPPED: Duration = Duration::from_secs(10);
 /// Between two looks at that.
 const LOOK: Duration = Duration::from_millis(100);
-/// Time of one attempt to hand the hints on, in ms.
-const HAND_ON_MS: u32 = 30_000;
+/// What can be set about leaving.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LeavingConfig {
+    /// How often a node without a leader asks whether it is still a member, in milliseconds. Default
+    /// 2,000. Less lets a node that was removed while it was down know sooner.
+    pub ask_ms: u64,
+    /// How long one peer may take to say so, in milliseconds. Default 5,000. The map must come in
+    /// this time.
+    pub answer_ms: u64,
+    /// How long a node that has left stays for the group to agree without it, in milliseconds. Default
+    /// 10,000. It may be needed for the last majority that counts it.
+    pub dropped_ms: u64,
+    /// Time of one attempt to hand the hints on, in milliseconds. Default 30,000. After it the node says
+    /// how many are still there, and tries again.
+    pub hand_on_ms: u32,
+}
+
+impl Default for LeavingConfig {
+    fn default() -> Self {
+        Self { ask_ms: 2_000, answer_ms: 5_000, dropped_ms: 10_000, hand_on_ms: 30_000 }
+    }
+}
 
 /// Runs until the node has left, or as long as it lives.
 pub(crate) async fn watch(core: Arc<Core>) {
-    let mut timer = interval(ASK);
+    let config = core.config.leaving.clone();
+    let mut timer = interval(Duration::from_millis(config.ask_ms.max(1)));
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut maps = core.directory.changes();
     while !is_removed(&core.directory.current().map, core.node) {
@@ -44,12 +61,12 @@ pub(crate) async fn watch(core: Arc<Core>) {
         }
     }
     tracing::warn!("this node is no member of the cluster any more; its hints go to others");
-    let until = Instant::now() + DROPPED;
+    let until = Instant::now() + Duration::from_millis(config.dropped_ms);
     while counts(&core) && Instant::now() < until {
         sleep(LOOK).await;
     }
     loop {
-        let handed = core.hand_on(HandOn { deadline_ms: HAND_ON_MS }).await;
+        let handed = core.hand_on(HandOn { deadline_ms: config.hand_on_ms }).await;
         if handed.pending == 0 {
             break;
         }
@@ -80,14 +97,16 @@ fn counts(core: &Core) -> bool {
 /// Takes a peer's map if it says that this node has left; otherwise Raft brings it.
 async fn ask(core: &Core) {
     for connection in core.pool.up() {
-        let request = MetaGet { after: core.directory.index(), wait_ms: 0 };
-        let deadline = Instant::now() + ANSWER;
+        let request = MetaGet { after: core.directory.index() };
+        let deadline = Instant::now() + Duration::from_millis(core.config.leaving.answer_ms);
         let most = core.config.transport.max_message as usize;
         let answer = connection.exchange(&request, Bytes::new(), deadline, most).await;
         let Ok((_, payload)) = answer else { continue };
-        let Ok((map, _)) = postcard::take_from_bytes::<ClusterMap>(&payload) else { continue };
+        let Ok(Some(map)) = apply_updates(&core.directory.current().map, &payload) else {
+            continue;
+        };
         if map.cluster == core.cluster && is_removed(&map, core.node) {
-            background::install(core, Arc::new(map));
+            background::install(core, map);
             return;
         }
     }

@@ -25,6 +25,7 @@ pub mod journal;
 mod leaving;
 mod lifecycle;
 pub mod meta;
+mod metrics_help;
 pub mod poison;
 mod query;
 mod raft;
@@ -39,7 +40,9 @@ mod sink;
 mod spec;
 pub mod start;
 mod status;
+mod survey;
 mod truncate;
+mod watch;
 mod write;
 
 pub use crate::{

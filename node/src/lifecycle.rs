@@ -57,8 +57,9 @@ pub(crate) async fn precreate(core: Arc<Core>) {
 
 /// Tried again at the next tick if it fails.
 async fn ask(core: &Core, change: Change) {
-    let request = Propose { deadline_ms: TIMEOUT_MS, forwarded: false, change };
-    if let Err(failure) = core.propose(request).await {
+    let after = core.directory.index();
+    let request = Propose { deadline_ms: TIMEOUT_MS, forwarded: false, after };
+    if let Err(failure) = core.propose(request, change).await {
         let (code, detail) = (failure.code, failure.detail);
         tracing::warn!(%code, detail, "shard groups were not made or deleted");
     }

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_client::env::BoxFuture;
 use quorate_protocol::{
+    change::Change,
     code::Code,
     frame::{Frame, FrameError, Message},
     id::NodeId,
     message::{
         Aggregate, Deliver, Digest, Failure, HandOn, HintFate, Hints, HintsDo, HintsVerified,
-        HintsVerify, Join, Mark, MarkList, Marks, MetaGet, Ping, Pong, Propose, RaftAppend,
-        RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan, ShardList,
-        Shards, Status, Verify, Write,
+        HintsVerify, Join, Mark, MarkList, Marks, MetaGet, MetaWatch, Ping, Pong, Propose,
+        RaftAppend, RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan,
+        ShardList, Shards, Status, Survey, Surveyed, Verify, Write,
     },
 };
 
@@ -64,6 +65,7 @@ impl Service for NodeService {
                 Aggregate::OP => return stream!(Aggregate, aggregate),
                 Digest::OP => return stream!(Digest, digest),
                 Hints::OP => return stream!(Hints, hints),
+                MetaWatch::OP => return stream!(MetaWatch, meta_watch),
                 _ => {}
             }
             if let Err(unsent) = dispatch(core, &peer, request, reply).await {
@@ -114,8 +116,12 @@ async fn dispatch(
         HandOn::OP => {
             answer!(HandOn, |body| async move { Ok((work.hand_on(body).await, Bytes::new())) })
         }
-        MetaGet::OP => answer!(MetaGet, |body| async move { Ok(work.meta_get(body).await) }),
-        Propose::OP => answer!(Propose, |body| async move { work.propose(body).await }),
+        MetaGet::OP => answer!(MetaGet, |body| async move { Ok(work.meta_get(body)) }),
+        Propose::OP => answer!(Propose, |body| async move {
+            let change = Change::decode(&payload);
+            let change = change.map_err(|why| work.failure(Code::Malformed, why.to_string()))?;
+            work.propose(body, change).await
+        }),
         Join::OP => {
             let name = peer.identity.name().to_owned();
             // Only a member passes on what another node asks for.
@@ -131,9 +137,9 @@ async fn dispatch(
             answer!(Verify, |body| async move { Ok((work.verify(body).await?, Bytes::new())) })
         }
         Shards::OP => answer!(Shards, |_body| async move {
-            let list = work.shard_states();
+            let list = postcard::to_stdvec(&work.shard_states());
             let list = list.map_err(|why| work.failure(Code::Internal, why.to_string()))?;
-            Ok((ShardList {}, list))
+            Ok((ShardList {}, list.into()))
         }),
         HintsDo::OP => answer!(HintsDo, |body| async move {
             let task = Arc::clone(&work);
@@ -146,6 +152,10 @@ async fn dispatch(
             Ok((HintsVerified {}, work.hints_verify().await?))
         }),
         Status::OP => answer!(Status, |_body| async move { Ok((work.status(), Bytes::new())) }),
+        Survey::OP => answer!(Survey, |body| async move {
+            let (node, meta_index) = (work.node, work.directory.index());
+            Ok((Surveyed { node, meta_index }, work.survey(body).await?))
+        }),
         RaftAppend::OP => answer!(RaftAppend, |_body| async move {
             Ok((RaftAppended {}, raft(&work, RaftOp::Append, &payload).await?))
         }),

@@ -67,6 +67,8 @@ struct Session {
     open: AtomicUsize,
     /// Their payload bytes, those that count against the credit.
     bytes: AtomicU64,
+    /// Payload bytes of open requests that no credit is granted for.
+    others: AtomicU64,
     /// The tasks that answer requests.
     requests: TaskTracker,
     /// The readers and writers of streams.
@@ -92,6 +94,7 @@ pub(crate) async fn run(quic: quinn::Connection, greeted: Greeted, shared: Arc<S
         peer: Arc::new(greeted.peer),
         open: AtomicUsize::new(0),
         bytes: AtomicU64::new(0),
+        others: AtomicU64::new(0),
         requests: TaskTracker::new(),
         streams: TaskTracker::new(),
         end: CancellationToken::new(),

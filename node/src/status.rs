@@ -1,6 +1,5 @@
 //! How this node is: for `quorate status`, and for whoever decides by it.
 
-use bytes::Bytes;
 use quorate_protocol::message::{NodeStatus, QueueStatus, ShardState};
 
 use crate::core::Core;
@@ -8,10 +7,11 @@ use crate::core::Core;
 impl Core {
     pub(crate) fn status(&self) -> NodeStatus {
         let log = self.meta.log();
+        let leader = self.meta.leader().filter(|_| self.meta.leaderless().is_none());
         NodeStatus {
             node: self.node,
             role: self.meta.role(),
-            leader: self.meta.leader().map(|peer| peer.id),
+            leader: leader.map(|peer| peer.id),
             meta_index: self.directory.index(),
             poisoned: self.journal.poison().is_set(),
             fresh_bytes: self.shards.stats().fresh_bytes,
@@ -24,8 +24,8 @@ impl Core {
         }
     }
 
-    /// How much there is of every shard, as it travels.
-    pub(crate) fn shard_states(&self) -> Result<Bytes, postcard::Error> {
+    /// How much there is of every shard.
+    pub(crate) fn shard_states(&self) -> Vec<ShardState> {
         let state = |size: crate::shard::ShardSize| ShardState {
             shard: size.shard,
             series: size.series,
@@ -35,8 +35,7 @@ impl Core {
             damaged: size.damaged,
             poisoned: size.poisoned,
         };
-        let states: Vec<ShardState> = self.shards.sizes().into_iter().map(state).collect();
-        postcard::to_stdvec(&states).map(Bytes::from)
+        self.shards.sizes().into_iter().map(state).collect()
     }
 
     fn queues(&self) -> Vec<QueueStatus> {

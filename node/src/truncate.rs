@@ -92,8 +92,9 @@ pub(crate) async fn reopen(core: Arc<Core>) {
 
 /// The index of the command, if it was done.
 async fn propose(core: &Core, change: Change, what: &'static str) -> Option<MetaIndex> {
-    let request = Propose { deadline_ms: TIMEOUT_MS, forwarded: false, change };
-    match core.propose(request).await {
+    let after = core.directory.index();
+    let request = Propose { deadline_ms: TIMEOUT_MS, forwarded: false, after };
+    match core.propose(request, change).await {
         Ok((proposed, _)) => Some(proposed.index),
         Err(failure) => {
             let (code, detail) = (failure.code, failure.detail);

@@ -219,6 +219,24 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// How it travels: in postcard, which later versions may append to.
+    ///
+    /// # Errors
+    /// None but of memory.
+    pub fn encode(&self) -> Result<Bytes, postcard::Error> {
+        postcard::to_allocvec(self).map(Bytes::from)
+    }
+
+    /// Reads what [`Change::encode`] has written.
+    ///
+    /// # Errors
+    /// If it is no change that this version knows.
+    pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        postcard::take_from_bytes(bytes).map(|(change, _)| change)
+    }
+}
+
 /// What a change came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

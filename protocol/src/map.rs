@@ -7,6 +7,8 @@
 //! Parts are shared between maps and copied when they are changed, so that keeping the map before a
 //! change, or finding what differs, costs little however large the map is.
 
+mod delta;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +18,8 @@ use crate::{
     id::{ClusterId, DatabaseId, Epoch, FieldId, GroupId, MetaIndex, NodeId, PolicyId, ShardId},
     schema::FieldType,
 };
+
+pub use delta::{GroupDifferences, MapChange, MapDelta, MapUpdate, UpdateError, apply_updates};
 
 /// Everything metadata knows, at one index.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -384,9 +388,21 @@ impl Policy {
         let group = self.groups.get(behind.checked_sub(1)?)?;
         (time < group.end).then_some(group)
     }
-}
 
-impl Policy {
+    /// The policy's settings and tombstones alone.
+    #[must_use]
+    pub fn without_groups(&self) -> Self {
+        Self {
+            id: self.id,
+            name: self.name.clone(),
+            duration: self.duration,
+            group_duration: self.group_duration,
+            replication: self.replication,
+            groups: Vec::new(),
+            deleted: self.deleted.clone(),
+        }
+    }
+
     /// Whether all points that a group can hold have been beyond the policy's duration for
     /// `grace_ns`, at this time since the Unix epoch.
     #[must_use]

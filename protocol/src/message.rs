@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    change::{Change, Outcome},
+    change::Outcome,
     code::Code,
     frame::Message,
     hello::{Hello, Welcome},
@@ -16,6 +16,7 @@ use crate::{
 
 mod hints;
 mod read;
+mod survey;
 
 pub use self::{
     hints::{
@@ -26,6 +27,7 @@ pub use self::{
         Aggregate, Aggregated, Digest, Digested, Rows, Scan, ShardList, ShardProblem, ShardState,
         Shards, TagMatch, Verified, Verify,
     },
+    survey::{Lacking, Member, MemberReport, Survey, Surveyed},
 };
 
 /// A message that expects an answer.
@@ -63,6 +65,7 @@ ops! {
     0x0020 MetaGet => MetaState;
     0x0021 Propose => Proposed;
     0x0022 Join => Joined;
+    0x0023 MetaWatch => MetaChanged;
     0x0030 Scan => Rows;
     0x0031 Aggregate => Aggregated;
     0x0032 Digest => Digested;
@@ -76,6 +79,7 @@ ops! {
     0x0052 HintsDo => HintsDone;
     0x0053 Marks => MarkList;
     0x0054 HintsVerify => HintsVerified;
+    0x0055 Survey => Surveyed;
 }
 
 /// Gives up on a request of the same lane; it has no answer of its own. Op `0x0003`.
@@ -267,36 +271,53 @@ pub struct HandedOn {
     pub pending: u64,
 }
 
-/// Asks for the cluster map once it is newer than `after`; a long poll. Op `0x0020`.
+/// Asks for what has come to the cluster map after `after`, once. Op `0x0020`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetaGet {
-    /// The index the asker has.
+    /// The index the asker has; 0 for none.
     pub after: MetaIndex,
-    /// How long the answer may be held back, in milliseconds.
-    pub wait_ms: u32,
 }
 
-/// The map as the payload (postcard of [`crate::map::ClusterMap`], over several frames if large),
-/// or no payload if nothing is newer.
+/// What makes the answering node's map of the asker's: the payload is
+/// [`crate::map::MapUpdate`]s in postcard, one behind the other, over several frames if large; none
+/// if nothing is newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetaState {
     /// The index of the answering node.
     pub index: MetaIndex,
 }
 
-/// Asks for a change of metadata. Op `0x0021`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Asks for what comes to the cluster map after `after`, for as long as the stream is open. Op
+/// `0x0023`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaWatch {
+    /// The index the asker has; 0 for none.
+    pub after: MetaIndex,
+}
+
+/// A part of an answer to [`MetaWatch`]: the payload, with those of the frames before it that said
+/// that more is left, is [`crate::map::MapUpdate`]s as in [`MetaState`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaChanged {
+    /// The index that the updates lead to.
+    pub index: MetaIndex,
+    /// Bytes of these updates that follow in further frames.
+    pub left: u32,
+}
+
+/// Asks for a change of metadata: the payload, see [`crate::change::Change::encode`]. Op `0x0021`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Propose {
     /// Time left for the answer, in milliseconds.
     pub deadline_ms: u32,
     /// Whether a node has passed it on already; such a request is not passed on again.
     pub forwarded: bool,
-    /// The change.
-    pub change: Change,
+    /// The index of the asker's map; 0 for none.
+    pub after: MetaIndex,
 }
 
-/// The change is committed and applied. The payload is the map at that index, as in
-/// [`MetaState`], so that the asker need not wait for it.
+/// The change is committed and applied. The payload is what makes the map at or beyond that index of
+/// the asker's, as in [`MetaState`], so that the asker need not wait for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Proposed {
     /// The index at which it was applied.

@@ -12,20 +12,19 @@ use std::{collections::BTreeSet, fmt::Debug};
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::{
-    change::{Change, NewField, Outcome, PolicySpec},
+    change::Outcome,
     code::Code,
     frame::{Frame, FrameCodec, FrameError, Message},
     hello::{Hello, Welcome},
     id::*,
     message::*,
-    schema::FieldType,
 };
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::spec::{all_vectors, document, unhex, vectors};
 
 /// Every kind, and which test reads it.
-const KINDS: [(&str, &str); 38] = [
+const KINDS: [(&str, &str); 39] = [
     ("accounts-entries", "node/src/handoff/accounts.rs"),
     ("accounts-snapshot", "node/src/handoff/accounts.rs"),
     ("batch-part", "protocol/tests/data_vectors.rs"),
@@ -44,6 +43,7 @@ const KINDS: [(&str, &str); 38] = [
     ("identity-invalid", "certs/src/vectors.rs"),
     ("line", "protocol/tests/data_vectors.rs"),
     ("line-bad", "protocol/tests/data_vectors.rs"),
+    ("map-update", "protocol/tests/map_vectors.rs"),
     ("mark", "node/src/handoff/marks.rs"),
     ("quarantined", "node/src/handoff/quarantine.rs"),
     ("row-block", "protocol/tests/data_vectors.rs"),
@@ -93,6 +93,14 @@ fn case<M: Message + Debug>(
 const HINT_ENTRY: &[u8] = b"\x17\0\0\0\
     \x0c\x01\x07\x64\x01\x9f\x80\x0c\x07\x01\x01\x02\xe8\x07\x02\x01\x02\x01\x01\x03cpu\
     \0\0\0\0";
+
+/// What surveyed carries: two members, of which one is down.
+const MEMBERS: &[u8] = b"\x02\
+    \x01\0\
+    \x12\x01\0\x01\x01\x05\0\0\0\0\x050.1.0\0\x09\x08\
+    \x09\x01\x07\x0a\x02\x80\x20\x64\0\x01\
+    \x09\x02\0\x02\x05\0\x07\x02\x03\x01\
+    \x02\x01\x04down\0\0\0";
 
 fn cases() -> Vec<Case> {
     let ok = Answer { error: None, sequence: Sequence(9), retry_after_ms: 0 };
@@ -202,42 +210,21 @@ fn cases() -> Vec<Case> {
         case("hint-fated", 6, HintFated { fate: Fate::Retargeted }, b""),
         case("hand-on", 6, HandOn { deadline_ms: 1000 }, b""),
         case("handed-on", 6, HandedOn { moved: 300, pending: 2 }, b""),
-        case("meta-get", 7, MetaGet { after: MetaIndex(11), wait_ms: 20_000 }, b""),
-        case("meta-state", 7, MetaState { index: MetaIndex(12) }, b"<map>"),
+        case("meta-get", 7, MetaGet { after: MetaIndex(11) }, b""),
+        case("meta-state", 7, MetaState { index: MetaIndex(12) }, b"<updates>"),
+        case("meta-watch", 7, MetaWatch { after: MetaIndex(11) }, b""),
+        case("meta-changed", 7, MetaChanged { index: MetaIndex(12), left: 300 }, b"<updates>"),
         case(
             "propose-create-database",
             8,
-            Propose {
-                deadline_ms: 10_000,
-                forwarded: false,
-                change: Change::CreateDatabase {
-                    name: "metrics".to_owned(),
-                    policy: PolicySpec {
-                        name: "default".to_owned(),
-                        duration: 0,
-                        group_duration: 0,
-                        replication: 3,
-                    },
-                },
-            },
-            b"",
+            Propose { deadline_ms: 10_000, forwarded: false, after: MetaIndex(11) },
+            b"\x03\x07metrics\x07default\x00\x00\x03",
         ),
         case(
             "propose-register-fields",
             9,
-            Propose {
-                deadline_ms: 10_000,
-                forwarded: true,
-                change: Change::RegisterFields {
-                    database: DatabaseId(1),
-                    fields: vec![NewField {
-                        measurement: Bytes::from_static(b"cpu"),
-                        field: Bytes::from_static(b"v"),
-                        kind: FieldType::Float,
-                    }],
-                },
-            },
-            b"",
+            Propose { deadline_ms: 10_000, forwarded: true, after: MetaIndex(0) },
+            b"\x06\x01\x01\x03cpu\x01v\x00",
         ),
         case(
             "proposed",
@@ -380,6 +367,8 @@ fn cases() -> Vec<Case> {
         case("mark-list", 23, MarkList {}, b"\x01\x07\x03\x01\x09\x0a"),
         case("hints-verify", 24, HintsVerify {}, b""),
         case("hints-verified", 24, HintsVerified {}, b"\x01\x03\x01\x05\x02\x01\0\x01\x01\x06\x01\x01\x01\x03bad"),
+        case("survey", 25, Survey { deadline_ms: 2000, forwarded: true }, b""),
+        case("surveyed", 25, Surveyed { node: NodeId(1), meta_index: MetaIndex(5) }, MEMBERS),
         case("raft-append", 12, RaftAppend {}, b"<raft>"),
         case("raft-appended", 12, RaftAppended {}, b"<raft>"),
         case("raft-vote", 13, RaftVote {}, b"<raft>"),
@@ -446,6 +435,18 @@ fn the_lists_in_the_vectors_of_hints_say_what_is_written_beside_them() {
     };
     assert_eq!(postcard::to_stdvec(&[report].to_vec()).unwrap(), payload("hints-verified"));
     assert_eq!(postcard::to_stdvec(&[mark].to_vec()).unwrap(), payload("mark-list"));
+}
+
+#[test]
+fn the_members_in_the_vector_say_what_is_written_beside_it() {
+    let members: Vec<Member> = postcard::from_bytes(MEMBERS).unwrap();
+    let [first, second] = &members[..] else { panic!("{members:?}") };
+    let report = first.report().unwrap();
+    assert_eq!((report.status.node, report.status.role), (NodeId(1), RaftRole::Leader));
+    assert_eq!(report.shards.len(), 1);
+    let lacks = |shard, hints, marks| Lacking { shard, owner: NodeId(2), hints, marks };
+    assert_eq!(report.lacking, [lacks(ShardId(0), 5, 0), lacks(ShardId(7), 3, 1)]);
+    assert_eq!((second.node, second.report()), (NodeId(2), Err("down".to_owned())));
 }
 
 fn encode(frame: &Frame) -> Vec<u8> {

@@ -16,8 +16,8 @@ use quorate_protocol::{
     batch::{Batch, PartHeader, Selection, encode_part},
     change::{Change, Outcome},
     code::Close,
-    id::{BatchId, MetaIndex, NodeId, Version},
-    map::ClusterMap,
+    id::{BatchId, MetaIndex, NodeId, PolicyId, Version},
+    map::{ClusterMap, apply_updates},
     message::{MetaGet, Propose, Write, Written},
     point::Point,
 };
@@ -39,7 +39,12 @@ impl Raw {
     /// Dials with these credentials.
     #[must_use]
     pub fn new(env: Env, credentials: Credentials) -> Self {
-        let transport = TransportConfig::default();
+        Self::with(env, credentials, TransportConfig::default())
+    }
+
+    /// Dials with these credentials and settings.
+    #[must_use]
+    pub fn with(env: Env, credentials: Credentials, transport: TransportConfig) -> Self {
         let endpoint = env.client_endpoint(&transport).unwrap();
         Self { dialer: Dialer::new(env, endpoint, credentials, transport).unwrap() }
     }
@@ -60,13 +65,14 @@ impl Raw {
     ) -> Result<(ClusterMap, usize), String> {
         let addr = &map.node(node).ok_or_else(|| format!("no node {node}"))?.addr;
         let connection = self.dialer.dial(addr, node).await.map_err(|error| error.to_string())?;
-        let request = MetaGet { after: MetaIndex(0), wait_ms: 0 };
+        let request = MetaGet { after: MetaIndex(0) };
         let deadline = Instant::now() + PATIENCE;
         let answer = connection.exchange(&request, Bytes::new(), deadline, MAX_MAP).await;
         connection.close(Close::Done, "");
         let (_, payload) = answer.map_err(|error| error.to_string())?;
-        let map = postcard::from_bytes(&payload).map_err(|error| error.to_string())?;
-        Ok((map, payload.len()))
+        let map = apply_updates(&Arc::default(), &payload).map_err(|error| error.to_string())?;
+        let map = map.ok_or("no map")?;
+        Ok((Arc::unwrap_or_clone(map), payload.len()))
     }
 
     /// Waits until all of these nodes have one map, at `index` or beyond it.
@@ -92,6 +98,24 @@ impl Raw {
         })
         .await
     }
+}
+
+/// Makes groups for these times through this node; the index at which they were made.
+pub async fn create_groups(
+    connection: &Arc<Connection>,
+    policy: PolicyId,
+    times: Vec<i64>,
+) -> MetaIndex {
+    let change = Change::CreateGroups { policy, times };
+    // Nothing that is newer than this is asked for.
+    let after = MetaIndex(u64::MAX);
+    let request = Propose { deadline_ms: 5_000, forwarded: false, after };
+    let deadline = Instant::now() + PATIENCE;
+    let change = change.encode().unwrap();
+    let reply = connection.exchange(&request, change, deadline, 1 << 20).await;
+    let (proposed, news) = reply.unwrap();
+    assert_eq!((proposed.outcome, news.len()), (Outcome::Done, 0));
+    proposed.index
 }
 
 /// Points of one shard as an encoded batch with this version. All groups and fields must exist.
@@ -147,8 +171,9 @@ pub async fn send(connection: &Arc<Connection>, request: &Write, batch: &Bytes) 
 /// Removes a member for good; the connection must be a node's.
 pub async fn remove_node(connection: &Arc<Connection>, node: NodeId) {
     let change = Change::RemoveNode { node };
-    let request = Propose { deadline_ms: 5_000, forwarded: false, change };
+    let request = Propose { deadline_ms: 5_000, forwarded: false, after: MetaIndex(0) };
     let deadline = Instant::now() + PATIENCE;
-    let reply = connection.exchange(&request, Bytes::new(), deadline, 1 << 20).await;
+    let change = change.encode().unwrap();
+    let reply = connection.exchange(&request, change, deadline, 1 << 20).await;
     assert_eq!(reply.unwrap().0.outcome, Outcome::Done);
 }

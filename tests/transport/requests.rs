@@ -9,9 +9,11 @@ use quorate_client::{
     env::Env,
 };
 use quorate_protocol::{
+    change::{Change, NewField},
     code::Code,
-    id::MetaIndex,
-    message::{Ping, RaftVote, Status},
+    id::{DatabaseId, MetaIndex},
+    message::{Ping, Propose, RaftVote, Status},
+    schema::FieldType,
 };
 use tokio::time::Instant;
 
@@ -289,5 +291,41 @@ fn a_credited_request_must_use_a_lane() {
         let write = write_to(shard::ECHO, 0);
         let error = connection.open_stream(&write, Bytes::new(), later()).await.unwrap_err();
         assert!(error.not_sent(), "{error}");
+    });
+}
+
+#[test]
+fn changes_that_are_not_answered_yet_hold_a_bounded_number_of_bytes() {
+    simulate(12, async |net| {
+        let node = sim_node(&net, 1);
+        let connection = connect(&sim_dialer(&net), &node).await;
+        let field = NewField {
+            measurement: "m".into(),
+            field: vec![b'f'; 2 << 20].into(),
+            kind: FieldType::Float,
+        };
+        let change = Change::RegisterFields { database: DatabaseId(1), fields: vec![field] };
+        let change = change.encode().unwrap();
+        let granted = TransportConfig::default().granted_credit() as usize;
+        let (fit, over) = (granted / change.len(), 3);
+        let asked = (0..fit + over).map(|_| {
+            let (connection, change) = (Arc::clone(&connection), change.clone());
+            tokio::spawn(async move {
+                let request = Propose { deadline_ms: 0, forwarded: false, after: MetaIndex(0) };
+                let answer = connection.exchange(&request, change, later(), 1).await;
+                answer.unwrap_err().code()
+            })
+        });
+        let mut codes = Vec::new();
+        for asked in asked.collect::<Vec<_>>() {
+            codes.push(asked.await.unwrap());
+        }
+        let busy = codes.iter().filter(|code| **code == Code::Busy).count();
+        assert_eq!((busy, codes.len()), (over, fit + over));
+        // What was answered holds nothing any more, and the connection has lived.
+        let request = Propose { deadline_ms: 0, forwarded: false, after: MetaIndex(0) };
+        let answer = connection.exchange(&request, change, later(), 1).await;
+        assert_eq!(answer.unwrap_err().code(), Code::NotReady);
+        node.idle().await;
     });
 }

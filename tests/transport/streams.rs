@@ -1,4 +1,4 @@
-//! Requests on streams of their own: long answers, long polls, long requests.
+//! Requests on streams of their own: long answers, answers without an end, long requests.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use quorate_client::{config::TransportConfig, connection::RequestError, env::Env
 use quorate_protocol::{
     code::Code,
     id::{MetaIndex, ShardId},
-    message::{MetaGet, Ping, RaftSnapshot, Scan},
+    message::{MetaGet, MetaWatch, Ping, RaftSnapshot, Scan},
 };
 use tokio::time::Instant;
 
@@ -69,18 +69,24 @@ fn a_scan_nobody_reads_stops_the_node_and_nobody_else() {
 }
 
 #[test]
-fn a_long_poll_is_silent_and_lives_and_its_answer_may_be_large() {
+fn a_watch_is_silent_and_lives_and_an_answer_may_be_large() {
     simulate(21, async |net| {
         let node = sim_node(&net, 1);
         let connection = connect(&sim_dialer(&net), &node).await;
-        let poll = MetaGet { after: MetaIndex(9_000_000), wait_ms: 30_000 };
         let start = Instant::now();
+        let watch = MetaWatch { after: MetaIndex(5) };
+        let mut news = connection.open_stream(&watch, Bytes::new(), later()).await.unwrap();
+        for step in 1..=3 {
+            let (changed, _) = news.next().await.unwrap().unwrap();
+            assert_eq!(changed.index, MetaIndex(5 + step));
+        }
+        assert!(start.elapsed() >= Duration::from_secs(90));
+        drop(news);
+        let get = MetaGet { after: MetaIndex(9_000_000) };
         let (state, map) =
-            connection.exchange(&poll, Bytes::new(), later(), 10_000_000).await.unwrap();
-        assert!(start.elapsed() >= Duration::from_secs(30));
+            connection.exchange(&get, Bytes::new(), later(), 10_000_000).await.unwrap();
         assert_eq!((state.index, map.len()), (MetaIndex(5), 9_000_000));
-        let quick = MetaGet { wait_ms: 0, ..poll };
-        let error = connection.exchange(&quick, Bytes::new(), later(), 8_999_999).await;
+        let error = connection.exchange(&get, Bytes::new(), later(), 8_999_999).await;
         assert!(matches!(error.unwrap_err(), RequestError::Protocol(_)));
         node.idle().await;
     });

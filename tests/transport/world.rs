@@ -26,7 +26,8 @@ use quorate_protocol::{
     frame::{Frame, Message},
     id::{ClusterId, Epoch, MetaIndex, NodeId, Sequence, ShardId, Version},
     message::{
-        Answer, MetaGet, MetaState, RaftInstalled, RaftSnapshot, Rows, Scan, Write, Written,
+        Answer, MetaChanged, MetaGet, MetaState, MetaWatch, Propose, RaftInstalled, RaftSnapshot,
+        Rows, Scan, Write, Written,
     },
 };
 use quorate_tests::harness::net::SimNet;
@@ -109,10 +110,14 @@ impl Service for EchoService {
                 Scan::OP => scan(&request, reply).await,
                 MetaGet::OP => {
                     let get: MetaGet = request.message().unwrap();
-                    sleep(Duration::from_millis(get.wait_ms.into())).await;
                     let map = vec![7; usize::try_from(get.after.0).unwrap()];
                     let index = echo.greeting.meta_index;
                     reply.send(&MetaState { index }, map.into()).await;
+                }
+                MetaWatch::OP => watch(&request, reply).await,
+                Propose::OP => {
+                    sleep(Duration::from_secs(5)).await;
+                    reply.fail(failure(Code::NotReady, "no metadata")).await;
                 }
                 RaftSnapshot::OP => {
                     let length = request.payload.len().to_string();
@@ -121,6 +126,18 @@ impl Service for EchoService {
                 _ => reply.fail(failure(Code::NotReady, "only echoes")).await,
             }
         })
+    }
+}
+
+/// News every half minute, for ever.
+async fn watch(request: &Frame, mut reply: ReplySink) {
+    let watch: MetaWatch = request.message().unwrap();
+    for step in 1.. {
+        sleep(Duration::from_secs(30)).await;
+        let index = MetaIndex(watch.after.0 + step);
+        if reply.more(&MetaChanged { index, left: 0 }, Bytes::new()).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants: frames until one without MORE make one message, whose body is the first frame's; the
 //! stream's window is the back-pressure; a stream that is dropped early is reset and stopped, so
-//! the peer stops working for it. Used for scans, long polls and snapshots.
+//! the peer stops working for it. Used for scans, watches of the map and snapshots.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -20,7 +20,7 @@ use super::{Connection, Lost, NotSent, Reply, RequestError, State, reply};
 use crate::lane::{
     Class, credited,
     framed::{FrameReader, FrameWriter, StreamError},
-    long_poll,
+    never_ends,
 };
 
 /// Answers to one request, as they come.
@@ -127,8 +127,8 @@ impl<R: Request> ReplyStream<R> {
             return Ok(None);
         }
         let state = Arc::clone(&self.connection.state);
-        // A long poll is silent by design; everything else is owed.
-        let owed = (!long_poll(R::OP)).then(|| Owed::new(&state));
+        // A watch is silent by design; everything else is owed.
+        let owed = (!never_ends(R::OP)).then(|| Owed::new(&state));
         let frame = self.reader.next().await;
         drop(owed);
         match frame {

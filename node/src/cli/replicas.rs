@@ -1,17 +1,18 @@
-//! What every node has of every shard, and how that is.
+//! What every node has of every shard, how that is, and whether it lacks something that others have.
 //!
-//! Invariant: what a node does not say is not guessed: a node that does not answer is shown as down.
-//! Used by `status` and `shard ls`.
+//! Invariants: what a node does not say is not guessed: a node that does not answer is shown as down,
+//! and what it may keep for others is not counted; a replica for which a hint may be pending is behind.
+//! Filled by [`super::survey`]; used by `status` and `shard ls`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use quorate_client::Client;
 use quorate_protocol::{
     id::{NodeId, ShardId},
-    map::{ClusterMap, Shard},
-    message::ShardState,
+    map::Shard,
+    message::{Lacking, ShardState},
 };
-use tokio::task::JoinSet;
+
+use super::table::count;
 
 /// How a replica is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,38 +47,88 @@ impl Health {
     }
 }
 
-/// What every node has of every shard; none for a node that did not answer.
+/// What a replica lacks, as the nodes that answered know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// Pending hints for it.
+    pub(crate) hints: u64,
+    /// Repair marks on it: ranges of time in which it lacks something.
+    pub(crate) marks: u64,
+    /// Pending hints for its node whose shards are not known.
+    pub(crate) others: u64,
+}
+
+impl Behind {
+    /// Whether it lacks something, or may.
+    pub(crate) const fn is_behind(self) -> bool {
+        self.hints > 0 || self.marks > 0 || self.others > 0
+    }
+
+    /// As reports say it.
+    pub(crate) fn words(self) -> String {
+        let number = |number: u64, one, more| {
+            count(usize::try_from(number).unwrap_or(usize::MAX), one, more)
+        };
+        let mut some = Vec::new();
+        if self.hints > 0 {
+            some.push(number(self.hints, "hint", "hints"));
+        }
+        if self.others > 0 {
+            some.push(format!("up to {}", number(self.others, "other hint", "other hints")));
+        }
+        if self.marks > 0 {
+            some.push(number(self.marks, "mark", "marks"));
+        }
+        format!("behind by {}", some.join(", "))
+    }
+}
+
+/// What every node has of every shard; nothing of a node that did not answer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Replicas(pub(crate) BTreeMap<NodeId, Option<BTreeMap<ShardId, ShardState>>>);
+pub(crate) struct Replicas {
+    kept: BTreeMap<NodeId, BTreeMap<ShardId, ShardState>>,
+    /// Of shard 0 are hints whose shards are not known.
+    behind: BTreeMap<(ShardId, NodeId), Behind>,
+}
 
 impl Replicas {
-    /// Asks all active members at the same time, and gives them so long to answer.
-    pub(crate) async fn ask(client: &Client, map: &ClusterMap, patience: Duration) -> Self {
-        let mut asked = JoinSet::new();
-        for node in map.active_nodes() {
-            let (client, id) = (client.clone(), node.id);
-            asked.spawn(async move {
-                let states = client.shard_states(id, patience).await.ok();
-                let by_id = |states: Vec<ShardState>| {
-                    states.into_iter().map(|state| (state.shard, state)).collect()
-                };
-                (id, states.map(by_id))
-            });
+    /// What a node has, and what it says that others lack.
+    pub(crate) fn add(&mut self, node: NodeId, states: Vec<ShardState>, lacking: &[Lacking]) {
+        let states = states.into_iter().map(|state| (state.shard, state)).collect();
+        self.kept.insert(node, states);
+        for lack in lacking {
+            let behind = self.behind.entry((lack.shard, lack.owner)).or_default();
+            behind.hints += lack.hints;
+            behind.marks += lack.marks;
         }
-        Self(asked.join_all().await.into_iter().collect())
+    }
+
+    /// What a replica lacks.
+    pub(crate) fn behind(&self, node: NodeId, shard: ShardId) -> Behind {
+        let of = |shard| self.behind.get(&(shard, node)).copied().unwrap_or_default();
+        Behind { others: of(ShardId(0)).hints, ..of(shard) }
     }
 
     /// What a node has of a shard, and how that is.
     pub(crate) fn of(&self, node: NodeId, shard: ShardId) -> (Option<&ShardState>, Health) {
-        match self.0.get(&node).map(Option::as_ref) {
-            None | Some(None) => (None, Health::Down),
-            Some(Some(states)) => match states.get(&shard) {
+        match self.kept.get(&node) {
+            None => (None, Health::Down),
+            Some(states) => match states.get(&shard) {
                 None => (None, Health::Empty),
                 Some(state) if state.poisoned => (Some(state), Health::Stopped),
                 Some(state) if state.damaged => (Some(state), Health::Damaged),
                 Some(state) => (Some(state), Health::Ok),
             },
         }
+    }
+
+    /// What is to be told of a replica in that state, if anything.
+    pub(crate) fn odd(&self, node: NodeId, shard: ShardId, health: Health) -> Option<String> {
+        if !health.is_sound() {
+            return Some(health.word().to_owned());
+        }
+        let behind = self.behind(node, shard);
+        behind.is_behind().then(|| behind.words())
     }
 
     /// The owners of a shard, with how their replicas are.

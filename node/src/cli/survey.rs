@@ -1,56 +1,102 @@
-//! The cluster as it is now: every member asked at the same time.
+//! The cluster as it is now: one node is asked, which asks all others at the same time, so that one
+//! node that can be reached from here is enough.
 //!
-//! Invariant: a node counts as alive only if it has answered just now. Used by `status`, `hints`,
-//! `node-ctl` and the demo.
+//! Invariant: a node counts as alive only if it has answered just now. Used by `status`, `shard ls`,
+//! `hints`, `node-ctl` and the demo.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use quorate_client::Client;
+use quorate_client::{Client, ClusterReport};
 use quorate_protocol::{
-    id::NodeId,
+    id::{MetaIndex, NodeId},
     map::ClusterMap,
     message::{NodeStatus, QueueStatus, RaftRole},
 };
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
-use super::table::count;
+use super::{replicas::Replicas, table::count};
 
 /// How long a node may take to say how it is.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What every member said, or that it said nothing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Survey {
     pub(crate) map: Arc<ClusterMap>,
     pub(crate) nodes: BTreeMap<NodeId, Option<NodeStatus>>,
+    /// Who asked the others, if anybody could be asked to.
+    pub(crate) asked: Option<NodeId>,
+    /// Why those said nothing that said nothing, for people.
+    pub(crate) reasons: BTreeMap<NodeId, String>,
 }
 
 impl Survey {
     /// Asks all active members.
     pub(crate) async fn take(client: &Client) -> Self {
-        Self::within(client, PATIENCE).await
+        Self::with_replicas(client, PATIENCE).await.0
     }
 
-    /// Asks all active members, and gives them so long to answer.
-    pub(crate) async fn within(client: &Client, patience: Duration) -> Self {
-        Self::ask(client, patience, |_| true).await
+    /// Asks all active members for all they say, and gives them so long to answer.
+    pub(crate) async fn with_replicas(client: &Client, patience: Duration) -> (Self, Replicas) {
+        match client.survey(patience).await {
+            Ok(report) => {
+                let map = caught_up(client, report.meta_index, patience).await;
+                Self::of_report(map, report)
+            }
+            Err(error) => {
+                let map = client.map();
+                let mut survey = Self::default();
+                for node in map.active_nodes() {
+                    survey.nodes.insert(node.id, None);
+                    survey.reasons.insert(node.id, error.to_string());
+                }
+                (Self { map, ..survey }, Replicas::default())
+            }
+        }
     }
 
-    /// Asks the active members that are wanted, and waits for no other.
+    fn of_report(map: Arc<ClusterMap>, report: ClusterReport) -> (Self, Replicas) {
+        let mut survey = Self { asked: Some(report.node), ..Self::default() };
+        let mut replicas = Replicas::default();
+        for node in map.active_nodes() {
+            survey.nodes.insert(node.id, None);
+        }
+        let (members, asked) = (report.members, report.node);
+        for (node, answer) in members {
+            if map.node(node).is_none_or(|node| !node.is_member()) {
+                continue;
+            }
+            match answer {
+                Ok(answer) => {
+                    replicas.add(node, answer.shards, &answer.lacking);
+                    survey.nodes.insert(node, Some(answer.status));
+                }
+                Err(why) => drop(survey.reasons.insert(node, why)),
+            }
+        }
+        for (node, answer) in &survey.nodes {
+            if answer.is_none() {
+                let unknown = || format!("node {asked} does not know it yet");
+                survey.reasons.entry(*node).or_insert_with(unknown);
+            }
+        }
+        (Self { map, ..survey }, replicas)
+    }
+
+    /// Asks the active members that are wanted, each from here, and waits for no other.
     pub(crate) async fn of(client: &Client, wanted: impl Fn(NodeId) -> bool) -> Self {
-        Self::ask(client, PATIENCE, wanted).await
-    }
-
-    async fn ask(client: &Client, patience: Duration, wanted: impl Fn(NodeId) -> bool) -> Self {
         let map = client.map();
         let mut asked = JoinSet::new();
         for node in map.active_nodes().filter(|node| wanted(node.id)) {
             let (client, id) = (client.clone(), node.id);
-            asked.spawn(async move { (id, client.node_status(id, patience).await.ok()) });
+            asked.spawn(async move { (id, client.node_status(id, PATIENCE).await.ok()) });
         }
         let nodes = asked.join_all().await.into_iter().collect();
-        Self { map, nodes }
+        Self { map, nodes, ..Self::default() }
     }
 
     /// What the nodes that answered said.
@@ -116,7 +162,9 @@ impl Survey {
             let what = match answer {
                 None => "is down",
                 Some(node) if node.poisoned => "stopped writing after a failed sync",
-                Some(node) if node.role == RaftRole::Candidate => "sees no leader",
+                Some(node) if node.role == RaftRole::Candidate || node.leader.is_none() => {
+                    "sees no leader"
+                }
                 Some(_) => return None,
             };
             Some(format!("node {} {what}", self.name(*id)))
@@ -143,6 +191,14 @@ impl Survey {
         }));
         all
     }
+}
+
+/// The map once it includes what a node has answered from, or what there is of it in time.
+async fn caught_up(client: &Client, index: MetaIndex, patience: Duration) -> Arc<ClusterMap> {
+    let mut watch = client.watch();
+    let included = watch.wait_for(|map| map.index >= index);
+    let _ = timeout_at(Instant::now() + patience, included).await;
+    client.map()
 }
 
 /// A queue's accounting as `--json` shows it.

@@ -25,6 +25,10 @@ pub struct HandoffConfig {
     pub queue_bytes: usize,
     /// The largest batch in bytes. Default 64 MiB.
     pub max_record_bytes: usize,
+    /// Bytes of pending hints that are looked through, of all queues together, when somebody asks
+    /// which shards they are for. Default 64 MiB. What lies beyond counts as being for any shard of
+    /// its target; more tells longer queues apart, and reads more for every `quorate status`.
+    pub tally_bytes: u64,
 }
 
 impl Default for HandoffConfig {
@@ -37,6 +41,7 @@ impl Default for HandoffConfig {
             group_bytes: 16 << 20,
             queue_bytes: 64 << 20,
             max_record_bytes: 64 << 20,
+            tally_bytes: 64 << 20,
         }
     }
 }

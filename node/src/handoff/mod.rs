@@ -8,7 +8,7 @@
 //! Reading order: [`marks`] stands alone; `queue.rs` is what readers share, `reading.rs` and
 //! `pick.rs` hand out, `log.rs` appends, `settle.rs` books ends in `accounts.rs` and
 //! `exceptions.rs`, which `ledger.rs` stores; `open.rs` brings everything back; [`drain`] delivers.
-//! For operators: `look.rs`, `verify.rs`, `retry.rs`, `discard.rs`, and `stopped.rs` for a node that
+//! For operators: `look.rs`, `tally.rs`, `verify.rs`, `retry.rs`, `discard.rs`, and `stopped.rs` for a node that
 //! does not run.
 
 mod accounts;
@@ -31,6 +31,7 @@ mod retry;
 mod settle;
 mod stats;
 mod stopped;
+mod tally;
 mod terminal;
 mod verify;
 

@@ -11,6 +11,7 @@ mod room;
 #[path = "../../../tests/harness/small_disk.rs"]
 #[allow(unreachable_pub, clippy::duplicate_mod, reason = "tests of the shard store have it too")]
 mod small_disk;
+mod tally;
 mod torn;
 
 use std::collections::BTreeSet;

@@ -2,10 +2,11 @@
 //!
 //! Invariants: loopback only, because there is no TLS here and nobody is asked who they are; one
 //! request per connection, read into bounded memory within a bounded time, and no more than
-//! [`MAX_CONNECTIONS`] at once: others wait in the kernel's queue. What is no HTTP is closed, and
+//! [`HttpConfig::max_connections`] at once: others wait in the kernel's queue. What is no HTTP is closed, and
 //! costs the node nothing else. Used by `quorate node`.
 
 mod answer;
+mod config;
 #[cfg(test)]
 mod tests;
 
@@ -26,20 +27,14 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use crate::health::View;
+pub use config::HttpConfig;
 
-/// Connections served at the same time.
-const MAX_CONNECTIONS: usize = 64;
+use crate::{health::View, metrics_help};
+
 /// Bytes of a request's head at most; the least that hyper takes.
 const MAX_HEAD: usize = 8 << 10;
 /// Lines of a request's head at most.
 const MAX_HEADERS: usize = 64;
-/// Time for a request's head.
-const HEAD_PATIENCE: Duration = Duration::from_secs(2);
-/// Time for a request and its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often samples are summed up, which bounds their memory if nobody asks for them.
-const UPKEEP: Duration = Duration::from_secs(5);
 /// Pause after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,6 +50,7 @@ pub(crate) enum HttpError {
 /// What answers are made of.
 struct Source {
     metrics: PrometheusHandle,
+    config: HttpConfig,
     /// Set once the node serves.
     node: OnceLock<View>,
 }
@@ -69,17 +65,23 @@ pub(crate) struct Http {
 impl Http {
     /// Begins to collect this process's metrics and to serve; health is bad until
     /// [`Self::node_serves`].
-    pub(crate) async fn start(addr: SocketAddr) -> Result<Self, HttpError> {
+    pub(crate) async fn start(addr: SocketAddr, config: HttpConfig) -> Result<Self, HttpError> {
         let failed = |source| HttpError::Bind { addr, source };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let metrics = PrometheusBuilder::new().install_recorder();
         let metrics = metrics.map_err(|error| HttpError::Recorder(error.to_string()))?;
-        Ok(Self::serve(listener, addr, metrics))
+        metrics_help::describe();
+        Ok(Self::serve(listener, addr, metrics, config))
     }
 
-    fn serve(listener: TcpListener, addr: SocketAddr, metrics: PrometheusHandle) -> Self {
-        let source = Arc::new(Source { metrics, node: OnceLock::new() });
+    fn serve(
+        listener: TcpListener,
+        addr: SocketAddr,
+        metrics: PrometheusHandle,
+        config: HttpConfig,
+    ) -> Self {
+        let source = Arc::new(Source { metrics, config, node: OnceLock::new() });
         let task = tokio::spawn(accept_all(listener, Arc::clone(&source)));
         Self { addr, source, task }
     }
@@ -104,9 +106,9 @@ impl Drop for Http {
 }
 
 async fn accept_all(listener: TcpListener, source: Arc<Source>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(source.config.max_connections.max(1) as usize));
     let mut connections = JoinSet::new();
-    let mut upkeep = interval(UPKEEP);
+    let mut upkeep = interval(source.config.upkeep());
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -137,17 +139,18 @@ async fn accept(
 }
 
 async fn serve_one(stream: TcpStream, _slot: OwnedSemaphorePermit, source: Arc<Source>) {
+    let config = source.config.clone();
     let service = service_fn(|request| {
         let answer = answer::answer(&source, request.method(), request.uri().path());
         async { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
+        .header_read_timeout(config.head_timeout())
         .keep_alive(false)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service);
     // A client that is too slow, gone, or speaks something else is no concern of the node.
-    let _ = timeout(PATIENCE, served).await;
+    let _ = timeout(config.timeout(), served).await;
 }

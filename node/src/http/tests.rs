@@ -12,10 +12,16 @@ use super::*;
 
 /// A server with metrics of its own: the process has only one recorder.
 async fn server() -> (Http, metrics_exporter_prometheus::PrometheusRecorder) {
+    server_with(HttpConfig::default()).await
+}
+
+async fn server_with(
+    config: HttpConfig,
+) -> (Http, metrics_exporter_prometheus::PrometheusRecorder) {
     let recorder = PrometheusBuilder::new().build_recorder();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    (Http::serve(listener, addr, recorder.handle()), recorder)
+    (Http::serve(listener, addr, recorder.handle(), config), recorder)
 }
 
 /// What comes back for these bytes until the server closes.
@@ -66,12 +72,18 @@ async fn what_is_too_large_too_slow_or_no_http_is_closed() {
 }
 
 #[tokio::test]
-async fn idle_connections_make_room_again() {
-    let (http, _recorder) = server().await;
+async fn idle_connections_make_room_again_in_the_time_that_is_set() {
+    // Two at once, so that the others wait for their places.
+    let config = HttpConfig { max_connections: 2, head_timeout_ms: 300, ..HttpConfig::default() };
+    let (http, _recorder) = server_with(config).await;
+    let begun = std::time::Instant::now();
     let mut idle = Vec::new();
-    for _ in 0..2 * MAX_CONNECTIONS {
+    for _ in 0..4 {
         idle.push(TcpStream::connect(http.addr()).await.unwrap());
     }
     let answer = send(http.addr(), b"GET /health HTTP/1.0\r\n\r\n").await;
     assert!(answer.contains("503"), "{answer}");
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(500), "it did not wait for a place: {took:?}");
+    assert!(took < Duration::from_millis(1_900), "places came free late: {took:?}");
 }

@@ -49,6 +49,9 @@ pub struct MetaConfig {
     /// Longest wait after a failed change of members, in ms; the first is the heartbeat's, doubled
     /// each time. Default 8,000.
     pub retry_max_ms: u64,
+    /// Bytes of the newest changes of the map, encoded, that a node keeps for watchers which are
+    /// behind; who is further behind gets the whole map. Default 1 MiB.
+    pub delta_bytes: u32,
     /// Largest size of the metadata's environment in bytes; address space only until it is used.
     /// Default 4 GiB.
     pub map_size: u64,
@@ -70,6 +73,7 @@ impl Default for MetaConfig {
             append_entries: 256,
             reconcile_ms: 5_000,
             retry_max_ms: 8_000,
+            delta_bytes: 1 << 20,
             map_size: 4 << 30,
         }
     }

@@ -27,7 +27,8 @@ impl Heard {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    fn silence(&self) -> Duration {
+    /// For how long nothing has been heard of one.
+    pub(super) fn silence(&self) -> Duration {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 }

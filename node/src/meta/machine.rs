@@ -10,12 +10,15 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOError,
     storage::RaftStateMachine,
 };
-use quorate_protocol::{change::Outcome, map::ClusterMap};
-use tokio::sync::watch;
+use quorate_protocol::{
+    change::Outcome,
+    map::{ClusterMap, MapDelta},
+};
 
 use super::{
     command::{Applied, Entry, LogId, Membership, SnapshotMeta, StorageError, Types},
     error::StoreError,
+    feed::Feed,
     rows, state,
     store::{Store, seal, unseal},
 };
@@ -35,7 +38,7 @@ pub(super) struct View {
 pub(super) struct Machine {
     store: Store,
     view: View,
-    published: watch::Sender<Arc<ClusterMap>>,
+    feed: Arc<Feed>,
 }
 
 impl View {
@@ -78,35 +81,36 @@ pub(super) fn decode_snapshot(data: &[u8]) -> Result<ClusterMap, StoreError> {
 
 impl Machine {
     /// Loads the stored state and publishes its map.
-    pub(super) fn open(
-        store: Store,
-        published: watch::Sender<Arc<ClusterMap>>,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn open(store: Store, feed: Arc<Feed>) -> Result<Self, StoreError> {
         let view = View::load(&store)?;
-        published.send_replace(Arc::clone(&view.map));
-        Ok(Self { store, view, published })
+        feed.replace(&view.map);
+        Ok(Self { store, view, feed })
     }
 
-    /// Commits `next` and then publishes it.
-    async fn install(&mut self, next: View, from_scratch: bool) -> Result<(), StoreError> {
-        let (old, new) = (self.view.clone(), next.clone());
+    /// Commits `next`, to which `steps` lead or which stands alone, and then publishes it.
+    async fn install(
+        &mut self,
+        next: View,
+        steps: Option<Vec<MapDelta>>,
+    ) -> Result<(), StoreError> {
+        let new = next.clone();
         let written = self.store.run(move |store| {
             store.write(|store, txn| {
-                if from_scratch {
-                    rows::replace(store, txn, &new.map)?;
-                } else if !Arc::ptr_eq(&old.map, &new.map) {
-                    rows::save(store, txn, &old.map, &new.map)?;
+                match &steps {
+                    Some(steps) => rows::save(store, txn, steps)?,
+                    None => rows::replace(store, txn, &new.map)?,
                 }
                 store.put(txn, APPLIED, &new.applied)?;
-                store.put(txn, MEMBERSHIP, &new.membership)
+                store.put(txn, MEMBERSHIP, &new.membership)?;
+                Ok(steps)
             })
         });
-        written.await?;
-        let changed = !Arc::ptr_eq(&self.view.map, &next.map);
-        self.view = next;
-        if changed {
-            self.published.send_replace(Arc::clone(&self.view.map));
+        match written.await? {
+            Some(steps) if steps.is_empty() => {}
+            Some(steps) => self.feed.publish(&next.map, steps),
+            None => self.feed.replace(&next.map),
         }
+        self.view = next;
         Ok(())
     }
 }
@@ -125,14 +129,18 @@ impl RaftStateMachine<Types> for Machine {
     {
         let mut next = self.view.clone();
         let mut applied = Vec::new();
+        let mut steps = Vec::new();
         for entry in entries {
             let index = entry.log_id.index;
             next.applied = Some(entry.log_id);
             let outcome = match entry.payload {
                 EntryPayload::Blank => Outcome::Done,
-                // The first command of the list copies the map, the others change that copy.
+                // A step of its own for each command, so that all nodes know the same indexes.
                 EntryPayload::Normal(command) => {
-                    state::apply(Arc::make_mut(&mut next.map), index, &command)
+                    let before = Arc::clone(&next.map);
+                    let outcome = state::apply(Arc::make_mut(&mut next.map), index, &command);
+                    steps.push(MapDelta::between(&before, &next.map));
+                    outcome
                 }
                 EntryPayload::Membership(membership) => {
                     next.membership = Membership::new(Some(entry.log_id), membership);
@@ -141,7 +149,7 @@ impl RaftStateMachine<Types> for Machine {
             };
             applied.push(Applied { index, outcome });
         }
-        let installed = self.install(next, false).await;
+        let installed = self.install(next, Some(steps)).await;
         installed.map_err(|error| StorageIOError::write_state_machine(&error))?;
         Ok(applied)
     }
@@ -166,7 +174,7 @@ impl RaftStateMachine<Types> for Machine {
             applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
         };
-        let installed = self.install(next, true).await;
+        let installed = self.install(next, None).await;
         installed
             .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error).into())
     }

@@ -2,7 +2,7 @@
 //!
 //! One Raft group of openraft, whose names appear nowhere outside this module. Reading order:
 //! `command` is what the log holds, `state` what a command does to the map; `store`, `rows`, `log`
-//! and `machine` keep both on disk; `network` and `serve` carry Raft's messages; `membership` makes
+//! and `machine` keep both on disk; `feed` is what watchers of the map are told; `network` and `serve` carry Raft's messages; `membership` makes
 //! joined nodes members, `election` replaces silent leaders; `start` begins and ends a node's part, this file is the handle it uses.
 //!
 //! Invariants: whatever a node has shown in its map is committed and never taken back; one node
@@ -14,6 +14,7 @@ mod command;
 mod config;
 mod election;
 mod error;
+mod feed;
 mod log;
 mod machine;
 mod membership;
@@ -32,6 +33,7 @@ mod vectors;
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -57,6 +59,7 @@ use store::Store;
 
 pub use config::MetaConfig;
 pub use error::{MetaError, StoreError};
+pub use feed::News;
 pub use network::{Peer, RaftOp, RaftTransport, TransportError, TransportFuture};
 
 /// Tells the wall clock's time in ns since the Unix epoch.
@@ -91,7 +94,7 @@ pub struct Meta {
     transport: Arc<dyn RaftTransport>,
     /// Taken out by a shutdown, so that the environment closes.
     store: Mutex<Option<Store>>,
-    published: watch::Sender<Arc<ClusterMap>>,
+    feed: Arc<feed::Feed>,
     raft: OnceCell<(NodeId, Raft)>,
     heard: Arc<election::Heard>,
     cancel: CancellationToken,
@@ -114,15 +117,15 @@ impl Meta {
         config.check()?;
         let map_size = usize::try_from(config.map_size).unwrap_or(usize::MAX);
         let store = Store::open(dir, map_size, executor)?;
-        let (published, _) = watch::channel(Arc::default());
+        let feed = Arc::new(feed::Feed::new(config.delta_bytes as usize));
         // Also publishes the stored map; Raft gets a machine of its own when it starts.
-        machine::Machine::open(store.clone(), published.clone())?;
+        machine::Machine::open(store.clone(), Arc::clone(&feed))?;
         Ok(Self {
             config: Arc::new(config),
             clock,
             transport,
             store: Mutex::new(Some(store)),
-            published,
+            feed,
             raft: OnceCell::new(),
             heard: Arc::new(election::Heard::new()),
             cancel: CancellationToken::new(),
@@ -133,13 +136,19 @@ impl Meta {
     /// The map as this node knows it.
     #[must_use]
     pub fn map(&self) -> Arc<ClusterMap> {
-        Arc::clone(&self.published.borrow())
+        self.feed.map()
     }
 
     /// Tells of every new map.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<ClusterMap>> {
-        self.published.subscribe()
+        self.feed.watch()
+    }
+
+    /// What leads from the map at `after` to the newest one of this node.
+    #[must_use]
+    pub fn since(&self, after: MetaIndex) -> News {
+        self.feed.since(after)
     }
 
     /// Commits a change if this node leads. The outcome may be a refusal; see
@@ -205,8 +214,9 @@ impl Meta {
     }
 
     /// Why this node has no leader to count on, if so: it knows none, or it leads and no majority has
-    /// answered it for as long as others wait before they elect another. A node without a vote elects
-    /// nobody, so it goes on with the last leader that it knew.
+    /// answered it for as long as others wait before they elect another, or it has heard of none for
+    /// as long. The last is how a node without a vote notices: it elects nobody, so Raft has it go on
+    /// with the last leader that it knew.
     #[must_use]
     pub fn leaderless(&self) -> Option<&'static str> {
         let Some((_, raft)) = self.raft.get() else {
@@ -219,9 +229,12 @@ impl Meta {
         }
         // The lease and the timeout, as for a follower.
         let patience = 2 * self.config.election_timeout_ms;
-        let leads = metrics.state == openraft::ServerState::Leader;
+        if metrics.state != openraft::ServerState::Leader {
+            let silent = self.heard.silence() >= Duration::from_millis(patience);
+            return silent.then_some("the last known leader has fallen silent");
+        }
         let answered = metrics.millis_since_quorum_ack.is_some_and(|ms| ms < patience);
-        (leads && !answered).then_some("this node leads, and no majority answers it")
+        (!answered).then_some("this node leads, and no majority answers it")
     }
 
     /// The members of the Raft group as this node knows them. A node that has left the map stays one

@@ -38,6 +38,8 @@ pub(super) async fn serve(
             }
             let snapshot =
                 Snapshot { meta: message.meta, snapshot: Box::new(Vec::from(message.data)) };
+            // A large one takes a while to install, and its sender is no less alive for that.
+            heard.note();
             let answer = raft.install_full_snapshot(message.vote, snapshot).await;
             heard.note();
             encode(&answer)

@@ -153,7 +153,7 @@ impl Meta {
             Some(_) | None => self.set_identity(node, complete).await?,
         }
         let entries = log.indexes()?;
-        let machine = machine::Machine::open(store, self.published.clone())?;
+        let machine = machine::Machine::open(store, Arc::clone(&self.feed))?;
         let network = network::Network::new(Arc::clone(&self.transport), self.watch());
         let config = Arc::new(self.config.raft(node.0));
         let raft = Raft::new(node.0, config, network, log, machine)

@@ -24,7 +24,7 @@ use super::error::StoreError;
 use crate::{executor::Executor, shard::env::open_env};
 
 /// Version of the layout above.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 
 /// The open environment.
 #[derive(Clone)]

@@ -25,8 +25,7 @@ impl StoreBuilder<command::Types, log::Log, machine::Machine, TempDir> for Store
         let dir = TempDir::new().unwrap();
         let store = Store::open(dir.path(), 64 << 20, self.0).unwrap();
         let log = log::Log::new(store.clone(), 1 << 20);
-        let (published, _) = watch::channel(Arc::default());
-        Ok((dir, log, machine::Machine::open(store, published).unwrap()))
+        Ok((dir, log, machine::Machine::open(store, Arc::new(feed::Feed::new(1 << 20))).unwrap()))
     }
 }
 
@@ -38,6 +37,34 @@ fn the_stores_pass_the_librarys_suite_inline() {
 #[test]
 fn the_stores_pass_the_librarys_suite_on_blocking_threads() {
     Suite::test_all(Stores(Executor::Thread)).unwrap();
+}
+
+/// What comes together on one node comes apart on another, and a watcher may change between them.
+#[test]
+fn every_command_is_a_step_of_its_own_whatever_is_applied_together() {
+    use openraft::{EntryPayload, storage::RaftStateMachine};
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 64 << 20, Executor::Inline).unwrap();
+    let feed = Arc::new(feed::Feed::new(1 << 20));
+    let mut machine = machine::Machine::open(store, Arc::clone(&feed)).unwrap();
+    let entry = |index, payload| command::Entry {
+        log_id: command::LogId::new(openraft::CommittedLeaderId::new(1, 1), index),
+        payload,
+    };
+    let bootstrap = Change::Bootstrap { cluster: ClusterId(1), name: "c".to_owned() };
+    let changes = [bootstrap, add_node(1), add_node(1), database("db")];
+    let commands = changes.map(|change| EntryPayload::Normal(Command { at_ns: 1, change }));
+    let mut entries: Vec<_> = (2..).zip(commands).map(|(n, payload)| entry(n, payload)).collect();
+    entries.insert(2, entry(9, EntryPayload::Blank));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(machine.apply(entries)).unwrap();
+    let indexes = |after| -> Vec<u64> {
+        let news = feed.since(MetaIndex(after));
+        news.updates.iter().map(|(index, _)| index.0).collect()
+    };
+    assert_eq!(indexes(0), [5], "the whole map");
+    assert_eq!(indexes(2), [3, 4, 5]);
+    assert_eq!(indexes(4), [5]);
 }
 
 /// Nodes that reach each other by a function call, unless they are cut off.
@@ -311,6 +338,37 @@ async fn without_a_quorum_a_change_fails_within_its_deadline() {
     cluster.net.cut.lock().unwrap().clear();
     let proposed = cluster.propose(database("found")).await;
     cluster.same_everywhere(proposed.index).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_vote_notices_that_the_leader_is_silent_and_that_it_is_back() {
+    let config = MetaConfig { max_voters: 1, ..MetaConfig::default() };
+    let (heartbeat, patience) = (config.heartbeat_ms, 2 * config.election_timeout_ms);
+    let mut cluster = Cluster::new(config);
+    cluster.bootstrap().await;
+    cluster.join(2).await;
+    let index = cluster.leader().unwrap().map().index;
+    cluster.same_everywhere(index).await;
+    let learner = Arc::clone(&cluster.net.nodes.lock().unwrap()[&2]);
+    assert_eq!(learner.role(), RaftRole::Learner);
+    // Where nothing happens there are heartbeats.
+    let quiet = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < quiet {
+        assert_eq!(learner.leaderless(), None);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    cluster.net.cut.lock().unwrap().insert(1);
+    let begun = Instant::now();
+    until("it notices", || learner.leaderless().is_some()).await;
+    let took = begun.elapsed().as_millis() as u64;
+    let soonest = patience - 2 * heartbeat;
+    assert!((soonest..patience + 100).contains(&took), "noticed after {took} ms");
+    assert_eq!(learner.leader().map(|peer| peer.id), Some(NodeId(1)), "Raft does not");
+
+    cluster.net.cut.lock().unwrap().clear();
+    let begun = Instant::now();
+    until("it has heard", || learner.leaderless().is_none()).await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test(start_paused = true)]

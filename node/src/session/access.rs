@@ -11,8 +11,8 @@ use quorate_protocol::{
     frame::{Frame, FrameError, Message},
     message::{
         Aggregate, Deliver, Digest, HandOn, HintFate, Hints, HintsDo, HintsVerify, Join, Mark,
-        Marks, MetaGet, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan, Shards, Status,
-        Verify, Write,
+        Marks, MetaGet, MetaWatch, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan, Shards,
+        Status, Survey, Verify, Write,
     },
 };
 
@@ -56,10 +56,12 @@ pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
         Write::OP | Mark::OP | HintFate::OP => role(identity, Role::Write),
         Scan::OP | Aggregate::OP | Digest::OP | Hints::OP => role(identity, Role::Read),
         Verify::OP | HandOn::OP | HintsVerify::OP | HintsDo::OP => role(identity, Role::Admin),
-        MetaGet::OP | Status::OP | Shards::OP | Marks::OP => {
+        MetaGet::OP | MetaWatch::OP | Status::OP | Survey::OP | Shards::OP | Marks::OP => {
             role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
         }
-        Propose::OP => change(&request.message::<Propose>()?.change, identity),
+        Propose::OP => {
+            change(&Change::decode(&request.payload).map_err(FrameError::from)?, identity)
+        }
         Deliver::OP | Join::OP | RaftAppend::OP | RaftVote::OP | RaftSnapshot::OP => {
             role(identity, Role::Node)
         }
@@ -113,7 +115,8 @@ mod tests {
     }
 
     fn propose(change: Change) -> Frame {
-        frame(&Propose { deadline_ms: 1, forwarded: false, change })
+        let propose = Propose { deadline_ms: 1, forwarded: false, after: MetaIndex(0) };
+        Frame::new(1, &propose, change.encode().unwrap()).unwrap()
     }
 
     /// An op that somebody adds and forgets here would be refused from everybody.
@@ -124,8 +127,9 @@ mod tests {
         let known = (0..=u16::MAX)
             .filter(|op| !matches!(allowed(&empty(*op), &node), Err(Denied::Unknown(_))));
         let listed = [
-            0x0002, 0x0010, 0x0011, 0x0012, 0x0013, 0x0014, 0x0020, 0x0021, 0x0022, 0x0030, 0x0031,
-            0x0032, 0x0033, 0x0034, 0x0040, 0x0041, 0x0042, 0x0050, 0x0051, 0x0052, 0x0053, 0x0054,
+            0x0002, 0x0010, 0x0011, 0x0012, 0x0013, 0x0014, 0x0020, 0x0021, 0x0022, 0x0023, 0x0030,
+            0x0031, 0x0032, 0x0033, 0x0034, 0x0040, 0x0041, 0x0042, 0x0050, 0x0051, 0x0052, 0x0053,
+            0x0054, 0x0055,
         ];
         assert!(known.eq(listed));
     }
@@ -139,8 +143,9 @@ mod tests {
             client(Role::Admin),
             Identity::node("c", "n").unwrap(),
         ];
-        let (poll, status) =
-            (frame(&MetaGet { after: MetaIndex(0), wait_ms: 0 }), frame(&Status {}));
+        let (get, watch) =
+            (frame(&MetaGet { after: MetaIndex(0) }), frame(&MetaWatch { after: MetaIndex(0) }));
+        let status = frame(&Status {});
         let shard = (ShardId(1), MetaIndex(0));
         let digest = frame(&Digest {
             shard: shard.0,
@@ -164,8 +169,10 @@ mod tests {
         let raft = frame(&RaftVote {});
         for (request, expected) in [
             (&frame(&Ping {}), [true, true, true, true]),
-            (&poll, [true, true, true, true]),
+            (&get, [true, true, true, true]),
+            (&watch, [true, true, true, true]),
             (&status, [true, true, true, true]),
+            (&frame(&Survey { deadline_ms: 1, forwarded: true }), [true, true, true, true]),
             (&digest, [true, false, true, true]),
             (&verify, [false, false, true, true]),
             (&frame(&Shards {}), [true, true, true, true]),
@@ -184,7 +191,7 @@ mod tests {
             let found = who.each_ref().map(|who| allowed(request, who).is_ok());
             assert_eq!(found, expected, "{request:?}");
         }
-        let garbage = Frame { body: Bytes::from_static(&[0xff; 3]), ..drop.clone() };
+        let garbage = Frame { payload: Bytes::from_static(&[0xff; 3]), ..drop.clone() };
         assert!(matches!(allowed(&garbage, &who[3]), Err(Denied::Body(_))));
         let unknown = Frame { op: 0x7777, ..drop };
         assert!(matches!(allowed(&unknown, &who[3]), Err(Denied::Unknown(0x7777))));

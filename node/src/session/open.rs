@@ -14,7 +14,7 @@ use quorate_client::lane::credited;
 use quorate_protocol::{
     code::Code,
     frame::{Frame, FrameError, Message},
-    message::Failure,
+    message::{Failure, Propose},
 };
 use tokio::sync::mpsc;
 
@@ -23,7 +23,8 @@ use super::{Session, reply::Gone, reply::failure};
 /// Why a request finds no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoRoom {
-    /// Too many requests: the peer may come back.
+    /// Too many requests, or too many bytes of those that no credit is granted for: the peer may come
+    /// back.
     Requests,
     /// More bytes than it was granted: the peer breaks the rules.
     Credit,
@@ -32,7 +33,9 @@ pub(super) enum NoRoom {
 pub(super) struct Open {
     session: Arc<Session>,
     id: u64,
+    /// Bytes that count against the credit, and others.
     bytes: u64,
+    others: u64,
     answers: mpsc::Sender<Frame>,
     closed: AtomicBool,
     answered: AtomicBool,
@@ -46,20 +49,29 @@ impl Open {
         answers: mpsc::Sender<Frame>,
     ) -> Result<Arc<Self>, NoRoom> {
         let config = &session.shared.config;
-        let bytes = if credited(request.op) { request.payload.len() as u64 } else { 0 };
+        let length = request.payload.len() as u64;
+        // Raft may not be held up by anything.
+        let (bytes, others) = match request.op {
+            Propose::OP => (0, length),
+            op if credited(op) => (length, 0),
+            _ => (0, 0),
+        };
         let count = session.open.fetch_add(1, Ordering::Relaxed) + 1;
         let total = session.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let all_others = session.others.fetch_add(others, Ordering::Relaxed) + others;
         let open = Self {
             session: Arc::clone(session),
             id: request.id,
             bytes,
+            others,
             answers,
             closed: AtomicBool::new(false),
             answered: AtomicBool::new(false),
         };
-        let refused = if total > u64::from(config.granted_credit()) {
+        let most = u64::from(config.granted_credit());
+        let refused = if total > most {
             NoRoom::Credit
-        } else if count > config.max_requests.max(1) as usize {
+        } else if all_others > most || count > config.max_requests.max(1) as usize {
             NoRoom::Requests
         } else {
             return Ok(Arc::new(open));
@@ -105,6 +117,10 @@ impl Open {
         self.answered.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn stopping(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        self.session.shared.stop.clone().cancelled_owned()
+    }
+
     pub(super) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
@@ -113,6 +129,7 @@ impl Open {
         if !self.closed.swap(true, Ordering::Relaxed) {
             self.session.open.fetch_sub(1, Ordering::Relaxed);
             self.session.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.session.others.fetch_sub(self.others, Ordering::Relaxed);
         }
     }
 }

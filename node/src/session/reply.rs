@@ -70,6 +70,11 @@ impl ReplySink {
         }
     }
 
+    /// Waits until the node takes no more requests: an answer without an end should end then.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        self.open.stopping()
+    }
+
     /// Sends a failure.
     pub async fn fail(self, failure: Failure) {
         self.open.fail(&failure).await;

@@ -15,7 +15,7 @@ use quorate_client::lane::{
 use quorate_protocol::{
     code::{Close, Code},
     frame::{Frame, FrameError, Message},
-    message::{Cancel, Ping, Pong, RaftAppend, RaftSnapshot, RaftVote},
+    message::{Cancel, Ping, Pong, Propose, RaftAppend, RaftSnapshot, RaftVote},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -174,7 +174,7 @@ impl Stream {
                 return Err(Broken::Credit(granted));
             }
             Err(NoRoom::Requests) => {
-                let mut busy = failure(Code::Busy, "too many open requests on this connection");
+                let mut busy = failure(Code::Busy, "too much is open on this connection");
                 busy.retry_after_ms = BUSY_MS;
                 if let Ok(frame) = Frame::new(request.id, &busy, Bytes::new()) {
                     // The peer reads its answers, or it only holds up itself.
@@ -231,7 +231,7 @@ impl Stream {
 /// Whether a request's payload means anything; what does not is let go of at once, since only
 /// credit and trust bound it.
 const fn keeps_payload(op: u16) -> bool {
-    credited(op) || matches!(op, RaftAppend::OP | RaftVote::OP | RaftSnapshot::OP)
+    credited(op) || matches!(op, Propose::OP | RaftAppend::OP | RaftVote::OP | RaftSnapshot::OP)
 }
 
 /// Writes answers until there can be no more, or nobody wants them.

@@ -161,7 +161,9 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
     tokio::pin!(stop);
     // Before the node starts, so that it counts from the beginning.
     let http = match config.http {
-        Some(address) => Some(Http::start(address).await.map_err(Fail::failed)?),
+        Some(address) => {
+            Some(Http::start(address, config.http_limits.clone()).await.map_err(Fail::failed)?)
+        }
         None => None,
     };
     let start = Node::start(config, credentials, world, args.mode());

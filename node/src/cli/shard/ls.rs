@@ -1,41 +1,41 @@
 //! `quorate shard ls`: where every time range of every database is kept, and how much of it.
 
-use std::sync::Arc;
-
 use quorate_client::Env;
-use quorate_protocol::{map::ClusterMap, message::ShardState};
+use quorate_protocol::message::ShardState;
 use serde_json::{Value, json};
 
 use crate::cli::{
     connect::Connect,
     fail::Fail,
     output::Output,
-    replicas::Replicas,
-    survey::PATIENCE,
+    survey::{PATIENCE, Survey},
     table::{Table, bytes, grouped},
     time::format_time,
 };
 
 pub(super) async fn run(connect: Connect, env: Env) -> Result<(), Fail> {
     let client = connect.open(&env).await?;
-    let map: Arc<ClusterMap> = client.map();
-    let kept = Replicas::ask(&client, &map, PATIENCE).await;
+    let (survey, kept) = Survey::with_replicas(&client, PATIENCE).await;
     client.close().await;
     let mut out = Output::new();
     let header =
         [">id", "database", "policy", "from", "owners", ">series", ">runs", ">size", "state"];
     let mut table = Table::new(&header);
-    let name = |id| map.node(id).map_or_else(|| id.to_string(), |node| node.name.clone());
-    for place in map.shards() {
+    let name = |id| survey.name(id);
+    for place in survey.map.shards() {
         let (group, shard) = (place.group, place.shard);
         let replicas = || shard.owners.iter().map(|node| (*node, kept.of(*node, shard.id)));
         if connect.json {
             let replicas: Vec<Value> = replicas()
                 .map(|(node, (state, health))| {
+                    let behind = kept.behind(node, shard.id);
                     json!({
                         "node": node,
                         "name": name(node),
                         "state": health.word(),
+                        "behind": behind.is_behind(),
+                        "hints": behind.hints,
+                        "marks": behind.marks,
                         "series": state.map(|state| state.series),
                         "runs": state.map(|state| state.runs),
                         "bytes": state.map(|state| state.bytes),
@@ -61,8 +61,10 @@ pub(super) async fn run(connect: Connect, env: Env) -> Result<(), Fail> {
         };
         let owners: Vec<String> = shard.owners.iter().map(|id| name(*id)).collect();
         let odd: Vec<String> = replicas()
-            .filter(|(_, (_, health))| !health.is_sound())
-            .map(|(node, (_, health))| format!("{} {}", name(node), health.word()))
+            .filter_map(|(node, (_, health))| {
+                let word = kept.odd(node, shard.id, health)?;
+                Some(format!("{} {word}", name(node)))
+            })
             .collect();
         table.row([
             shard.id.to_string(),

@@ -16,13 +16,18 @@ pub(super) const KEYS: &str = "\
 add keys. What a node that is down would have to say is null.
   cluster     the cluster's name
   leader      id of the node that leads, or null
+  asked       id of the node that was asked and has asked the others, or null
   nodes       [{id, name, addr, zone, member: active|non-voter, state: alive|down,
-              role: leader|follower|candidate|learner, lag, version, poisoned,
-              meta_index, log_index, applied_index, fresh_bytes, journal_bytes,
-              sync_interval_ms}]; lag = log_index of the leader - applied_index
+              reason, role: leader|follower|candidate|learner, lag, version,
+              poisoned, meta_index, log_index, applied_index, fresh_bytes,
+              journal_bytes, sync_interval_ms}]; reason says why a node is down;
+              lag = log_index of the leader - applied_index
   shards      [{id, owners, database, policy, group, start, end, sound, quorum,
-              replicas: [{node, name, state: ok|empty|down|damaged|stopped}]}];
-              sound counts replicas that are ok or empty, quorum says if most are
+              replicas: [{node, name, state: ok|empty|down|damaged|stopped,
+              behind, hints, marks}]}]; sound counts replicas that are ok or
+              empty, quorum says if most are; a replica is behind if hints for it
+              are pending, or marks say that it lacks something, or its node has
+              pending hints of which it is not known for which shard they are
   hints       {accepted, delivered, pending, quarantined, expired, discarded} of all
               queues; accepted is the sum of the others
   queues      the same of each queue, with {holder, target, bytes, oldest_ns}: the
@@ -38,6 +43,7 @@ pub(super) fn describe(look: &Look) -> Value {
         "cluster": survey.map.name,
         "nodes": nodes,
         "leader": survey.leader(),
+        "asked": survey.asked,
         "shards": shards,
         "hints": accounting(&survey.hints()),
         "queues": queues,
@@ -53,6 +59,7 @@ fn node(look: &Look, node: &Node) -> Value {
         "zone": node.zone,
         "member": if node.state == NodeState::NonVoter { "non-voter" } else { "active" },
         "state": if answer.is_some() { "alive" } else { "down" },
+        "reason": look.survey.reasons.get(&node.id),
         "role": answer.map(|answer| answer.role.name()),
         "lag": look.survey.lag(node.id),
         "version": answer.map(|answer| answer.version.clone()),
@@ -67,7 +74,17 @@ fn node(look: &Look, node: &Node) -> Value {
 }
 
 fn shard(look: &Look, place: &ShardPlace<'_>) -> Value {
-    let replica = |(node, health): (NodeId, Health)| json!({"node": node, "name": look.survey.name(node), "state": health.word()});
+    let replica = |(node, health): (NodeId, Health)| {
+        let behind = look.replicas.behind(node, place.shard.id);
+        json!({
+            "node": node,
+            "name": look.survey.name(node),
+            "state": health.word(),
+            "behind": behind.is_behind(),
+            "hints": behind.hints,
+            "marks": behind.marks,
+        })
+    };
     let replicas: Vec<Value> = look.replicas.healths(place.shard).map(replica).collect();
     let (sound, quorum) = look.replicas.sound(place.shard);
     json!({

@@ -22,9 +22,7 @@ impl Look {
 
     /// A look that gives nodes so long to answer.
     pub(super) async fn within(client: &Client, patience: Duration) -> Self {
-        let map = client.map();
-        let (survey, replicas) =
-            tokio::join!(Survey::within(client, patience), Replicas::ask(client, &map, patience));
+        let (survey, replicas) = Survey::with_replicas(client, patience).await;
         Self { survey, replicas }
     }
 

@@ -1,7 +1,7 @@
 //! `quorate status`: nodes, leader, shards and hint queues, as each node answers right now.
 //!
-//! Any one node is enough to begin with: its map names the others, which are then asked at the same
-//! time. `look` is one such look, `picture` shows it to people and `describe` to scripts; `wait` and
+//! Any one node is enough, also where no other can be reached from here: it is asked for all, and asks
+//! the others. `look` is one such look, `picture` shows it to people and `describe` to scripts; `wait` and
 //! `watch` look again and again.
 
 mod describe;
@@ -25,9 +25,12 @@ const EXAMPLES: &str = "\
   quorate status --watch --every 500ms
   quorate status --json | jq .hints.pending
 
-One node in --connect is enough, any one. LAG is how many entries of the metadata's log a
-node is behind the leader. --wait ends with 0 once it is so, with 1 when the time is up,
-and then says what was still missing.";
+One node in --connect is enough, any one: it asks the others. LAG is how many entries of
+the metadata's log a node is behind the leader. A replica is behind while hints for it are
+pending, or marks say that it lacks something. --wait ends with 0 once it is so, with 1
+when the time is up, and then says what was still missing. --wait healthy does not wait
+for replicas that are behind: they take writes and answer. --wait drained waits for the
+hints; marks stay until somebody has repaired what they are about.";
 
 /// Nodes, leader, shards and hint queues
 #[derive(Args, Debug)]

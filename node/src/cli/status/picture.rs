@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_protocol::map::ShardPlace;
+use quorate_protocol::{id::NodeId, map::ShardPlace};
 
 use super::Look;
 use crate::cli::{
@@ -13,7 +13,7 @@ use crate::cli::{
     time::format_time,
 };
 
-/// Shards that are not sound, and hint queues, that are listed.
+/// Nodes that are down, shards that are not sound or behind, and hint queues, that are listed.
 const LISTED: usize = 10;
 
 pub(super) fn picture(look: &Look) -> String {
@@ -51,7 +51,10 @@ fn nodes(look: &Look) -> String {
             answer.map(|answer| answer.version.clone()).unwrap_or_default(),
         ]);
     }
-    table.render()
+    let down = survey.reasons.iter().take(LISTED);
+    let down: String =
+        down.map(|(node, why)| fit(&format!("  {}: {why}", survey.name(*node)))).collect();
+    table.render() + &down
 }
 
 /// What there is of one policy.
@@ -61,6 +64,7 @@ struct Sum {
     shards: u64,
     replicas: u64,
     sound: u64,
+    behind: u64,
     without_quorum: u64,
 }
 
@@ -75,16 +79,27 @@ fn shards(look: &Look) -> String {
         sum.shards += 1;
         sum.replicas += owners as u64;
         sum.sound += sound as u64;
+        let lacks = |owner: &&NodeId| look.replicas.behind(**owner, place.shard.id).is_behind();
+        let behind = place.shard.owners.iter().filter(lacks).count();
+        sum.behind += behind as u64;
         sum.without_quorum += u64::from(!quorum);
-        if sound < owners {
+        if sound < owners || behind > 0 {
             odd.push(place);
         }
     }
     if sums.is_empty() {
         return "no shards yet: they come with the first writes\n".to_owned();
     }
-    let header =
-        ["database", "policy", ">groups", ">shards", ">replicas", ">sound", ">without quorum"];
+    let header = [
+        "database",
+        "policy",
+        ">groups",
+        ">shards",
+        ">replicas",
+        ">sound",
+        ">behind",
+        ">without quorum",
+    ];
     let mut table = Table::new(&header);
     for ((database, policy), sum) in sums {
         table.row([
@@ -94,6 +109,7 @@ fn shards(look: &Look) -> String {
             grouped(sum.shards),
             grouped(sum.replicas),
             grouped(sum.sound),
+            grouped(sum.behind),
             grouped(sum.without_quorum),
         ]);
     }
@@ -104,11 +120,13 @@ fn shards(look: &Look) -> String {
     format!("{}{odd}{more}", table.render())
 }
 
-/// A shard with a replica that is not sound.
+/// A shard with a replica that is not sound, or behind.
 fn unsound(look: &Look, place: &ShardPlace<'_>) -> String {
-    let odd = look.replicas.healths(place.shard).filter(|(_, health)| !health.is_sound());
-    let odd: Vec<String> =
-        odd.map(|(node, health)| format!("{} {}", look.survey.name(node), health.word())).collect();
+    let odd = look.replicas.healths(place.shard).filter_map(|(node, health)| {
+        let word = look.replicas.odd(node, place.shard.id, health)?;
+        Some(format!("{} {word}", look.survey.name(node)))
+    });
+    let odd: Vec<String> = odd.collect();
     let (id, database, policy) = (place.shard.id, &place.database.name, &place.policy.name);
     let head = format!("  shard {id} ({database}.{policy}): ");
     fit(&(head + &odd.join(", ")))

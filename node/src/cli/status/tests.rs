@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use quorate_protocol::{
     id::{GroupId, MetaIndex, NodeId, ShardId},
     map::{ClusterMap, Database, Group, Node, NodeState, Policy, Shard},
-    message::{NodeStatus, QueueStatus, RaftRole, ShardState},
+    message::{Lacking, NodeStatus, QueueStatus, RaftRole, ShardState},
 };
 use serde_json::Value;
 
@@ -108,11 +108,21 @@ fn look() -> Look {
         damaged: true,
         poisoned: false,
     };
-    let mut replicas: BTreeMap<_, _> =
-        (1..=3).map(|id| (NodeId(id), Some(BTreeMap::new()))).collect();
-    replicas.insert(NodeId(4), Some(BTreeMap::from([(ShardId(2), damaged)])));
-    replicas.insert(NodeId(5), None);
-    Look { survey: Survey { map: Arc::new(map), nodes }, replicas: Replicas(replicas) }
+    let lacks = |shard, owner, hints, marks| Lacking {
+        shard: ShardId(shard),
+        owner: NodeId(owner),
+        hints,
+        marks,
+    };
+    let mut replicas = Replicas::default();
+    replicas.add(NodeId(1), Vec::new(), &[lacks(0, 5, 1_000_000, 0)]);
+    replicas.add(NodeId(2), Vec::new(), &[lacks(5, 1, 1, 0), lacks(0, 5, 3, 0)]);
+    replicas.add(NodeId(3), Vec::new(), &[lacks(5, 1, 2_000, 2)]);
+    replicas.add(NodeId(4), vec![damaged], &[]);
+    let why = "node 5 at 192.168.100.5:7100 does not answer the handshake; is it running?";
+    let reasons = BTreeMap::from([(NodeId(5), why.to_owned())]);
+    let survey = Survey { map: Arc::new(map), nodes, asked: Some(NodeId(2)), reasons };
+    Look { survey, replicas }
 }
 
 #[test]
@@ -124,9 +134,10 @@ fn no_line_is_wider_than_a_terminal() {
         "cluster 'production-east', leader storage-1\n",
         " 2  storage-2  192.168.100.2:7100  rack-12  alive  follower     1  0.1.0\n",
         " 5  storage-5  192.168.100.5:7100  rack-12  down\n",
-        "telemetry  ninety_days      20      40       120     95               1\n",
+        "  storage-5: node 5 at 192.168.100.5:7100 does not answer",
+        "telemetry  ninety_days      20      40       120     95      25               1\n",
         "  shard 2 (telemetry.ninety_days): storage-4 damaged, storage-5 down\n",
-        "  and 14 more: see 'quorate shard ls'\n",
+        "  and 15 more: see 'quorate shard ls'\n",
         "storage-2  storage-4  1,000,000            0  5.0 GiB  2023-11-14T22:13:20Z\n",
         "hints: 3,000,000 pending, 6,000,000 delivered of 9,000,000 accepted\n",
         "note: nodes that are down may keep more hints\n",
@@ -135,6 +146,36 @@ fn no_line_is_wider_than_a_terminal() {
         assert!(text.contains(part), "{part:?} not in\n{text}");
     }
     assert!(KEYS.lines().chain(super::EXAMPLES.lines()).all(|line| line.len() <= WIDTH + 10));
+}
+
+#[test]
+fn what_a_replica_lacks_is_told_but_does_not_make_it_unsound() {
+    let mut look = look();
+    // One group, of shards 4 and 5, and node five is back.
+    let map = Arc::make_mut(&mut look.survey.map);
+    let policy = map.databases[0].policies[0].id;
+    map.policy_mut(policy).unwrap().groups.retain(|group| group.id == GroupId(2));
+    look.replicas.add(NodeId(5), Vec::new(), &[]);
+    let text = picture(&look);
+    for part in [
+        "telemetry  ninety_days       1       2         6      6       2               0\n",
+        "  shard 4 (telemetry.ninety_days): storage-5 behind by up to 1,000,003 other hi…\n",
+        "  shard 5 (telemetry.ninety_days): storage-1 behind by 2,001 hints, 2 marks\n",
+    ] {
+        assert!(text.contains(part), "{part:?} not in\n{text}");
+    }
+    let object = describe(&look);
+    let replica = |shard: usize, place: usize| object["shards"][shard]["replicas"][place].clone();
+    for (shard, place, node, expected) in
+        [(0, 0, 5, (true, 0, 0)), (0, 1, 1, (false, 0, 0)), (1, 0, 1, (true, 2_001, 2))]
+    {
+        let found = replica(shard, place);
+        assert_eq!((&found["node"], &found["state"]), (&node.into(), &"empty".into()));
+        let (behind, hints, marks) = expected;
+        assert_eq!(found["behind"], behind, "{found}");
+        assert_eq!((&found["hints"], &found["marks"]), (&hints.into(), &marks.into()));
+    }
+    assert!(look.complaints().iter().all(|what| !what.contains("shard")), "healthy all the same");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What commands come to, alone and in any order.
 
 mod alter;
+mod delta;
 mod grid;
 mod truncate;
 
