@@ -30,6 +30,7 @@ pub mod shard;
 pub mod survey;
 mod topology;
 mod write;
+pub mod writer;
 
 use std::{
     sync::{Arc, Mutex},
@@ -66,6 +67,7 @@ pub use crate::{
     receipt::Receipt,
     shard::{BucketDigest, DigestRange},
     survey::ClusterReport,
+    writer::{Pending, PushError, Pushed, Writer, WriterConfig, WriterStats},
 };
 use crate::{connection::Dialer, core::Core, pool::Pool, topology::Topology, write::Full};
 
@@ -157,7 +159,7 @@ impl Client {
         batch: &Batch,
         options: &WriteOptions,
     ) -> Result<Receipt, WriteError> {
-        write::write(&self.core, database, batch, options, Full::Wait).await
+        write::write(&self.core, database, batch, None, options, Full::Wait).await
     }
 
     /// As [`Client::write`], but fails at once where the client's budget is full.
@@ -170,7 +172,7 @@ impl Client {
         batch: &Batch,
         options: &WriteOptions,
     ) -> Result<Receipt, WriteError> {
-        write::write(&self.core, database, batch, options, Full::Refuse).await
+        write::write(&self.core, database, batch, None, options, Full::Refuse).await
     }
 
     /// Takes note of a write of another client, so that this client's later writes win over it.

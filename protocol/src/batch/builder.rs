@@ -27,7 +27,14 @@ impl Batch {
 
     /// Adds a point.
     pub fn push(&mut self, point: &Point) {
-        let measurement = self.measurement_by_escaped(key::measurement_of(point.key()));
+        self.push_row(point);
+    }
+
+    /// Adds a point, and says where it stands: its measurement's position and its row, as in
+    /// [`Self::rows_iter`].
+    pub fn push_row(&mut self, point: &Point) -> (usize, u32) {
+        let at = self.measurement_at(key::measurement_of(point.key()));
+        let measurement = &mut self.measurements[at];
         let series = measurement.series_by_key(point.key());
         let row = measurement.add_row(series, point.time());
         for (name, value) in point.fields() {
@@ -39,6 +46,7 @@ impl Batch {
             let set = measurement.set(row, column, value.clone());
             debug_assert!(set.is_ok());
         }
+        (at, row.0)
     }
 
     /// The part of the batch for a measurement, named as people write it.
@@ -57,11 +65,16 @@ impl Batch {
 
     /// The part of the batch for a measurement, by its valid escaped name.
     pub(crate) fn measurement_by_escaped(&mut self, escaped: &[u8]) -> &mut MeasurementBuilder {
+        let at = self.measurement_at(escaped);
+        &mut self.measurements[at]
+    }
+
+    fn measurement_at(&mut self, escaped: &[u8]) -> usize {
         let (id, new) = self.names.intern(escaped);
         if new {
             self.measurements.push(MeasurementBuilder::new(escaped));
         }
-        &mut self.measurements[id as usize]
+        id as usize
     }
 
     /// The number of the measurement with this escaped name.
