@@ -235,6 +235,7 @@ impl<'b, 't> Parser<'b, 't> {
             }
             at = end + 1;
         }
+        self.batch.complete_hashes();
         outcome
     }
 

@@ -5,6 +5,7 @@
 //! split it by shard ([`Batch::rows_iter`]) and encode each part once ([`super::encode_part`]).
 
 use super::{
+    Filler, Layout,
     intern::Interner,
     measurement::{MeasurementBuilder, RowRef},
 };
@@ -55,6 +56,11 @@ impl Batch {
         Ok(self.measurement_by_escaped(&escaped))
     }
 
+    /// The part of the batch for the rows of a layout: the fast way to fill a batch.
+    pub fn fill(&mut self, layout: &Layout) -> Filler<'_> {
+        Filler::new(self.measurement_by_escaped(layout.escaped_name()), layout)
+    }
+
     /// The part of the batch for a measurement, by its valid escaped name.
     pub(crate) fn measurement_by_escaped(&mut self, escaped: &[u8]) -> &mut MeasurementBuilder {
         let (id, new) = self.names.intern(escaped);
@@ -67,6 +73,11 @@ impl Batch {
     /// The number of the measurement with this escaped name.
     pub(crate) fn find_measurement(&self, escaped: &[u8]) -> Option<usize> {
         self.names.find(escaped).map(|id| id as usize)
+    }
+
+    /// Computes the hashes of series that lines left for later.
+    pub(crate) fn complete_hashes(&mut self) {
+        self.measurements.iter_mut().for_each(|measurement| measurement.table.complete());
     }
 
     pub(crate) fn measurement_mut(&mut self, index: usize) -> &mut MeasurementBuilder {

@@ -29,18 +29,24 @@ impl Interner {
 
     /// The id of a string, if it is there.
     pub(crate) fn find(&self, string: &[u8]) -> Option<u32> {
-        if self.table.is_empty() {
-            return None;
-        }
-        self.probe(string, hash(string)).ok()
+        self.find_hashed(string, hash(string))
+    }
+
+    /// As [`Self::find`], for a string whose [`hash`] is known.
+    pub(crate) fn find_hashed(&self, string: &[u8], hash: u64) -> Option<u32> {
+        if self.table.is_empty() { None } else { self.probe(string, hash).ok() }
     }
 
     /// The id of a string, and whether it is new.
     pub(crate) fn intern(&mut self, string: &[u8]) -> (u32, bool) {
+        self.intern_hashed(string, hash(string))
+    }
+
+    /// As [`Self::intern`], for a string whose [`hash`] is known.
+    pub(crate) fn intern_hashed(&mut self, string: &[u8], hash: u64) -> (u32, bool) {
         if (self.len() + 1) * 2 > self.table.len() {
             self.grow();
         }
-        let hash = hash(string);
         match self.probe(string, hash) {
             Ok(id) => (id, false),
             Err(place) => {
@@ -90,7 +96,7 @@ impl Interner {
 }
 
 /// A fast hash for short strings: eight bytes at a time, folded 128-bit products.
-fn hash(string: &[u8]) -> u64 {
+pub(crate) fn hash(string: &[u8]) -> u64 {
     const K: u64 = 0x9e37_79b9_7f4a_7c15;
     let fold = |state: u64, word: u64| {
         let product = u128::from(state ^ word) * u128::from(K);

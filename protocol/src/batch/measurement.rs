@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::{intern::Interner, series::SeriesTable, store::Store};
+use super::{fill::Bound, intern::Interner, series::SeriesTable, store::Store};
 use crate::{
     point::{PointError, Value, ValueRef, check_key_len, check_time, check_value, key},
     schema::FieldType,
@@ -43,6 +43,8 @@ pub struct MeasurementBuilder {
     fields: Interner,
     field_columns: Vec<[u32; 5]>,
     string_bytes: usize,
+    /// The layouts that rows were added by.
+    pub(super) bound: Vec<Bound>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +117,7 @@ impl MeasurementBuilder {
             fields: Interner::default(),
             field_columns: Vec::new(),
             string_bytes: 0,
+            bound: Vec::new(),
         }
     }
 
@@ -151,6 +154,16 @@ impl MeasurementBuilder {
     /// The series that a line spelled this way, if that is known and plain.
     pub(crate) fn series_by_spelling(&self, spelling: &[u8]) -> Option<SeriesRef> {
         self.table.by_spelling(spelling).map(SeriesRef)
+    }
+
+    /// The series of a plain spelling that is not known, if it has the tags of the line before.
+    pub(crate) fn series_by_spelled_tags(&mut self, spelling: &[u8]) -> Option<SeriesRef> {
+        self.table.by_spelled_tags(spelling).map(SeriesRef)
+    }
+
+    /// Remembers the tags of a line.
+    pub(crate) fn learn_spelling(&mut self, spelling: &[u8]) {
+        self.table.learn_spelling(spelling);
     }
 
     /// Remembers another spelling of a key.
@@ -217,6 +230,11 @@ impl MeasurementBuilder {
         }
         let column = &mut self.columns[column.0 as usize];
         column.store.set(row.0, value).map_err(|given| column.wrong(given))
+    }
+
+    /// What adding a row by handles changes, and what it looks at.
+    pub(super) fn parts(&mut self) -> (&mut [FieldColumn], &mut usize, &[Bound]) {
+        (&mut self.columns, &mut self.string_bytes, &self.bound)
     }
 
     /// The columns, in order of first appearance.

@@ -40,7 +40,7 @@ impl<'t> Parser<'_, 't> {
         let (end, time) = self.rest(line, end)?;
         let (measurement, series) = match (measurement, series) {
             (Some(measurement), Some(series)) => (measurement, series),
-            _ => self.new_series(&line[..=key_len])?,
+            _ => self.new_series(measurement, &line[..=key_len])?,
         };
         self.measurement = Some(measurement);
         self.commit(measurement, series, time);
@@ -61,12 +61,24 @@ impl<'t> Parser<'_, 't> {
 
     /// Takes in a spelling of a key that is new; `text` is the key and the space after it.
     #[cold]
-    fn new_series(&mut self, text: &[u8]) -> Option<(usize, SeriesRef)> {
+    fn new_series(
+        &mut self,
+        measurement: Option<usize>,
+        text: &[u8],
+    ) -> Option<(usize, SeriesRef)> {
+        if let Some(at) = measurement {
+            let key = &text[..text.len() - 1];
+            if let Some(series) = self.batch.measurement_mut(at).series_by_spelled_tags(key) {
+                return Some((at, series));
+            }
+        }
         let (canonical, end) = strict::series_key(text, 0).ok()?;
         if end + 1 != text.len() {
             return None;
         }
-        Some(self.add_series(&canonical, &text[..end]))
+        let (measurement, series) = self.add_series(&canonical, &text[..end]);
+        self.batch.measurement_mut(measurement).learn_spelling(&text[..end]);
+        Some((measurement, series))
     }
 
     /// The series with a canonical key, which a line may have spelled otherwise.

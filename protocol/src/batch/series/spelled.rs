@@ -1,0 +1,97 @@
+//! Series that lines bring, where the tags are the ones that the line before had.
+//!
+//! Invariant: what is found here is what [`crate::line`] reads from the same bytes by its rules for
+//! keys; any key that needs those rules (an escape, another set or order of tags, an equals sign in a
+//! value) is left to them. Agents write the same tags in the same order again and again, sorted or
+//! not, so that scanning, sorting and checking the tags need not be repeated.
+
+use super::SeriesTable;
+
+/// The tags of a spelling.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shape {
+    /// `,key=` each, in the order of the line, without escapes.
+    tags: Vec<Vec<u8>>,
+    /// In key order: the position in the line and the tag column.
+    sorted: Vec<(usize, usize)>,
+    /// Where each tag begins, and its value, and where that ends; reused.
+    found: Vec<(usize, usize, usize)>,
+}
+
+impl Shape {
+    /// Finds the tags in a spelling of a key, behind the measurement; false if they are others.
+    fn find(&mut self, spelling: &[u8], name: usize) -> bool {
+        self.found.clear();
+        let mut at = name;
+        for tag in &self.tags {
+            if !spelling[at..].starts_with(tag) {
+                return false;
+            }
+            let value = at + tag.len();
+            let special = |byte: &u8| matches!(byte, b',' | b'=');
+            let len = spelling[value..].iter().position(special);
+            let end = len.map_or(spelling.len(), |len| value + len);
+            if end == value || spelling.get(end) == Some(&b'=') {
+                return false;
+            }
+            self.found.push((at, value, end));
+            at = end;
+        }
+        at == spelling.len() && !self.tags.is_empty()
+    }
+}
+
+impl SeriesTable {
+    /// The series of a line's key, which has no space outside of escapes and no newline, if its tags
+    /// are those of the line before; it is new to this table, or its spelling is.
+    pub(in crate::batch) fn by_spelled_tags(&mut self, spelling: &[u8]) -> Option<u32> {
+        let mut shape = std::mem::take(&mut self.spelled);
+        let known = spelling.starts_with(&self.escaped)
+            && shape.find(spelling, self.escaped.len())
+            && !spelling.contains(&b'\\');
+        let series = known.then(|| self.add_spelled(spelling, &shape));
+        self.spelled = shape;
+        series
+    }
+
+    fn add_spelled(&mut self, spelling: &[u8], shape: &Shape) -> u32 {
+        let mut canonical = std::mem::take(&mut self.scratch);
+        canonical.clear();
+        canonical.extend_from_slice(&self.escaped);
+        for &(at, _) in &shape.sorted {
+            let (start, _, end) = shape.found[at];
+            canonical.extend_from_slice(&spelling[start..end]);
+        }
+        let (series, new) = self.intern_late(&canonical);
+        if new {
+            for &(at, column) in &shape.sorted {
+                let (_, value, end) = shape.found[at];
+                self.tags[column].add(series, &spelling[value..end]);
+            }
+            if self.series.len() - self.hashes.len() >= 4 {
+                self.complete();
+            }
+        }
+        if canonical != spelling {
+            self.add_spelling(spelling, series);
+        }
+        self.scratch = canonical;
+        series
+    }
+
+    /// Remembers the tags of a valid spelling.
+    pub(in crate::batch) fn learn_spelling(&mut self, spelling: &[u8]) {
+        if spelling.contains(&b'\\') {
+            return;
+        }
+        let mut shape = Shape::default();
+        let mut sorted = Vec::new();
+        for (at, (tag, _)) in crate::point::key::tags_of(spelling).enumerate() {
+            shape.tags.push([b",", tag, b"="].concat());
+            sorted.push((tag, at));
+        }
+        sorted.sort_unstable();
+        shape.sorted = sorted.into_iter().map(|(tag, at)| (at, self.tag_column(tag))).collect();
+        self.spelled = shape;
+    }
+}
