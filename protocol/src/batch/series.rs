@@ -200,7 +200,7 @@ impl SeriesTable {
 
     /// The same, where the hash of the key is known.
     pub(super) fn by_hashed_key(&mut self, key: &[u8], hash: u64) -> u32 {
-        let (series, new) = self.intern_late(key);
+        let (series, new) = self.intern_late(key, is_plain(key));
         if new {
             self.complete_before(series);
             self.hashes.push(hash);
@@ -211,7 +211,7 @@ impl SeriesTable {
 
     /// The series of a canonical key, and whether it is new and still without its tags.
     fn intern(&mut self, key: &[u8]) -> (u32, bool) {
-        let (series, new) = self.intern_late(key);
+        let (series, new) = self.intern_late(key, is_plain(key));
         if new {
             self.complete_before(series);
             self.hashes.push(series_hash(key));
@@ -220,13 +220,13 @@ impl SeriesTable {
     }
 
     /// The same; if it is new, its hash is missing.
-    fn intern_late(&mut self, key: &[u8]) -> (u32, bool) {
+    fn intern_late(&mut self, key: &[u8], plain: bool) -> (u32, bool) {
         let (id, new) = self.keys.intern(key);
         if !new {
             return (self.key_series[id as usize].0, false);
         }
         let series = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
-        self.key_series.push((series, is_plain(key)));
+        self.key_series.push((series, plain));
         self.series.push(id);
         (series, true)
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::{Cell, Parser, number, strict};
 use crate::{
     batch::{MeasurementBuilder, SeriesRef},
+    find::find,
     point::{MAX_STRING_LEN, Value, check_key_len, key},
 };
 
@@ -29,8 +30,9 @@ impl<'t> Parser<'_, 't> {
             Some(at) => self.batch.measurements()[at].series_by_spelling(key),
             None => None,
         };
+        let escaped = series.is_none() && key.contains(&b'\\');
         // The rules for the end of a line and for the end of a name agree only without these.
-        if series.is_none() && key.contains(&b'\\') && key.windows(2).any(|two| two == b"\\\\") {
+        if escaped && key.windows(2).any(|two| two == b"\\\\") {
             return None;
         }
         self.cells.clear();
@@ -40,7 +42,10 @@ impl<'t> Parser<'_, 't> {
         let (end, time) = self.rest(line, end)?;
         let (measurement, series) = match (measurement, series) {
             (Some(measurement), Some(series)) => (measurement, series),
-            _ => self.new_series(measurement, &line[..=key_len])?,
+            _ => {
+                let usual = if escaped { None } else { measurement };
+                self.new_series(usual, &line[..=key_len])?
+            }
         };
         self.measurement = Some(measurement);
         self.commit(measurement, series, time);
@@ -59,7 +64,8 @@ impl<'t> Parser<'_, 't> {
         self.batch.find_measurement(key::measurement_of(key))
     }
 
-    /// Takes in a spelling of a key that is new; `text` is the key and the space after it.
+    /// Takes in a spelling of a key that is new; `text` is the key and the space after it. It is of
+    /// the measurement that is given, and has no backslash then.
     #[cold]
     fn new_series(
         &mut self,
@@ -214,22 +220,4 @@ fn key_end(line: &[u8]) -> Option<usize> {
         }
         at += 1;
     }
-}
-
-/// Where the first of two bytes stands, eight bytes at a time.
-#[inline]
-fn find(text: &[u8], a: u8, b: u8) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
-    let (words, tail) = text.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let hit = zero(word ^ (ONES * u64::from(a))) | zero(word ^ (ONES * u64::from(b)));
-        if hit != 0 {
-            return Some(at * 8 + hit.trailing_zeros() as usize / 8);
-        }
-    }
-    let at = tail.iter().position(|byte| *byte == a || *byte == b)?;
-    Some(words.len() * 8 + at)
 }

@@ -6,6 +6,7 @@
 //! not, so that scanning, sorting and checking the tags need not be repeated.
 
 use super::SeriesTable;
+use crate::{find::find, point::key};
 
 /// The tags of a spelling.
 #[derive(Clone, Debug, Default)]
@@ -28,8 +29,7 @@ impl Shape {
                 return false;
             }
             let value = at + tag.len();
-            let special = |byte: &u8| matches!(byte, b',' | b'=');
-            let len = spelling[value..].iter().position(special);
+            let len = find(&spelling[value..], b',', b'=');
             let end = len.map_or(spelling.len(), |len| value + len);
             if end == value || spelling.get(end) == Some(&b'=') {
                 return false;
@@ -42,13 +42,11 @@ impl Shape {
 }
 
 impl SeriesTable {
-    /// The series of a line's key, which has no space outside of escapes and no newline, if its tags
-    /// are those of the line before; it is new to this table, or its spelling is.
+    /// The series of a line's key, which has no space, newline or backslash, if its tags are those of
+    /// the line before. The spelling is new.
     pub(in crate::batch) fn by_spelled_tags(&mut self, spelling: &[u8]) -> Option<u32> {
         let mut shape = std::mem::take(&mut self.spelled);
-        let known = spelling.starts_with(&self.escaped)
-            && shape.find(spelling, self.escaped.len())
-            && !spelling.contains(&b'\\');
+        let known = spelling.starts_with(&self.escaped) && shape.find(spelling, self.escaped.len());
         let series = known.then(|| self.add_spelled(spelling, &shape));
         self.spelled = shape;
         series
@@ -62,7 +60,7 @@ impl SeriesTable {
             let (start, _, end) = shape.found[at];
             canonical.extend_from_slice(&spelling[start..end]);
         }
-        let (series, new) = self.intern_late(&canonical);
+        let (series, new) = self.intern_late(&canonical, true);
         if new {
             for &(at, column) in &shape.sorted {
                 let (_, value, end) = shape.found[at];
@@ -72,8 +70,8 @@ impl SeriesTable {
                 self.complete();
             }
         }
-        if canonical != spelling {
-            self.add_spelling(spelling, series);
+        if self.keys.intern(spelling).1 {
+            self.key_series.push((series, true));
         }
         self.scratch = canonical;
         series
@@ -86,7 +84,7 @@ impl SeriesTable {
         }
         let mut shape = Shape::default();
         let mut sorted = Vec::new();
-        for (at, (tag, _)) in crate::point::key::tags_of(spelling).enumerate() {
+        for (at, (tag, _)) in key::tags_of(spelling).enumerate() {
             shape.tags.push([b",", tag, b"="].concat());
             sorted.push((tag, at));
         }
