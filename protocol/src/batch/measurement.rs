@@ -232,6 +232,31 @@ impl MeasurementBuilder {
         column.store.set(row.0, value).map_err(|given| column.wrong(given))
     }
 
+    /// Sets a valid value, not a string, of the column's type.
+    #[inline]
+    pub(crate) fn set_bits(
+        &mut self,
+        row: RowRef,
+        column: ColumnRef,
+        kind: FieldType,
+        bits: u64,
+    ) -> Result<(), PointError> {
+        let column = &mut self.columns[column.0 as usize];
+        match kind {
+            FieldType::Float => column.store.set_float(row.0, f64::from_bits(bits)),
+            FieldType::Integer => column.store.set_integer(row.0, bits.cast_signed()),
+            FieldType::Unsigned => column.store.set_unsigned(row.0, bits),
+            FieldType::Boolean => column.store.set_boolean(row.0, bits != 0),
+            FieldType::String => Err(kind),
+        }
+        .map_err(|given| column.wrong(given))
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self, column: ColumnRef) -> FieldType {
+        self.columns[column.0 as usize].kind
+    }
+
     /// What adding a row by handles changes, and what it looks at.
     pub(super) fn parts(&mut self) -> (&mut [FieldColumn], &mut usize, &[Bound]) {
         (&mut self.columns, &mut self.string_bytes, &self.bound)

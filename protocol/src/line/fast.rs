@@ -11,9 +11,10 @@ use bytes::Bytes;
 
 use super::{Cell, Parser, number, strict};
 use crate::{
-    batch::{MeasurementBuilder, SeriesRef},
+    batch::{ColumnRef, MeasurementBuilder, SeriesRef},
     find::find,
     point::{MAX_STRING_LEN, Value, check_key_len, key},
+    schema::FieldType,
 };
 
 impl<'t> Parser<'_, 't> {
@@ -35,9 +36,9 @@ impl<'t> Parser<'_, 't> {
         if escaped && key.windows(2).any(|two| two == b"\\\\") {
             return None;
         }
-        self.cells.clear();
+        self.plain.clear();
         let end = self.fields(line, key_len + 1, measurement)?;
-        let longest = self.cells.iter().map(|cell| cell.name.len()).max()?;
+        let longest = self.plain.iter().map(|cell| cell.name.len()).max()?;
         check_key_len(key_len, longest).ok()?;
         let (end, time) = self.rest(line, end)?;
         let (measurement, series) = match (measurement, series) {
@@ -48,7 +49,7 @@ impl<'t> Parser<'_, 't> {
             }
         };
         self.measurement = Some(measurement);
-        self.commit(measurement, series, time);
+        self.commit_plain(measurement, series, time);
         Some(start + end)
     }
 
@@ -99,7 +100,7 @@ impl<'t> Parser<'_, 't> {
         (self.batch.find_measurement(name).unwrap_or_default(), series)
     }
 
-    /// Reads the fields at `at` into `self.cells`; returns where they end.
+    /// Reads the fields at `at` into `self.plain`; returns where they end.
     fn fields(
         &mut self,
         line: &'t [u8],
@@ -110,14 +111,14 @@ impl<'t> Parser<'_, 't> {
         let mut next = 0;
         loop {
             let (name, column) = match expected(measurement, next, &line[at..]) {
-                Some(name) => (name, Some(crate::batch::ColumnRef(next))),
+                Some(name) => (name, Some(ColumnRef(next))),
                 None => (plain_name(&line[at..])?, None),
             };
             next += 1;
             at += name.len() + 1;
-            let (value, len) = value(&line[at..])?;
+            let (cell, len) = value(name, column, &line[at..])?;
             at += len;
-            self.cells.push(Cell { name: Cow::Borrowed(name), column, value });
+            self.plain.push(cell);
             match line.get(at) {
                 Some(b',') => at += 1,
                 None | Some(b' ' | b'\n') => return Some(at),
@@ -132,16 +133,8 @@ impl<'t> Parser<'_, 't> {
             return Some((at, self.time_of_default()?));
         }
         let negative = line.get(at + 1) == Some(&b'-');
-        let start = at + 1 + usize::from(negative);
-        let mut end = start;
-        let mut number = 0_i64;
-        while let Some(digit) = line.get(end).map(|byte| byte.wrapping_sub(b'0'))
-            && digit < 10
-        {
-            number = number.checked_mul(10)?.checked_add(i64::from(digit))?;
-            end += 1;
-        }
-        if end == start || !matches!(line.get(end), None | Some(b'\n')) {
+        let (number, end) = number::whole(line, at + 1 + usize::from(negative))?;
+        if !matches!(line.get(end), None | Some(b'\n')) {
             return None;
         }
         Some((end, self.time(if negative { -number } else { number })?))
@@ -166,45 +159,108 @@ fn plain_name(text: &[u8]) -> Option<&[u8]> {
     (len > 0 && text[len] == b'=').then(|| &text[..len])
 }
 
-/// The value at the beginning of `text`, and its length.
+/// A field of a plain line: scalars that are written one by one and read one by one. As a
+/// [`Value`] it would be written in pieces and read as a whole, for which a processor waits.
+pub(super) struct PlainCell<'t> {
+    name: &'t [u8],
+    /// Where the name was expected and found.
+    column: Option<ColumnRef>,
+    kind: FieldType,
+    /// Of anything but a string.
+    bits: u64,
+    /// What stands between the quotes of a string.
+    text: &'t [u8],
+}
+
+impl<'t> PlainCell<'t> {
+    fn value(&self) -> Value {
+        match self.kind {
+            FieldType::Float => Value::Float(f64::from_bits(self.bits)),
+            FieldType::Integer => Value::Integer(self.bits.cast_signed()),
+            FieldType::Unsigned => Value::Unsigned(self.bits),
+            FieldType::Boolean => Value::Boolean(self.bits != 0),
+            FieldType::String if self.text.contains(&b'\\') => {
+                Value::String(strict::unescape_string(self.text).into())
+            }
+            FieldType::String => Value::String(Bytes::copy_from_slice(self.text)),
+        }
+    }
+
+    fn cell(&self) -> Cell<'t> {
+        Cell { name: Cow::Borrowed(self.name), column: self.column, value: self.value() }
+    }
+}
+
+impl Parser<'_, '_> {
+    /// Adds the row of `self.plain`.
+    fn commit_plain(&mut self, measurement: usize, series: SeriesRef, time: i64) {
+        let builder = self.batch.measurement_mut(measurement);
+        for cell in &mut self.plain {
+            let guess = cell.column.filter(|guess| builder.kind(*guess) == cell.kind);
+            cell.column = Some(
+                guess
+                    .or_else(|| builder.find_column(cell.name, cell.kind))
+                    .unwrap_or_else(|| builder.add_column(cell.name, cell.kind)),
+            );
+        }
+        if builder.has_mixed_fields() {
+            self.cells.clear();
+            self.cells.extend(self.plain.iter().map(PlainCell::cell));
+            return self.commit(measurement, series, time);
+        }
+        let row = builder.add_row(series, time);
+        for cell in &self.plain {
+            let Some(column) = cell.column else { continue };
+            let set = match cell.kind {
+                FieldType::String => builder.set(row, column, cell.value()),
+                kind => builder.set_bits(row, column, kind, cell.bits),
+            };
+            // The column was chosen for the value, and the value checked by its parser.
+            debug_assert!(set.is_ok());
+        }
+    }
+}
+
+/// The field with the value at the beginning of `text`, and the value's length.
 #[inline]
-fn value(text: &[u8]) -> Option<(Value, usize)> {
+fn value<'t>(
+    name: &'t [u8],
+    column: Option<ColumnRef>,
+    text: &'t [u8],
+) -> Option<(PlainCell<'t>, usize)> {
+    let cell = |kind, bits, text| PlainCell { name, column, kind, bits, text };
     match text.first()? {
-        b'0'..=b'9' | b'-' | b'.' => number::scan(text),
-        b'"' => string(&text[1..]).map(|(value, len)| (value, len + 2)),
-        b't' | b'T' | b'f' | b'F' => boolean(text),
+        b'0'..=b'9' | b'-' | b'.' => {
+            let number = number::scan(text)?;
+            Some((cell(number.kind, number.bits, b""), number.len))
+        }
+        b'"' => {
+            let raw = string(&text[1..])?;
+            Some((cell(FieldType::String, 0, raw), raw.len() + 2))
+        }
+        b't' | b'T' | b'f' | b'F' => {
+            let end = text.iter().position(|byte| matches!(byte, b',' | b' ' | b'\n'));
+            let len = end.unwrap_or(text.len());
+            let value = strict::boolean(&text[..len])?;
+            Some((cell(FieldType::Boolean, u64::from(value), b""), len))
+        }
         _ => None,
     }
 }
 
-fn boolean(text: &[u8]) -> Option<(Value, usize)> {
-    let len =
-        text.iter().position(|byte| matches!(byte, b',' | b' ' | b'\n')).unwrap_or(text.len());
-    strict::boolean(&text[..len]).map(|value| (Value::Boolean(value), len))
-}
-
-/// A string up to its closing quote; the length counts neither quote.
-fn string(text: &[u8]) -> Option<(Value, usize)> {
+/// What a string says up to its closing quote, escapes included.
+fn string(text: &[u8]) -> Option<&[u8]> {
     let mut at = 0;
-    let mut escaped = false;
     loop {
         at += find(&text[at..], b'"', b'\\')?;
         if text[at] == b'"' {
-            break;
+            return (at <= MAX_STRING_LEN).then(|| &text[..at]);
         }
-        escaped = true;
         at += 2;
         if at > text.len() {
             return None;
         }
     }
-    if at > MAX_STRING_LEN {
-        return None;
-    }
-    let raw = &text[..at];
-    let value =
-        if escaped { strict::unescape_string(raw).into() } else { Bytes::copy_from_slice(raw) };
-    Some((Value::String(value), at))
 }
 
 /// Where the key at the beginning of a line ends: the first space that no backslash precedes.
