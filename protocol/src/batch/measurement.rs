@@ -152,8 +152,14 @@ impl MeasurementBuilder {
     }
 
     /// The series that a line spelled this way, if that is known and plain.
-    pub(crate) fn series_by_spelling(&self, spelling: &[u8]) -> Option<SeriesRef> {
+    pub(crate) fn series_by_spelling(&mut self, spelling: &[u8]) -> Option<SeriesRef> {
         self.table.by_spelling(spelling).map(SeriesRef)
+    }
+
+    /// The series that a line begins with and the length of its key, if that is the next one and plain.
+    pub(crate) fn next_series(&mut self, line: &[u8]) -> Option<(SeriesRef, usize)> {
+        let (series, len) = self.table.by_next_spelling(line)?;
+        Some((SeriesRef(series), len))
     }
 
     /// The series of a plain spelling that is not known, if it has the tags of the line before.

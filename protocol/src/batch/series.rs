@@ -30,6 +30,8 @@ pub(super) struct SeriesTable {
     shape: Shape,
     /// The tags of the last line that brought a series.
     spelled: spelled::Shape,
+    /// Where `keys` has the spelling of the line before, and how far that is behind the one before.
+    last: (u32, u32),
     /// Reused for building keys, and for where their tag values are.
     scratch: Vec<u8>,
     values: Vec<(usize, usize, usize)>,
@@ -245,14 +247,6 @@ impl SeriesTable {
         })
     }
 
-    /// The series that a line spelled this way, tags perhaps unsorted, was found to be. Only for
-    /// plain spellings, without two backslashes in a row: about others the rules for the end of
-    /// a line and for the end of a name disagree.
-    pub(super) fn by_spelling(&self, spelling: &[u8]) -> Option<u32> {
-        let (series, plain) = self.key_series[self.keys.find(spelling)? as usize];
-        plain.then_some(series)
-    }
-
     /// Remembers another spelling of a key.
     pub(super) fn add_spelling(&mut self, spelling: &[u8], series: u32) {
         if self.keys.intern(spelling).1 {
@@ -267,7 +261,7 @@ impl SeriesTable {
     }
 }
 
-/// Whether a key has no two backslashes in a row.
+/// Whether a key has no newline and no two backslashes in a row.
 fn is_plain(key: &[u8]) -> bool {
-    !key.contains(&b'\\') || !key.windows(2).any(|two| two == b"\\\\")
+    !key.contains(&b'\n') && (!key.contains(&b'\\') || !key.windows(2).any(|two| two == b"\\\\"))
 }

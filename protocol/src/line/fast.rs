@@ -24,13 +24,17 @@ impl<'t> Parser<'_, 't> {
         if matches!(line.first()?, b' ' | b'\t' | 0 | b'#' | b',' | b'\n') {
             return None;
         }
-        let key_len = key_end(line)?;
-        let key = &line[..key_len];
-        let measurement = self.find_measurement(key);
-        let series = match measurement {
-            Some(at) => self.batch.measurements()[at].series_by_spelling(key),
-            None => None,
+        let (key_len, measurement, series) = match self.next_series(line) {
+            Some((len, measurement, series)) => (len, Some(measurement), Some(series)),
+            None => {
+                let key = &line[..key_end(line)?];
+                let measurement = self.find_measurement(key);
+                let series = measurement
+                    .and_then(|at| self.batch.measurement_mut(at).series_by_spelling(key));
+                (key.len(), measurement, series)
+            }
         };
+        let key = &line[..key_len];
         let escaped = series.is_none() && key.contains(&b'\\');
         // The rules for the end of a line and for the end of a name agree only without these.
         if escaped && key.windows(2).any(|two| two == b"\\\\") {
@@ -51,6 +55,13 @@ impl<'t> Parser<'_, 't> {
         self.measurement = Some(measurement);
         self.commit_plain(measurement, series, time);
         Some(start + end)
+    }
+
+    /// Key length, measurement and series of a line, if it has the series that comes next.
+    fn next_series(&mut self, line: &[u8]) -> Option<(usize, usize, SeriesRef)> {
+        let measurement = self.measurement?;
+        let (series, len) = self.batch.measurement_mut(measurement).next_series(line)?;
+        Some((len, measurement, series))
     }
 
     /// The measurement of a key, if the batch has it.

@@ -62,8 +62,9 @@ pub(super) fn scan(text: &[u8]) -> Option<Number> {
         }
         Some(b'e' | b'E') => long_float(text),
         _ if mantissa <= 1 << 53 && decimals < POWERS.len() => {
-            // Both operands are exact, so the quotient is the nearest double.
-            let value = mantissa as f64 / POWERS[decimals];
+            // Both operands are exact, so the quotient is the nearest double. A division takes long.
+            let whole = mantissa as f64;
+            let value = if decimals == 0 { whole } else { whole / POWERS[decimals] };
             Some(Number::float(if negative { -value } else { value }, at))
         }
         _ => long_float(text),

@@ -1,4 +1,4 @@
-//! Series that lines bring, where the tags are the ones that the line before had.
+//! Series as lines spell them: known spellings, and new ones with the tags that the line before had.
 //!
 //! Invariant: what is found here is what [`crate::line`] reads from the same bytes by its rules for
 //! keys; any key that needs those rules (an escape, another set or order of tags, an equals sign in a
@@ -42,6 +42,36 @@ impl Shape {
 }
 
 impl SeriesTable {
+    /// The series that a line spelled this way, tags perhaps unsorted, was found to be. Only for
+    /// plain spellings, without newlines or two backslashes in a row: about others the rules for the
+    /// end of a line and for the end of a name disagree.
+    pub(in crate::batch) fn by_spelling(&mut self, spelling: &[u8]) -> Option<u32> {
+        let id = self.keys.find(spelling)?;
+        let (series, plain) = self.key_series[id as usize];
+        self.step(id);
+        plain.then_some(series)
+    }
+
+    /// The same without a search, for the key that a line begins with, and how long it is; if it is
+    /// the next one: series keep coming in the order in which they came first.
+    pub(in crate::batch) fn by_next_spelling(&mut self, line: &[u8]) -> Option<(u32, usize)> {
+        let (last, step) = self.last;
+        let next = last.wrapping_add(step);
+        let &(series, plain) = self.key_series.get(next as usize)?;
+        let spelling = self.keys.get(next);
+        // A space without a backslash before it ends a key, and there is none within one.
+        if plain && line.get(spelling.len()) == Some(&b' ') && line.starts_with(spelling) {
+            self.last.0 = next;
+            Some((series, spelling.len()))
+        } else {
+            None
+        }
+    }
+
+    fn step(&mut self, id: u32) {
+        self.last = (id, id.wrapping_sub(self.last.0));
+    }
+
     /// The series of a line's key, which has no space, newline or backslash, if its tags are those of
     /// the line before. The spelling is new.
     pub(in crate::batch) fn by_spelled_tags(&mut self, spelling: &[u8]) -> Option<u32> {
@@ -70,9 +100,11 @@ impl SeriesTable {
                 self.complete();
             }
         }
-        if self.keys.intern(spelling).1 {
+        let (id, new) = self.keys.intern(spelling);
+        if new {
             self.key_series.push((series, true));
         }
+        self.step(id);
         self.scratch = canonical;
         series
     }
