@@ -296,7 +296,7 @@ fn changes() -> impl Strategy<Value = Vec<(u16, u8, u8)>> {
 
 fn change(text: &mut Vec<u8>, changes: &[(u16, u8, u8)]) {
     for &(place, what, byte) in changes {
-        let at = usize::from(place) * text.len() >> 16;
+        let at = (usize::from(place) * text.len()) >> 16;
         match what {
             0 => text.insert(at, byte),
             _ if text.is_empty() => {}
@@ -341,7 +341,8 @@ proptest! {
         }
         let outcome = parse_into(&mut alone, &text, Options::default());
         let mut found = lines(&alone);
-        (parsed.sort(), found.sort());
+        parsed.sort();
+        found.sort();
         prop_assert_eq!(found, parsed, "{}", text.escape_ascii());
         let expected: Vec<(usize, Reason)> =
             outcome.errors.iter().map(|error| (error.range.start, error.reason)).collect();
@@ -367,7 +368,8 @@ proptest! {
         check_series(&used);
         // Measurements are in the order in which they came first.
         let (mut used, mut fresh) = (lines(&used), lines(&fresh));
-        (used.sort(), fresh.sort());
+        used.sort();
+        fresh.sort();
         prop_assert_eq!(used, fresh);
     }
 
