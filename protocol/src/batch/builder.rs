@@ -7,7 +7,7 @@
 use super::{
     Filler, Layout,
     intern::Interner,
-    measurement::{MeasurementBuilder, RowRef},
+    measurement::{ColumnRef, MeasurementBuilder, RowRef},
 };
 use crate::point::{Point, PointError, key};
 
@@ -31,10 +31,11 @@ impl Batch {
         let measurement = self.measurement_by_escaped(key::measurement_of(point.key()));
         let series = measurement.series_by_key(point.key());
         let row = measurement.add_row(series, point.time());
-        for (name, value) in point.fields() {
+        for (guess, (name, value)) in (0..).zip(point.fields()) {
             let kind = value.field_type();
             let column = measurement
-                .find_column(name, kind)
+                .guess_column(ColumnRef(guess), name, kind)
+                .or_else(|| measurement.find_column(name, kind))
                 .unwrap_or_else(|| measurement.add_column(name, kind));
             // The column has the value's type and a point's values are valid.
             let set = measurement.set(row, column, value.clone());

@@ -195,6 +195,17 @@ impl MeasurementBuilder {
         columns[kind as usize].checked_sub(1).map(ColumnRef)
     }
 
+    /// The column, if it is of this field and type.
+    pub(super) fn guess_column(
+        &self,
+        guess: ColumnRef,
+        name: &[u8],
+        kind: FieldType,
+    ) -> Option<ColumnRef> {
+        let column = self.columns.get(guess.0 as usize)?;
+        (column.kind == kind && column.name == name).then_some(guess)
+    }
+
     /// Adds a column whose name has been checked and is not there with this type.
     pub(crate) fn add_column(&mut self, name: &[u8], kind: FieldType) -> ColumnRef {
         let (id, new) = self.fields.intern(name);
