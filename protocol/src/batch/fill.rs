@@ -6,6 +6,7 @@
 use super::{
     FieldColumn, Layout, Series,
     measurement::{MeasurementBuilder, Row, SeriesRef},
+    series::Adopted,
 };
 use crate::point::{PointError, check_time};
 
@@ -29,6 +30,7 @@ pub(super) struct Bound {
     columns: Vec<u32>,
     /// Per series of the layout: the series of the batch, plus one, or 0; perhaps shorter.
     series: Vec<u32>,
+    adopted: Adopted,
 }
 
 /// Takes the rows of one layout for one batch.
@@ -48,7 +50,9 @@ impl<'b> Filler<'b> {
                 column.unwrap_or_else(|| measurement.add_column(name, *kind)).0
             });
             let columns = columns.collect();
-            measurement.bound.push(Bound { layout: layout.clone(), columns, series: Vec::new() });
+            let (layout, series) = (layout.clone(), Vec::new());
+            let adopted = Adopted::default();
+            measurement.bound.push(Bound { layout, columns, series, adopted });
             measurement.bound.len() - 1
         });
         Self { measurement, bound }
@@ -164,10 +168,9 @@ impl<'b> Filler<'b> {
     #[cold]
     fn new_series(&mut self, id: u32) -> SeriesRef {
         let bound = &mut self.measurement.bound[self.bound];
-        let series = {
-            let table = bound.layout.table();
-            self.measurement.table.by_hashed_key(table.key(id), table.hash(id))
-        };
+        let table = bound.layout.table();
+        let series = self.measurement.table.adopt(&table, id, &mut bound.adopted);
+        drop(table);
         if bound.series.len() <= id as usize {
             bound.series.resize(id as usize + 1, 0);
         }

@@ -9,7 +9,10 @@ use crate::{
     point::{Part, PointError, check_key_len, key},
 };
 
+mod adopt;
 mod spelled;
+
+pub(super) use adopt::Adopted;
 
 /// The series of a measurement.
 #[derive(Clone, Debug, Default)]
@@ -71,8 +74,13 @@ impl TagColumn {
     }
 
     fn add(&mut self, series: u32, value: &[u8]) {
+        let value = self.values.intern(value).0;
+        self.add_id(series, value);
+    }
+
+    fn add_id(&mut self, series: u32, value: u32) {
         self.of_series.resize(series as usize, 0);
-        self.of_series.push(self.values.intern(value).0 + 1);
+        self.of_series.push(value + 1);
     }
 }
 
@@ -198,17 +206,6 @@ impl SeriesTable {
             };
             self.tags[column].add(series, value);
         }
-    }
-
-    /// The same, where the hash of the key is known.
-    pub(super) fn by_hashed_key(&mut self, key: &[u8], hash: u64) -> u32 {
-        let (series, new) = self.intern_late(key, is_plain(key));
-        if new {
-            self.complete_before(series);
-            self.hashes.push(hash);
-            self.add_tags(key, series);
-        }
-        series
     }
 
     /// The series of a canonical key, and whether it is new and still without its tags.
