@@ -15,6 +15,7 @@ use crate::{
 
 mod fast;
 mod number;
+mod plain;
 mod strict;
 
 /// The unit of the times in a text.
@@ -198,7 +199,7 @@ struct Parser<'b, 't> {
     measurement: Option<usize>,
     /// The fields of the line that is being read.
     cells: Vec<Cell<'t>>,
-    plain: Vec<fast::PlainCell<'t>>,
+    plain: Vec<plain::PlainCell<'t>>,
 }
 
 impl<'b, 't> Parser<'b, 't> {

@@ -214,3 +214,9 @@ impl<'b> Filler<'b> {
         }
     }
 }
+
+impl Bound {
+    pub(super) fn approximate_bytes(&self) -> usize {
+        4 * (self.columns.len() + self.series.len()) + self.adopted.approximate_bytes()
+    }
+}

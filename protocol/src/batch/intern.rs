@@ -185,9 +185,13 @@ mod tests {
                 prop_assert_eq!(interner.find(string), Some(expected as u32));
                 prop_assert_eq!(interner.get(expected as u32), &string[..]);
             }
-            for (a, b) in strings.iter().zip(strings.iter().skip(1)) {
-                prop_assert_eq!(same(a, b), a == b);
-                prop_assert_eq!(a.len() > 8 || a.len() != b.len() || (word(a) == word(b)) == (a == b), true);
+            for string in &strings {
+                prop_assert!(same(string, string) && !same(string, &[&string[..], &[0]].concat()));
+                for at in 0..string.len() {
+                    let mut other = string.clone();
+                    other[at] ^= 1;
+                    prop_assert!(!same(string, &other), "{:?} at {}", string, at);
+                }
             }
         }
     }

@@ -327,7 +327,8 @@ impl MeasurementBuilder {
 
     pub(super) fn approximate_bytes(&self) -> usize {
         let values: usize = self.columns.iter().map(|column| 64 + 8 * column.len()).sum();
-        self.table.approximate_bytes() + values + 16 * self.rows.len() + self.string_bytes
+        let bound: usize = self.bound.iter().map(Bound::approximate_bytes).sum();
+        self.table.approximate_bytes() + values + bound + 16 * self.rows.len() + self.string_bytes
     }
 }
 

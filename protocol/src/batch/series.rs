@@ -258,7 +258,7 @@ impl SeriesTable {
     }
 }
 
-/// Whether a key has no newline and no two backslashes in a row.
+/// Whether a key has no two backslashes in a row.
 fn is_plain(key: &[u8]) -> bool {
-    !key.contains(&b'\n') && (!key.contains(&b'\\') || !key.windows(2).any(|two| two == b"\\\\"))
+    !key.contains(&b'\\') || !key.windows(2).any(|two| two == b"\\\\")
 }

@@ -5,16 +5,11 @@
 //! row in the key, no backslashes or quotes in field names, a newline or the end right after the
 //! last value. A series that was seen before costs one search and one comparison of its key.
 
-use std::borrow::Cow;
-
-use bytes::Bytes;
-
-use super::{Cell, Parser, number, strict};
+use super::{Parser, number, plain::PlainCell, strict};
 use crate::{
     batch::{ColumnRef, MeasurementBuilder, SeriesRef},
     find::find,
-    point::{MAX_STRING_LEN, Value, check_key_len, key},
-    schema::FieldType,
+    point::{check_key_len, key},
 };
 
 impl<'t> Parser<'_, 't> {
@@ -127,7 +122,7 @@ impl<'t> Parser<'_, 't> {
             };
             next += 1;
             at += name.len() + 1;
-            let (cell, len) = value(name, column, &line[at..])?;
+            let (cell, len) = PlainCell::read(name, column, &line[at..])?;
             at += len;
             self.plain.push(cell);
             match line.get(at) {
@@ -168,110 +163,6 @@ fn plain_name(text: &[u8]) -> Option<&[u8]> {
     let special = |byte: &u8| matches!(byte, b'=' | b',' | b' ' | b'"' | b'\\' | b'\n' | b'\t' | 0);
     let len = text.iter().position(special)?;
     (len > 0 && text[len] == b'=').then(|| &text[..len])
-}
-
-/// A field of a plain line: scalars that are written one by one and read one by one. As a
-/// [`Value`] it would be written in pieces and read as a whole, for which a processor waits.
-pub(super) struct PlainCell<'t> {
-    name: &'t [u8],
-    /// Where the name was expected and found.
-    column: Option<ColumnRef>,
-    kind: FieldType,
-    /// Of anything but a string.
-    bits: u64,
-    /// What stands between the quotes of a string.
-    text: &'t [u8],
-}
-
-impl<'t> PlainCell<'t> {
-    fn value(&self) -> Value {
-        match self.kind {
-            FieldType::Float => Value::Float(f64::from_bits(self.bits)),
-            FieldType::Integer => Value::Integer(self.bits.cast_signed()),
-            FieldType::Unsigned => Value::Unsigned(self.bits),
-            FieldType::Boolean => Value::Boolean(self.bits != 0),
-            FieldType::String if self.text.contains(&b'\\') => {
-                Value::String(strict::unescape_string(self.text).into())
-            }
-            FieldType::String => Value::String(Bytes::copy_from_slice(self.text)),
-        }
-    }
-
-    fn cell(&self) -> Cell<'t> {
-        Cell { name: Cow::Borrowed(self.name), column: self.column, value: self.value() }
-    }
-}
-
-impl Parser<'_, '_> {
-    /// Adds the row of `self.plain`.
-    fn commit_plain(&mut self, measurement: usize, series: SeriesRef, time: i64) {
-        let builder = self.batch.measurement_mut(measurement);
-        for cell in &mut self.plain {
-            let guess = cell.column.filter(|guess| builder.kind(*guess) == cell.kind);
-            cell.column = Some(
-                guess
-                    .or_else(|| builder.find_column(cell.name, cell.kind))
-                    .unwrap_or_else(|| builder.add_column(cell.name, cell.kind)),
-            );
-        }
-        if builder.has_mixed_fields() {
-            self.cells.clear();
-            self.cells.extend(self.plain.iter().map(PlainCell::cell));
-            return self.commit(measurement, series, time);
-        }
-        let row = builder.add_row(series, time);
-        for cell in &self.plain {
-            let Some(column) = cell.column else { continue };
-            let set = match cell.kind {
-                FieldType::String => builder.set(row, column, cell.value()),
-                kind => builder.set_bits(row, column, kind, cell.bits),
-            };
-            // The column was chosen for the value, and the value checked by its parser.
-            debug_assert!(set.is_ok());
-        }
-    }
-}
-
-/// The field with the value at the beginning of `text`, and the value's length.
-#[inline]
-fn value<'t>(
-    name: &'t [u8],
-    column: Option<ColumnRef>,
-    text: &'t [u8],
-) -> Option<(PlainCell<'t>, usize)> {
-    let cell = |kind, bits, text| PlainCell { name, column, kind, bits, text };
-    match text.first()? {
-        b'0'..=b'9' | b'-' | b'.' => {
-            let number = number::scan(text)?;
-            Some((cell(number.kind, number.bits, b""), number.len))
-        }
-        b'"' => {
-            let raw = string(&text[1..])?;
-            Some((cell(FieldType::String, 0, raw), raw.len() + 2))
-        }
-        b't' | b'T' | b'f' | b'F' => {
-            let end = text.iter().position(|byte| matches!(byte, b',' | b' ' | b'\n'));
-            let len = end.unwrap_or(text.len());
-            let value = strict::boolean(&text[..len])?;
-            Some((cell(FieldType::Boolean, u64::from(value), b""), len))
-        }
-        _ => None,
-    }
-}
-
-/// What a string says up to its closing quote, escapes included.
-fn string(text: &[u8]) -> Option<&[u8]> {
-    let mut at = 0;
-    loop {
-        at += find(&text[at..], b'"', b'\\')?;
-        if text[at] == b'"' {
-            return (at <= MAX_STRING_LEN).then(|| &text[..at]);
-        }
-        at += 2;
-        if at > text.len() {
-            return None;
-        }
-    }
 }
 
 /// Where the key at the beginning of a line ends: the first space that no backslash precedes.

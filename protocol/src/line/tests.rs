@@ -160,6 +160,19 @@ fn spellings_of_a_key_are_one_series() {
 }
 
 #[test]
+fn the_next_series_is_taken_for_granted_only_where_lines_end_where_they_seem_to() {
+    // The quote counts, because a space stands before it that does not end the key.
+    let odd = r#"m,t\\ s="c v=1"#;
+    let text = format!("m,t=a v=1 1\nm,t=b v=1 1\n{odd}");
+    let mut batch = Batch::new();
+    assert_eq!(parse_into(&mut batch, text.as_bytes(), Options::default()).points, 3);
+    let more = format!("{text} 1\nm,t=a v=2 2\nm,t=b v=2 2");
+    let outcome = parse_into(&mut batch, more.as_bytes(), Options::default());
+    assert_eq!((outcome.points, outcome.errors.len()), (2, 1));
+    assert_eq!(parse(more.as_bytes(), false).1.errors, outcome.errors);
+}
+
+#[test]
 fn the_last_field_of_a_name_counts_whatever_its_type() {
     let (batch, _) = parse(b"m v=1,w=1,v=2i 1\nm v=3 2\nm v=1i,v=2i,v=3 3", true);
     assert_eq!(lines(&batch), ["m v=2i,w=1 1", "m v=3 2", "m v=3 3"]);
@@ -267,6 +280,10 @@ fn usual() -> impl Strategy<Value = Vec<Vec<u8>>> {
         "mem,host=b",
         "m\\ x,host=a\\,b",
         "cpu,host=a\\\\,az=eu",
+        // Where a line ends, and where its key ends, is not the same here.
+        "cpu,host=a\\\\ b,az=eu",
+        "cpu,ho\\\\ st=\"a,az=eu",
+        "cpu,host=g\\\nh,az=eu",
     ];
     const FIELDS: &[&str] = &[
         "usage=1,idle=2.25",
@@ -278,6 +295,7 @@ fn usual() -> impl Strategy<Value = Vec<Vec<u8>>> {
         "text=\"a\\\"b,c=\\\\\"",
         "up=t,n=18446744073709551615u,i=-9223372036854775808i",
         "up=false,usage=7,usage=8",
+        "text=\"two\nlines\",usage=9",
     ];
     const TIMES: &[&str] = &["", " 1", " -1", " 1451606400000000000", " 1451606410000000000"];
     let select = prop::sample::select;

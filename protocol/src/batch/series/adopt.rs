@@ -20,6 +20,12 @@ struct Tag {
     values: Vec<u32>,
 }
 
+impl Adopted {
+    pub(in crate::batch) fn approximate_bytes(&self) -> usize {
+        self.tags.iter().map(|tag| 16 + 4 * tag.values.len()).sum()
+    }
+}
+
 impl Tag {
     /// The id here of a value there.
     fn value(&mut self, id: u32, there: &TagColumn, here: &mut TagColumn) -> u32 {

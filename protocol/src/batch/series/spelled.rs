@@ -29,9 +29,10 @@ impl Shape {
                 return false;
             }
             let value = at + tag.len();
+            // Behind an equals sign no tag matches, and it is not the end.
             let len = find(&spelling[value..], b',', b'=');
             let end = len.map_or(spelling.len(), |len| value + len);
-            if end == value || spelling.get(end) == Some(&b'=') {
+            if end == value {
                 return false;
             }
             self.found.push((at, value, end));
@@ -43,8 +44,8 @@ impl Shape {
 
 impl SeriesTable {
     /// The series that a line spelled this way, tags perhaps unsorted, was found to be. Only for
-    /// plain spellings, without newlines or two backslashes in a row: about others the rules for the
-    /// end of a line and for the end of a name disagree.
+    /// plain spellings, without two backslashes in a row: about others the rules for the end of a
+    /// line and for the end of a name disagree.
     pub(in crate::batch) fn by_spelling(&mut self, spelling: &[u8]) -> Option<u32> {
         let id = self.keys.find(spelling)?;
         let (series, plain) = self.key_series[id as usize];
@@ -59,7 +60,8 @@ impl SeriesTable {
         let next = last.wrapping_add(step);
         let &(series, plain) = self.key_series.get(next as usize)?;
         let spelling = self.keys.get(next);
-        // A space without a backslash before it ends a key, and there is none within one.
+        // A space without a backslash before it ends a key, and there is none within one. A newline
+        // in a key has a backslash before it, and does not end a line either.
         if plain && line.get(spelling.len()) == Some(&b' ') && line.starts_with(spelling) {
             self.last.0 = next;
             Some((series, spelling.len()))
