@@ -1,9 +1,10 @@
 //! Plain lines, read in one pass.
 //!
 //! Invariant: a line is read here only if [`super::strict`] would read the same point from it;
-//! nothing is changed otherwise. Plain means: no leading or double blanks, no two backslashes in a
-//! row in the key, no backslashes or quotes in field names, a newline or the end right after the
-//! last value. A series that was seen before costs one search and one comparison of its key.
+//! otherwise nothing is changed but the guess which series comes next. Plain means: no leading or
+//! double blanks, no two backslashes in a row in the key, no backslashes or quotes in field names, a
+//! newline or the end right after the last value. A series that was seen before costs one comparison
+//! of its key, if series come in the order in which they came first, and else a search before it.
 
 use super::{Parser, number, plain::PlainCell, strict};
 use crate::{

@@ -17,7 +17,13 @@ pub(super) struct Shape {
     sorted: Vec<(usize, usize)>,
     /// Where each tag begins, and its value, and where that ends; reused.
     found: Vec<(usize, usize, usize)>,
+    /// New series in a row that had other tags.
+    misses: u8,
 }
+
+/// So many of them before others are learned: lines with several sets of tags in turn would pay for
+/// that each time.
+const PATIENCE: u8 = 3;
 
 impl Shape {
     /// Finds the tags in a spelling of a key, behind the measurement; false if they are others.
@@ -80,6 +86,9 @@ impl SeriesTable {
         let mut shape = std::mem::take(&mut self.spelled);
         let known = spelling.starts_with(&self.escaped) && shape.find(spelling, self.escaped.len());
         let series = known.then(|| self.add_spelled(spelling, &shape));
+        if known {
+            shape.misses = 0;
+        }
         self.spelled = shape;
         series
     }
@@ -113,7 +122,10 @@ impl SeriesTable {
 
     /// Remembers the tags of a valid spelling.
     pub(in crate::batch) fn learn_spelling(&mut self, spelling: &[u8]) {
-        if spelling.contains(&b'\\') {
+        self.spelled.misses += 1;
+        let patient = self.spelled.misses < PATIENCE && !self.spelled.tags.is_empty();
+        if patient || spelling.contains(&b'\\') {
+            self.spelled.misses = self.spelled.misses.min(PATIENCE);
             return;
         }
         let mut shape = Shape::default();
