@@ -3,7 +3,7 @@
 //! The load is a fleet: one measurement, 10 tags, 10 whole-numbered float fields, 5,000-row
 //! batches, 1,000 or 100,000 hosts. Throughput is in rows (elements) or text bytes. What is measured
 //! is CPU time of the one thread that works, so that other work on the machine counts little. Run it
-//! with `cargo bench -p quorate-benches --bench protocol`; it takes about two minutes.
+//! with `cargo bench -p quorate-benches --bench protocol`; it takes about four minutes.
 
 use std::{hint::black_box, time::Duration};
 
