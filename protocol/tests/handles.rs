@@ -274,6 +274,37 @@ fn one_layout_fills_many_batches_each_with_all_its_keys() {
 }
 
 #[test]
+fn many_threads_share_a_layout() {
+    let layout = Layout::builder("m").integer("integer").build().unwrap();
+    let parts = std::thread::scope(|scope| {
+        let fill = |first: i64| {
+            let layout = layout.clone();
+            move || {
+                let mut batch = Batch::new();
+                for at in 0..300 {
+                    // Every series is made by several of them.
+                    let series = layout.series(&[("k", ((first + at) % 400).to_string())]).unwrap();
+                    batch.fill(&layout).push(&series, at, [first + at]).unwrap();
+                }
+                encode(&batch)
+            }
+        };
+        let threads: Vec<_> = [0, 50, 100, 350].map(|first| scope.spawn(fill(first))).into();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    for part in parts {
+        let series = decode(part);
+        assert_eq!(series.len(), 300);
+        for (key, hash, rows) in series {
+            assert_eq!(hash, quorate_protocol::hash::series_hash(&key));
+            let value = rows.columns[0].get(0).unwrap().to_value();
+            let Value::Integer(value) = value else { panic!("{value:?}") };
+            assert_eq!(&key[..], format!("m,k={}", value % 400).as_bytes());
+        }
+    }
+}
+
+#[test]
 fn layouts_and_series_are_checked_when_they_are_made() {
     let build = |name: &str, fields: &[&str]| {
         fields.iter().fold(Layout::builder(name), |builder, name| builder.float(name)).build()
