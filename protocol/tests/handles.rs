@@ -274,6 +274,35 @@ fn one_layout_fills_many_batches_each_with_all_its_keys() {
 }
 
 #[test]
+fn narrow_numbers_and_all_kinds_of_strings_are_taken() {
+    let layout = Layout::builder("m").float("float").integer("integer").unsigned("unsigned");
+    let layout = layout.string("string").build().unwrap();
+    // No tags.
+    let series = layout.series::<&str, &str>(&[]).unwrap();
+    let mut batch = Batch::new();
+    let mut fill = batch.fill(&layout);
+    fill.push(&series, 0, (0.5_f32, -7, 7_u32, "a")).unwrap();
+    fill.push(&series, 1, (0.5, -7_i64, 7_u64, "a".to_owned())).unwrap();
+    fill.push(&series, 2, (0.5, -7, 7_u32, &b"a"[..])).unwrap();
+    fill.push(&series, 3, (Value::Float(0.5), -7, 7_u32, Bytes::from_static(b"a"))).unwrap();
+    let rows: &[&dyn CellSlice] = &[&[0.5_f32], &[-7], &[7_u32], &[b"a".to_vec()]];
+    fill.push_series(&series, &[4], rows).unwrap();
+    assert_eq!(
+        fill.push(&series, 5, (f32::INFINITY, 1, 1_u32, "a")),
+        Err(FillError::Row { row: 0, reason: PointError::NotFinite })
+    );
+    let (key, _, rows) = decode(encode(&batch)).remove(0);
+    assert_eq!((&key[..], rows.len()), (&b"m"[..], 5));
+    let expected =
+        [Value::Float(0.5), Value::Integer(-7), Value::Unsigned(7), Value::String("a".into())];
+    for row in 0..rows.len() {
+        let found: Vec<Value> =
+            rows.columns.iter().map(|column| column.get(row).unwrap().to_value()).collect();
+        assert_eq!(found, expected, "{row}");
+    }
+}
+
+#[test]
 fn many_threads_share_a_layout() {
     let layout = Layout::builder("m").integer("integer").build().unwrap();
     let parts = std::thread::scope(|scope| {

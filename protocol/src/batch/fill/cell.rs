@@ -11,9 +11,9 @@ use crate::{
     schema::FieldType,
 };
 
-/// A value in a column of its type: `f64`, `i64`, `u64`, `bool`, a string (`&str`, `String`,
-/// `&[u8]`, `Vec<u8>`, [`Bytes`]), a [`Value`] or [`ValueRef`] where the type is known at run time
-/// only, and an `Option` of any of these, which is absent if it is `None`.
+/// A value in a column of its type: `f64` or `f32`, `i64` or `i32`, `u64` or `u32`, `bool`, a string
+/// (`&str`, `String`, `&[u8]`, `Vec<u8>`, [`Bytes`]), a [`Value`] or [`ValueRef`] where the type is
+/// known at run time only, and an `Option` of any of these, which is absent if it is `None`.
 pub trait Cell: sealed::Cell {}
 
 impl<T: sealed::Cell> Cell for T {}
@@ -87,6 +87,28 @@ plain! {
     i64, Integer, set_integer, extend_integer;
     u64, Unsigned, set_unsigned, extend_unsigned;
     bool, Boolean, set_boolean, extend_boolean;
+}
+
+macro_rules! widened {
+    ($($narrow:ty => $type:ty;)*) => {$(
+        impl sealed::Cell for $narrow {
+            #[inline]
+            fn check(&self, kind: FieldType) -> Result<bool, PointError> {
+                <$type>::from(*self).check(kind)
+            }
+
+            #[inline]
+            fn put(self, column: &mut FieldColumn, row: u32) -> usize {
+                <$type>::from(self).put(column, row)
+            }
+        }
+    )*};
+}
+
+widened! {
+    f32 => f64;
+    i32 => i64;
+    u32 => u64;
 }
 
 macro_rules! strings {
