@@ -342,6 +342,28 @@ proptest! {
         same_both_ways(&text);
     }
 
+    #[test]
+    fn both_ways_agree_in_every_unit(
+        lines_in in usual(),
+        changes in changes(),
+        unit in prop::sample::select(&["ns", "us", "ms", "s", "m", "h"][..]),
+        default_time in prop_oneof![any::<i64>(), -9_000_000_000_000_i64..9_000_000_000_000, Just(i64::MIN)],
+    ) {
+        let mut text = lines_in.join(&b'\n');
+        change(&mut text, &changes);
+        let options = Options { precision: unit.parse().unwrap(), default_time };
+        let (mut fast, mut strict) = (Batch::new(), Batch::new());
+        let a = Parser::new(&mut fast, &text, options).run(true);
+        let b = Parser::new(&mut strict, &text, options).run(false);
+        prop_assert_eq!((a.points, a.errors), (b.points, b.errors));
+        prop_assert_eq!(lines(&fast), lines(&strict));
+        let unit = options.precision.nanoseconds();
+        for (_, _, _, time) in fast.rows_iter() {
+            prop_assert_eq!(time % unit, 0);
+            prop_assert!((MIN_TIME..=MAX_TIME).contains(&time));
+        }
+    }
+
     /// What became of a line does not depend on the lines around it.
     #[test]
     fn lines_do_not_depend_on_their_neighbours(lines_in in usual(), changes in changes()) {
