@@ -6,6 +6,26 @@
 //! it; `query` and `scan` read back, `aggregate` sums up, `shard` compares replicas, `survey`
 //! asks how all nodes are, `hints` looks at what is on its way. Under them [`pool`], [`connection`] and `lane` are the one way in which
 //! anybody in this project calls a node; [`mod@env`] is the way to the world.
+//!
+//! A [`Batch`] is filled by [points](Point), by lines ([`line::parse_into`]), or, fastest, by the
+//! handles of a [`Layout`], which are made once:
+//!
+//! ```
+//! use quorate_client::{Batch, Layout};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let cpu = Layout::builder("cpu").float("usage").integer("procs").build()?;
+//! let host = cpu.series(&[("host", "a"), ("region", "eu")])?;
+//!
+//! let mut batch = Batch::new();
+//! batch.fill(&cpu).push(&host, 1_700_000_000_000_000_000, (12.5, 311_i64))?;
+//! // `client.write("metrics", &batch, &options).await`, then the next rows into the same batch:
+//! batch.clear_rows();
+//! batch.fill(&cpu).push_series(&host, &[10, 20], &[&[12.5, 13.0], &[311_i64, 312]])?;
+//! assert_eq!(batch.rows(), 2);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod aggregate;
 pub mod backoff;
@@ -41,7 +61,6 @@ use bytes::Bytes;
 use quorate_certs::Credentials;
 use quorate_protocol::{
     aggregate::Windows,
-    batch::Batch,
     change::{Change, Outcome},
     hlc::HybridClock,
     id::{NodeId, Sequence, ShardId},
@@ -56,6 +75,13 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+#[doc(inline)]
+pub use quorate_protocol::{
+    batch::{Batch, Cell, CellSlice, Cells, FillError, Filler, Layout, LayoutBuilder, Series},
+    line,
+    point::{Point, PointBuilder, PointError, Value},
+};
 
 pub use crate::{
     aggregate::{SeriesWindows, WindowStream},

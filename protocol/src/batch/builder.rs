@@ -5,8 +5,9 @@
 //! split it by shard ([`Batch::rows_iter`]) and encode each part once ([`super::encode_part`]).
 
 use super::{
+    Filler, Layout,
     intern::Interner,
-    measurement::{MeasurementBuilder, RowRef},
+    measurement::{ColumnRef, MeasurementBuilder, RowRef},
 };
 use crate::point::{Point, PointError, key};
 
@@ -37,10 +38,11 @@ impl Batch {
         let measurement = &mut self.measurements[at];
         let series = measurement.series_by_key(point.key());
         let row = measurement.add_row(series, point.time());
-        for (name, value) in point.fields() {
+        for (guess, (name, value)) in (0..).zip(point.fields()) {
             let kind = value.field_type();
             let column = measurement
-                .find_column(name, kind)
+                .guess_column(ColumnRef(guess), name, kind)
+                .or_else(|| measurement.find_column(name, kind))
                 .unwrap_or_else(|| measurement.add_column(name, kind));
             // The column has the value's type and a point's values are valid.
             let set = measurement.set(row, column, value.clone());
@@ -63,6 +65,11 @@ impl Batch {
         Ok(self.measurement_by_escaped(&escaped))
     }
 
+    /// The part of the batch for the rows of a layout: the fast way to fill a batch.
+    pub fn fill(&mut self, layout: &Layout) -> Filler<'_> {
+        Filler::new(self.measurement_by_escaped(layout.escaped_name()), layout)
+    }
+
     /// The part of the batch for a measurement, by its valid escaped name.
     pub(crate) fn measurement_by_escaped(&mut self, escaped: &[u8]) -> &mut MeasurementBuilder {
         let at = self.measurement_at(escaped);
@@ -80,6 +87,11 @@ impl Batch {
     /// The number of the measurement with this escaped name.
     pub(crate) fn find_measurement(&self, escaped: &[u8]) -> Option<usize> {
         self.names.find(escaped).map(|id| id as usize)
+    }
+
+    /// Computes the hashes of series that lines left for later.
+    pub(crate) fn complete_hashes(&mut self) {
+        self.measurements.iter_mut().for_each(|measurement| measurement.table.complete());
     }
 
     pub(crate) fn measurement_mut(&mut self, index: usize) -> &mut MeasurementBuilder {
