@@ -177,7 +177,9 @@ fn a_lost_leader_holds_up_only_what_needs_metadata() {
         assert!(done.last().unwrap().at - begun > Duration::from_millis(1_500), "no election");
         for one in done {
             assert_eq!(one.error, None);
-            assert!(one.took < Duration::from_millis(20), "{one:?}");
+            // A round trip; one more behind the hints for all that the lost node owed, which leave at once
+            // and are more than a window.
+            assert!(one.took <= Duration::from_millis(20), "{one:?}");
         }
         cluster.restart(old).await;
         wait_healthy(&client, &cluster.ids()).await;

@@ -10,6 +10,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use quorate_certs::{Authority, Config as CertsConfig, Credentials, Role, UnixTime};
@@ -21,7 +22,7 @@ use quorate_node::{
 };
 use quorate_protocol::id::NodeId;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
     net::SimNet,
@@ -150,6 +151,9 @@ fn directory(simulated: bool) -> TempDir {
     }
     TempDir::with_prefix("quorate-test-").unwrap()
 }
+
+/// How long a crashed node is away at least, so that everybody has noticed when it is back.
+const BACK_AFTER: Duration = Duration::from_secs(5);
 
 impl Cluster {
     /// So many nodes over loopback UDP, all voting.
@@ -449,6 +453,7 @@ impl Cluster {
     pub async fn try_restart(&mut self, id: NodeId) -> Result<(), StartError> {
         if let Some(dying) = self.members.get_mut(&id).unwrap().dying.take() {
             dying.await.unwrap();
+            sleep(BACK_AFTER).await;
             self.rejoin(id);
         }
         self.launch(id, StartMode::Restart).await
