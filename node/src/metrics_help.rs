@@ -16,11 +16,16 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 37] = [
+const METRICS: [(&str, Kind, &str); 38] = [
     (
         "quorate_client_copies_abandoned_total",
         Counter,
         "Copies to slow owners that were given up; a repair mark stands for each.",
+    ),
+    (
+        "quorate_client_rerouted_total",
+        Counter,
+        "Times that rows were routed again because their shard group had changed.",
     ),
     (
         "quorate_client_write_seconds",
