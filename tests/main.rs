@@ -44,3 +44,4 @@ mod transport;
 mod truncate;
 mod versions;
 mod watchers;
+mod writer;

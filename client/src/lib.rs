@@ -6,6 +6,26 @@
 //! it; `query` and `scan` read back, `aggregate` sums up, `shard` compares replicas, `survey`
 //! asks how all nodes are, `hints` looks at what is on its way. Under them [`pool`], [`connection`] and `lane` are the one way in which
 //! anybody in this project calls a node; [`mod@env`] is the way to the world.
+//!
+//! A [`Batch`] is filled by [points](Point), by lines ([`line::parse_into`]), or, fastest, by the
+//! handles of a [`Layout`], which are made once:
+//!
+//! ```
+//! use quorate_client::{Batch, Layout};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let cpu = Layout::builder("cpu").float("usage").integer("procs").build()?;
+//! let host = cpu.series(&[("host", "a"), ("region", "eu")])?;
+//!
+//! let mut batch = Batch::new();
+//! batch.fill(&cpu).push(&host, 1_700_000_000_000_000_000, (12.5, 311_i64))?;
+//! // `client.write("metrics", &batch, &options).await`, then the next rows into the same batch:
+//! batch.clear_rows();
+//! batch.fill(&cpu).push_series(&host, &[10, 20], &[&[12.5, 13.0], &[311_i64, 312]])?;
+//! assert_eq!(batch.rows(), 2);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod aggregate;
 pub mod backoff;
@@ -30,6 +50,7 @@ pub mod shard;
 pub mod survey;
 mod topology;
 mod write;
+pub mod writer;
 
 use std::{
     sync::{Arc, Mutex},
@@ -40,7 +61,6 @@ use bytes::Bytes;
 use quorate_certs::Credentials;
 use quorate_protocol::{
     aggregate::Windows,
-    batch::Batch,
     change::{Change, Outcome},
     hlc::HybridClock,
     id::{NodeId, Sequence, ShardId},
@@ -56,6 +76,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+#[doc(inline)]
+pub use quorate_protocol::{
+    batch::{Batch, Cell, CellSlice, Cells, FillError, Filler, Layout, LayoutBuilder, Series},
+    line,
+    point::{Point, PointBuilder, PointError, Value},
+};
+
 pub use crate::{
     aggregate::{SeriesWindows, WindowStream},
     config::{ClientConfig, WriteOptions},
@@ -66,6 +93,7 @@ pub use crate::{
     receipt::Receipt,
     shard::{BucketDigest, DigestRange},
     survey::ClusterReport,
+    writer::{Pending, PushError, Pushed, Writer, WriterConfig, WriterStats},
 };
 use crate::{connection::Dialer, core::Core, pool::Pool, topology::Topology, write::Full};
 
@@ -157,7 +185,7 @@ impl Client {
         batch: &Batch,
         options: &WriteOptions,
     ) -> Result<Receipt, WriteError> {
-        write::write(&self.core, database, batch, options, Full::Wait).await
+        write::write(&self.core, database, batch, None, options, Full::Wait).await
     }
 
     /// As [`Client::write`], but fails at once where the client's budget is full.
@@ -170,7 +198,7 @@ impl Client {
         batch: &Batch,
         options: &WriteOptions,
     ) -> Result<Receipt, WriteError> {
-        write::write(&self.core, database, batch, options, Full::Refuse).await
+        write::write(&self.core, database, batch, None, options, Full::Refuse).await
     }
 
     /// Takes note of a write of another client, so that this client's later writes win over it.

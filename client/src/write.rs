@@ -42,11 +42,13 @@ pub(crate) enum Full {
     Refuse,
 }
 
-/// Writes a batch. The version is given here and kept by everything that carries the batch.
+/// Writes a batch, or these rows of it. The version is given here and kept by everything that carries the
+/// batch.
 pub(crate) async fn write(
     core: &Arc<Core>,
     database: &str,
     batch: &Batch,
+    only: Option<&Selection>,
     options: &WriteOptions,
     full: Full,
 ) -> Result<Receipt, WriteError> {
@@ -69,11 +71,11 @@ pub(crate) async fn write(
     };
     let map = match call.resolve(database, options.retention_policy.as_deref()).await {
         Ok((map, database, policy)) => {
-            call.send_all(&map, database, policy, None).await;
+            call.send_all(&map, database, policy, only).await;
             call.settle(map, database, policy).await
         }
         Err(error) => {
-            let rows = all_rows(batch);
+            let rows = only.map_or_else(|| all_rows(batch), row_ids);
             let code = error.code();
             let detail = match error {
                 // Its text begins with the code, which stands beside it already.
@@ -442,7 +444,8 @@ fn row_ids(selection: &Selection) -> Vec<RowId> {
     (0u32..).zip(selection).flat_map(of).collect()
 }
 
-fn selection<'r>(batch: &Batch, rows: impl Iterator<Item = &'r RowId>) -> Selection {
+/// These rows of the batch.
+pub(crate) fn selection<'r>(batch: &Batch, rows: impl Iterator<Item = &'r RowId>) -> Selection {
     let mut selection = vec![Vec::new(); batch.measurements().len()];
     for row in rows {
         if let Some(of) = selection.get_mut(row.measurement as usize) {

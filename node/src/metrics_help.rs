@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 38] = [
+const METRICS: [(&str, Kind, &str); 44] = [
     (
         "quorate_client_copies_abandoned_total",
         Counter,
@@ -25,12 +25,30 @@ const METRICS: [(&str, Kind, &str); 38] = [
     (
         "quorate_client_rerouted_total",
         Counter,
-        "Times that rows were routed again because their shard group had changed.",
+        "Times that rows of a write were routed again, since their group had changed.",
     ),
     (
         "quorate_client_write_seconds",
         Histogram,
         "Time from the call of a write to its result, by consistency level.",
+    ),
+    ("quorate_client_writer_batches_total", Counter, "Batches that writers have sent."),
+    (
+        "quorate_client_writer_dropped_points_total",
+        Counter,
+        "Points given to writers that were beyond retention.",
+    ),
+    (
+        "quorate_client_writer_failed_points_total",
+        Counter,
+        "Points given to writers that failed for good or in time.",
+    ),
+    ("quorate_client_writer_points_total", Counter, "Points that writers have taken in."),
+    ("quorate_client_writer_retried_points_total", Counter, "Points that writers have sent again."),
+    (
+        "quorate_client_writer_written_points_total",
+        Counter,
+        "Points given to writers whose level was reached.",
     ),
     ("quorate_client_writes_total", Counter, "Writes by consistency level and outcome."),
     (

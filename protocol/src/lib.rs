@@ -11,6 +11,7 @@ pub mod batch;
 pub mod change;
 pub mod code;
 pub mod consistency;
+mod find;
 pub mod frame;
 pub mod hash;
 pub mod hello;

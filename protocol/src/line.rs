@@ -15,6 +15,7 @@ use crate::{
 
 mod fast;
 mod number;
+mod plain;
 mod strict;
 
 /// The unit of the times in a text.
@@ -196,14 +197,24 @@ struct Parser<'b, 't> {
     default_time: i64,
     /// The measurement of the line before.
     measurement: Option<usize>,
+    /// The fields of the line that is being read.
     cells: Vec<Cell<'t>>,
+    plain: Vec<plain::PlainCell<'t>>,
 }
 
 impl<'b, 't> Parser<'b, 't> {
     fn new(batch: &'b mut Batch, text: &'t [u8], options: Options) -> Self {
         let unit = options.precision.nanoseconds();
         let default_time = options.default_time.div_euclid(unit).saturating_mul(unit);
-        Self { batch, text, options, default_time, measurement: None, cells: Vec::new() }
+        Self {
+            batch,
+            text,
+            options,
+            default_time,
+            measurement: None,
+            cells: Vec::new(),
+            plain: Vec::new(),
+        }
     }
 
     fn run(mut self, fast: bool) -> Outcome {
@@ -235,6 +246,7 @@ impl<'b, 't> Parser<'b, 't> {
             }
             at = end + 1;
         }
+        self.batch.complete_hashes();
         outcome
     }
 

@@ -346,6 +346,13 @@ impl Database {
         })
     }
 
+    /// As [`Self::policy_named`], shared with every map in which the policy and its groups are the same.
+    #[must_use]
+    pub fn shared_policy(&self, name: Option<&str>) -> Option<&Arc<Policy>> {
+        let id = self.policy_named(name)?.id;
+        self.policies.iter().find(|policy| policy.id == id)
+    }
+
     /// The policy with this id.
     #[must_use]
     pub fn policy(&self, id: PolicyId) -> Option<&Policy> {

@@ -120,6 +120,13 @@ impl Ledger {
         points.iter().for_each(|point| note(&mut cells, point, version, true));
     }
 
+    /// Notes a point that was tried under this version and failed.
+    pub fn uncertain(&self, point: &Point, version: Version, certainty: Certainty) {
+        if certainty == Certainty::Indefinite {
+            note(&mut self.cells(), point, version, false);
+        }
+    }
+
     /// How many values were acknowledged.
     #[must_use]
     pub fn acked(&self) -> usize {

@@ -5,8 +5,9 @@
 //! split it by shard ([`Batch::rows_iter`]) and encode each part once ([`super::encode_part`]).
 
 use super::{
+    Filler, Layout,
     intern::Interner,
-    measurement::{MeasurementBuilder, RowRef},
+    measurement::{ColumnRef, MeasurementBuilder, RowRef},
 };
 use crate::point::{Point, PointError, key};
 
@@ -27,18 +28,27 @@ impl Batch {
 
     /// Adds a point.
     pub fn push(&mut self, point: &Point) {
-        let measurement = self.measurement_by_escaped(key::measurement_of(point.key()));
+        self.push_row(point);
+    }
+
+    /// Adds a point, and says where it stands: its measurement's position and its row, as in
+    /// [`Self::rows_iter`].
+    pub fn push_row(&mut self, point: &Point) -> (usize, u32) {
+        let at = self.measurement_at(key::measurement_of(point.key()));
+        let measurement = &mut self.measurements[at];
         let series = measurement.series_by_key(point.key());
         let row = measurement.add_row(series, point.time());
-        for (name, value) in point.fields() {
+        for (guess, (name, value)) in (0..).zip(point.fields()) {
             let kind = value.field_type();
             let column = measurement
-                .find_column(name, kind)
+                .guess_column(ColumnRef(guess), name, kind)
+                .or_else(|| measurement.find_column(name, kind))
                 .unwrap_or_else(|| measurement.add_column(name, kind));
             // The column has the value's type and a point's values are valid.
             let set = measurement.set(row, column, value.clone());
             debug_assert!(set.is_ok());
         }
+        (at, row.0)
     }
 
     /// The part of the batch for a measurement, named as people write it.
@@ -55,18 +65,33 @@ impl Batch {
         Ok(self.measurement_by_escaped(&escaped))
     }
 
+    /// The part of the batch for the rows of a layout: the fast way to fill a batch.
+    pub fn fill(&mut self, layout: &Layout) -> Filler<'_> {
+        Filler::new(self.measurement_by_escaped(layout.escaped_name()), layout)
+    }
+
     /// The part of the batch for a measurement, by its valid escaped name.
     pub(crate) fn measurement_by_escaped(&mut self, escaped: &[u8]) -> &mut MeasurementBuilder {
+        let at = self.measurement_at(escaped);
+        &mut self.measurements[at]
+    }
+
+    fn measurement_at(&mut self, escaped: &[u8]) -> usize {
         let (id, new) = self.names.intern(escaped);
         if new {
             self.measurements.push(MeasurementBuilder::new(escaped));
         }
-        &mut self.measurements[id as usize]
+        id as usize
     }
 
     /// The number of the measurement with this escaped name.
     pub(crate) fn find_measurement(&self, escaped: &[u8]) -> Option<usize> {
         self.names.find(escaped).map(|id| id as usize)
+    }
+
+    /// Computes the hashes of series that lines left for later.
+    pub(crate) fn complete_hashes(&mut self) {
+        self.measurements.iter_mut().for_each(|measurement| measurement.table.complete());
     }
 
     pub(crate) fn measurement_mut(&mut self, index: usize) -> &mut MeasurementBuilder {

@@ -25,7 +25,8 @@ pub(super) fn series_hashes(keys: &[u8], ends: &[usize]) -> Vec<u64> {
     hashes
 }
 
-fn hash_four(keys: [&[u8]; 4]) -> [u64; 4] {
+/// The hashes of four keys.
+pub(super) fn hash_four(keys: [&[u8]; 4]) -> [u64; 4] {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(PRIME);
     let shortest = keys.iter().map(|key| key.len()).min().unwrap_or(0);
     let [a, b, c, d] = keys.map(|key| &key[..shortest]);

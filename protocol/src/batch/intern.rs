@@ -10,9 +10,8 @@ pub(crate) struct Interner {
     bytes: Vec<u8>,
     /// Where each string ends in `bytes`.
     ends: Vec<usize>,
-    hashes: Vec<u64>,
-    /// Open addressing, a power of two: id + 1, or 0 for a free place.
-    table: Vec<u32>,
+    /// Open addressing, a power of two: the hash and id + 1, or 0 for a free place.
+    table: Vec<(u32, u32)>,
 }
 
 impl Interner {
@@ -46,28 +45,28 @@ impl Interner {
             Err(place) => {
                 self.bytes.extend_from_slice(string);
                 self.ends.push(self.bytes.len());
-                self.hashes.push(hash);
-                let count = self.ends.len();
                 // A batch never has 2^32 of anything: `Batch` refuses far earlier.
-                self.table[place] = u32::try_from(count).unwrap_or(u32::MAX);
-                (u32::try_from(count - 1).unwrap_or(u32::MAX), true)
+                let count = u32::try_from(self.ends.len()).unwrap_or(u32::MAX);
+                self.table[place] = (hash, count);
+                (count - 1, true)
             }
         }
     }
 
     /// The memory the strings take, in bytes.
     pub(crate) fn approximate_bytes(&self) -> usize {
-        self.bytes.len() + 16 * self.ends.len() + 4 * self.table.len()
+        self.bytes.len() + 8 * self.ends.len() + 8 * self.table.len()
     }
 
-    fn probe(&self, string: &[u8], hash: u64) -> Result<u32, usize> {
+    fn probe(&self, string: &[u8], hash: u32) -> Result<u32, usize> {
         let mask = self.table.len() - 1;
         let mut place = hash as usize & mask;
         loop {
-            let Some(id) = self.table[place].checked_sub(1) else {
+            let (known, id) = self.table[place];
+            let Some(id) = id.checked_sub(1) else {
                 return Err(place);
             };
-            if self.hashes[id as usize] == hash && self.get(id) == string {
+            if known == hash && same(self.get(id), string) {
                 return Ok(id);
             }
             place = (place + 1) & mask;
@@ -77,37 +76,78 @@ impl Interner {
     fn grow(&mut self) {
         let places = (self.table.len() * 2).max(16);
         let mask = places - 1;
-        let mut table = vec![0; places];
-        for (id, hash) in (1_u32..).zip(&self.hashes) {
-            let mut place = *hash as usize & mask;
-            while table[place] != 0 {
+        let mut table = vec![(0, 0); places];
+        for &(hash, id) in self.table.iter().filter(|(_, id)| *id != 0) {
+            let mut place = hash as usize & mask;
+            while table[place].1 != 0 {
                 place = (place + 1) & mask;
             }
-            table[place] = id;
+            table[place] = (hash, id);
         }
         self.table = table;
     }
 }
 
-/// A fast hash for short strings: eight bytes at a time, folded 128-bit products.
-fn hash(string: &[u8]) -> u64 {
+/// Equality that does not call out for short strings.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    // Both ends, which overlap or meet.
+    if a.len() <= 16
+        && let (Some(a_head), Some(b_head)) = (a.first_chunk::<8>(), b.first_chunk::<8>())
+    {
+        return a_head == b_head && a.last_chunk::<8>() == b.last_chunk::<8>();
+    }
+    if a.len() < 8 { word(a) == word(b) } else { a == b }
+}
+
+/// A fast hash for short strings: sixteen bytes at a time, folded 128-bit products.
+fn hash(string: &[u8]) -> u32 {
     const K: u64 = 0x9e37_79b9_7f4a_7c15;
-    let fold = |state: u64, word: u64| {
-        let product = u128::from(state ^ word) * u128::from(K);
+    const L: u64 = 0xd6e8_feb8_6659_fd93;
+    let fold = |a: u64, b: u64| {
+        let product = u128::from(a) * u128::from(b);
         product as u64 ^ (product >> 64) as u64
     };
     let mut state = K ^ string.len() as u64;
-    let (words, tail) = string.as_chunks::<8>();
-    for word in words {
-        state = fold(state, u64::from_le_bytes(*word));
+    let (pairs, _) = string.as_chunks::<16>();
+    for pair in pairs {
+        let (a, b) = (word(&pair[..8]), word(&pair[8..]));
+        state = fold(a ^ L, b ^ state);
     }
-    let mut last = [0; 8];
-    last[..tail.len()].copy_from_slice(tail);
-    fold(fold(state, u64::from_le_bytes(last)), K)
+    // The last bytes, again if they have been in already.
+    let (a, b) = if let Some(last) = string.last_chunk::<16>() {
+        (word(&last[..8]), word(&last[8..]))
+    } else if string.len() >= 8 {
+        (word(&string[..8]), word(&string[string.len() - 8..]))
+    } else {
+        (word(string), 0)
+    };
+    (fold(fold(a ^ L, b ^ state), K) >> 32) as u32
+}
+
+/// At most eight bytes as a number that differs where they differ, for equal lengths.
+#[inline]
+fn word(bytes: &[u8]) -> u64 {
+    if let Some(eight) = bytes.first_chunk::<8>() {
+        u64::from_le_bytes(*eight)
+    } else if let (Some(head), Some(tail)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        u64::from(u32::from_le_bytes(*head)) | u64::from(u32::from_le_bytes(*tail)) << 32
+    } else {
+        match *bytes {
+            [] => 0,
+            [a] => u64::from(a),
+            [a, b] => u64::from(a) | u64::from(b) << 8,
+            [a, b, c, ..] => u64::from(a) | u64::from(b) << 8 | u64::from(c) << 16,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -124,5 +164,35 @@ mod tests {
         assert_eq!(interner.intern(b""), (5000, true));
         assert_eq!(interner.find(b""), Some(5000));
         assert_eq!(interner.find(b"absent"), None);
+    }
+
+    proptest! {
+        /// Strings of all lengths that differ in a byte, or do not.
+        #[test]
+        fn strings_are_told_apart(
+            strings in prop::collection::vec(prop::collection::vec(0_u8..2, 0..40), 0..40)
+        ) {
+            let mut interner = Interner::default();
+            let mut model: Vec<&[u8]> = Vec::new();
+            for string in &strings {
+                let known = model.iter().position(|known| known == string);
+                let expected = known.unwrap_or(model.len());
+                if known.is_none() {
+                    prop_assert_eq!(interner.find(string), None);
+                    model.push(string);
+                }
+                prop_assert_eq!(interner.intern(string), (expected as u32, known.is_none()));
+                prop_assert_eq!(interner.find(string), Some(expected as u32));
+                prop_assert_eq!(interner.get(expected as u32), &string[..]);
+            }
+            for string in &strings {
+                prop_assert!(same(string, string) && !same(string, &[&string[..], &[0]].concat()));
+                for at in 0..string.len() {
+                    let mut other = string.clone();
+                    other[at] ^= 1;
+                    prop_assert!(!same(string, &other), "{:?} at {}", string, at);
+                }
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::{intern::Interner, series::SeriesTable, store::Store};
+use super::{fill::Bound, intern::Interner, series::SeriesTable, store::Store};
 use crate::{
     point::{PointError, Value, ValueRef, check_key_len, check_time, check_value, key},
     schema::FieldType,
@@ -43,6 +43,8 @@ pub struct MeasurementBuilder {
     fields: Interner,
     field_columns: Vec<[u32; 5]>,
     string_bytes: usize,
+    /// The layouts that rows were added by.
+    pub(super) bound: Vec<Bound>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +117,7 @@ impl MeasurementBuilder {
             fields: Interner::default(),
             field_columns: Vec::new(),
             string_bytes: 0,
+            bound: Vec::new(),
         }
     }
 
@@ -149,8 +152,24 @@ impl MeasurementBuilder {
     }
 
     /// The series that a line spelled this way, if that is known and plain.
-    pub(crate) fn series_by_spelling(&self, spelling: &[u8]) -> Option<SeriesRef> {
+    pub(crate) fn series_by_spelling(&mut self, spelling: &[u8]) -> Option<SeriesRef> {
         self.table.by_spelling(spelling).map(SeriesRef)
+    }
+
+    /// The series that a line begins with and the length of its key, if that is the next one and plain.
+    pub(crate) fn next_series(&mut self, line: &[u8]) -> Option<(SeriesRef, usize)> {
+        let (series, len) = self.table.by_next_spelling(line)?;
+        Some((SeriesRef(series), len))
+    }
+
+    /// The series of a plain spelling that is not known, if it has the tags of the line before.
+    pub(crate) fn series_by_spelled_tags(&mut self, spelling: &[u8]) -> Option<SeriesRef> {
+        self.table.by_spelled_tags(spelling).map(SeriesRef)
+    }
+
+    /// Remembers the tags of a line.
+    pub(crate) fn learn_spelling(&mut self, spelling: &[u8]) {
+        self.table.learn_spelling(spelling);
     }
 
     /// Remembers another spelling of a key.
@@ -174,6 +193,17 @@ impl MeasurementBuilder {
     pub(crate) fn find_column(&self, name: &[u8], kind: FieldType) -> Option<ColumnRef> {
         let columns = &self.field_columns[self.fields.find(name)? as usize];
         columns[kind as usize].checked_sub(1).map(ColumnRef)
+    }
+
+    /// The column, if it is of this field and type.
+    pub(super) fn guess_column(
+        &self,
+        guess: ColumnRef,
+        name: &[u8],
+        kind: FieldType,
+    ) -> Option<ColumnRef> {
+        let column = self.columns.get(guess.0 as usize)?;
+        (column.kind == kind && column.name == name).then_some(guess)
     }
 
     /// Adds a column whose name has been checked and is not there with this type.
@@ -217,6 +247,36 @@ impl MeasurementBuilder {
         }
         let column = &mut self.columns[column.0 as usize];
         column.store.set(row.0, value).map_err(|given| column.wrong(given))
+    }
+
+    /// Sets a valid value, not a string, of the column's type.
+    #[inline]
+    pub(crate) fn set_bits(
+        &mut self,
+        row: RowRef,
+        column: ColumnRef,
+        kind: FieldType,
+        bits: u64,
+    ) -> Result<(), PointError> {
+        let column = &mut self.columns[column.0 as usize];
+        match kind {
+            FieldType::Float => column.store.set_float(row.0, f64::from_bits(bits)),
+            FieldType::Integer => column.store.set_integer(row.0, bits.cast_signed()),
+            FieldType::Unsigned => column.store.set_unsigned(row.0, bits),
+            FieldType::Boolean => column.store.set_boolean(row.0, bits != 0),
+            FieldType::String => Err(kind),
+        }
+        .map_err(|given| column.wrong(given))
+    }
+
+    #[inline]
+    pub(crate) fn kind(&self, column: ColumnRef) -> FieldType {
+        self.columns[column.0 as usize].kind
+    }
+
+    /// What adding a row by handles changes, and what it looks at.
+    pub(super) fn parts(&mut self) -> (&mut [FieldColumn], &mut usize, &[Bound]) {
+        (&mut self.columns, &mut self.string_bytes, &self.bound)
     }
 
     /// The columns, in order of first appearance.
@@ -267,7 +327,8 @@ impl MeasurementBuilder {
 
     pub(super) fn approximate_bytes(&self) -> usize {
         let values: usize = self.columns.iter().map(|column| 64 + 8 * column.len()).sum();
-        self.table.approximate_bytes() + values + 16 * self.rows.len() + self.string_bytes
+        let bound: usize = self.bound.iter().map(Bound::approximate_bytes).sum();
+        self.table.approximate_bytes() + values + bound + 16 * self.rows.len() + self.string_bytes
     }
 }
 

@@ -1,13 +1,18 @@
 //! The series of one measurement while a batch is being filled.
 //!
 //! Invariant: every series has its canonical key, the hash of that key, computed once, and one
-//! value (or none) per tag column. Used by [`super::MeasurementBuilder`].
+//! value (or none) per tag column. Used by [`super::MeasurementBuilder`] and [`super::Layout`].
 
-use super::intern::Interner;
+use super::{hashes::hash_four, intern::Interner};
 use crate::{
     hash::series_hash,
     point::{Part, PointError, check_key_len, key},
 };
+
+mod adopt;
+mod spelled;
+
+pub(super) use adopt::Adopted;
 
 /// The series of a measurement.
 #[derive(Clone, Debug, Default)]
@@ -19,19 +24,20 @@ pub(super) struct SeriesTable {
     /// The series of each entry of `keys`, and whether the spelling is plain: see
     /// [`Self::by_spelling`].
     key_series: Vec<(u32, bool)>,
-    series: Vec<Series>,
+    /// Per series, where `keys` has its canonical key.
+    series: Vec<u32>,
+    /// Per series, the hash of its key. The last ones may be missing while lines are being read:
+    /// see [`Self::complete`].
+    hashes: Vec<u64>,
     tags: Vec<TagColumn>,
     shape: Shape,
+    /// The tags of the last line that brought a series.
+    spelled: spelled::Shape,
+    /// Where `keys` has the spelling of the line before, and how far that is behind the one before.
+    last: (u32, u32),
     /// Reused for building keys, and for where their tag values are.
     scratch: Vec<u8>,
     values: Vec<(usize, usize, usize)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Series {
-    /// Where `keys` has the canonical key.
-    key: u32,
-    hash: u64,
 }
 
 /// The tag keys that were given last: applications give the same ones in the same order again and
@@ -68,8 +74,13 @@ impl TagColumn {
     }
 
     fn add(&mut self, series: u32, value: &[u8]) {
+        let value = self.values.intern(value).0;
+        self.add_id(series, value);
+    }
+
+    fn add_id(&mut self, series: u32, value: u32) {
         self.of_series.resize(series as usize, 0);
-        self.of_series.push(self.values.intern(value).0 + 1);
+        self.of_series.push(value + 1);
     }
 }
 
@@ -92,12 +103,23 @@ impl SeriesTable {
 
     /// The canonical key of a series.
     pub(super) fn key(&self, series: u32) -> &[u8] {
-        self.keys.get(self.series[series as usize].key)
+        self.keys.get(self.series[series as usize])
     }
 
     /// The hash of a series' key.
     pub(super) fn hash(&self, series: u32) -> u64 {
-        self.series[series as usize].hash
+        let known = self.hashes.get(series as usize);
+        known.copied().unwrap_or_else(|| series_hash(self.key(series)))
+    }
+
+    /// Computes the hashes that are missing, four at a time as far as possible.
+    pub(super) fn complete(&mut self) {
+        while let [a, b, c, d, ..] = self.series[self.hashes.len()..] {
+            self.hashes.extend(hash_four([a, b, c, d].map(|key| self.keys.get(key))));
+        }
+        for at in self.hashes.len()..self.series.len() {
+            self.hashes.push(series_hash(self.keys.get(self.series[at])));
+        }
     }
 
     /// The series with these tags, unescaped, in any order.
@@ -170,27 +192,48 @@ impl SeriesTable {
     pub(super) fn by_key(&mut self, key: &[u8]) -> u32 {
         let (series, new) = self.intern(key);
         if new {
-            for (at, (tag, value)) in key::tags_of(key).enumerate() {
-                let column = match self.tags.get(at) {
-                    Some(column) if column.key == tag => at,
-                    _ => self.tag_column(tag),
-                };
-                self.tags[column].add(series, value);
-            }
+            self.add_tags(key, series);
         }
         series
     }
 
+    /// Takes in the tags of a series that is new.
+    fn add_tags(&mut self, key: &[u8], series: u32) {
+        for (at, (tag, value)) in key::tags_of(key).enumerate() {
+            let column = match self.tags.get(at) {
+                Some(column) if column.key == tag => at,
+                _ => self.tag_column(tag),
+            };
+            self.tags[column].add(series, value);
+        }
+    }
+
     /// The series of a canonical key, and whether it is new and still without its tags.
     fn intern(&mut self, key: &[u8]) -> (u32, bool) {
+        let (series, new) = self.intern_late(key, is_plain(key));
+        if new {
+            self.complete_before(series);
+            self.hashes.push(series_hash(key));
+        }
+        (series, new)
+    }
+
+    /// The same; if it is new, its hash is missing.
+    fn intern_late(&mut self, key: &[u8], plain: bool) -> (u32, bool) {
         let (id, new) = self.keys.intern(key);
         if !new {
             return (self.key_series[id as usize].0, false);
         }
         let series = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
-        self.key_series.push((series, is_plain(key)));
-        self.series.push(Series { key: id, hash: series_hash(key) });
+        self.key_series.push((series, plain));
+        self.series.push(id);
         (series, true)
+    }
+
+    fn complete_before(&mut self, series: u32) {
+        for at in self.hashes.len()..series as usize {
+            self.hashes.push(series_hash(self.keys.get(self.series[at])));
+        }
     }
 
     fn tag_column(&mut self, tag: &[u8]) -> usize {
@@ -199,14 +242,6 @@ impl SeriesTable {
             self.tags.push(TagColumn { key: tag.to_vec(), values, of_series: Vec::new() });
             self.tags.len() - 1
         })
-    }
-
-    /// The series that a line spelled this way, tags perhaps unsorted, was found to be. Only for
-    /// plain spellings, without two backslashes in a row: about others the rules for the end of
-    /// a line and for the end of a name disagree.
-    pub(super) fn by_spelling(&self, spelling: &[u8]) -> Option<u32> {
-        let (series, plain) = self.key_series[self.keys.find(spelling)? as usize];
-        plain.then_some(series)
     }
 
     /// Remembers another spelling of a key.
@@ -219,7 +254,7 @@ impl SeriesTable {
     pub(super) fn approximate_bytes(&self) -> usize {
         let tag = |tag: &TagColumn| tag.values.approximate_bytes() + 4 * tag.of_series.len();
         let tags: usize = self.tags.iter().map(tag).sum();
-        self.keys.approximate_bytes() + 24 * self.series.len() + tags
+        self.keys.approximate_bytes() + 12 * self.series.len() + tags
     }
 }
 

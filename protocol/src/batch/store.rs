@@ -74,6 +74,22 @@ enum Place {
     Before(usize),
 }
 
+macro_rules! extenders {
+    ($($name:ident($type:ty) $variant:ident;)*) => {$(
+        /// Sets the values of rows one behind another, all behind the last that has one; the type
+        /// of the values, if the store has another one.
+        pub(super) fn $name(&mut self, row: u32, all: &[$type]) -> Result<(), FieldType> {
+            let Values::$variant(slots) = &mut self.values else {
+                return Err(FieldType::$variant);
+            };
+            let filled = slots.len();
+            slots.extend_from_slice(all);
+            self.number(filled, row);
+            Ok(())
+        }
+    )*};
+}
+
 macro_rules! setters {
     ($($name:ident($type:ty) $variant:ident;)*) => {$(
         /// Sets a row's value; the type of the value, if the store has another one.
@@ -102,6 +118,24 @@ impl Store {
         set_unsigned(u64) Unsigned;
         set_boolean(bool) Boolean;
         set_string(Bytes) String;
+    }
+
+    extenders! {
+        extend_float(f64) Float;
+        extend_integer(i64) Integer;
+        extend_unsigned(u64) Unsigned;
+        extend_boolean(bool) Boolean;
+    }
+
+    /// Gives the values from `filled` on to the rows from `row` on.
+    fn number(&mut self, filled: usize, row: u32) {
+        if self.rows.is_none() && filled == row as usize {
+            return;
+        }
+        let count = self.values.len() - filled;
+        // Rows are counted in u32.
+        let rows = self.rows.get_or_insert_with(|| (0..filled as u32).collect());
+        rows.extend((row..).take(count));
     }
 
     pub(super) fn set(&mut self, row: u32, value: Value) -> Result<(), FieldType> {

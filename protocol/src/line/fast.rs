@@ -1,18 +1,16 @@
 //! Plain lines, read in one pass.
 //!
 //! Invariant: a line is read here only if [`super::strict`] would read the same point from it;
-//! nothing is changed otherwise. Plain means: no leading or double blanks, no two backslashes in a
-//! row in the key, no backslashes or quotes in field names, a newline or the end right after the
-//! last value. A series that was seen before costs one search and one comparison of its key.
+//! otherwise nothing is changed but the guess which series comes next. Plain means: no leading or
+//! double blanks, no two backslashes in a row in the key, no backslashes or quotes in field names, a
+//! newline or the end right after the last value. A series that was seen before costs one comparison
+//! of its key, if series come in the order in which they came first, and else a search before it.
 
-use std::borrow::Cow;
-
-use bytes::Bytes;
-
-use super::{Cell, Parser, number, strict};
+use super::{Parser, number, plain::PlainCell, strict};
 use crate::{
-    batch::{MeasurementBuilder, SeriesRef},
-    point::{MAX_STRING_LEN, Value, check_key_len, key},
+    batch::{ColumnRef, MeasurementBuilder, SeriesRef},
+    find::find,
+    point::{check_key_len, key},
 };
 
 impl<'t> Parser<'_, 't> {
@@ -22,29 +20,44 @@ impl<'t> Parser<'_, 't> {
         if matches!(line.first()?, b' ' | b'\t' | 0 | b'#' | b',' | b'\n') {
             return None;
         }
-        let key_len = key_end(line)?;
-        let key = &line[..key_len];
-        let measurement = self.find_measurement(key);
-        let series = match measurement {
-            Some(at) => self.batch.measurements()[at].series_by_spelling(key),
-            None => None,
+        let (key_len, measurement, series) = match self.next_series(line) {
+            Some((len, measurement, series)) => (len, Some(measurement), Some(series)),
+            None => {
+                let key = &line[..key_end(line)?];
+                let measurement = self.find_measurement(key);
+                let series = measurement
+                    .and_then(|at| self.batch.measurement_mut(at).series_by_spelling(key));
+                (key.len(), measurement, series)
+            }
         };
+        let key = &line[..key_len];
+        let escaped = series.is_none() && key.contains(&b'\\');
         // The rules for the end of a line and for the end of a name agree only without these.
-        if series.is_none() && key.contains(&b'\\') && key.windows(2).any(|two| two == b"\\\\") {
+        if escaped && key.windows(2).any(|two| two == b"\\\\") {
             return None;
         }
-        self.cells.clear();
+        self.plain.clear();
         let end = self.fields(line, key_len + 1, measurement)?;
-        let longest = self.cells.iter().map(|cell| cell.name.len()).max()?;
+        let longest = self.plain.iter().map(|cell| cell.name.len()).max()?;
         check_key_len(key_len, longest).ok()?;
         let (end, time) = self.rest(line, end)?;
         let (measurement, series) = match (measurement, series) {
             (Some(measurement), Some(series)) => (measurement, series),
-            _ => self.new_series(&line[..=key_len])?,
+            _ => {
+                let usual = if escaped { None } else { measurement };
+                self.new_series(usual, &line[..=key_len])?
+            }
         };
         self.measurement = Some(measurement);
-        self.commit(measurement, series, time);
+        self.commit_plain(measurement, series, time);
         Some(start + end)
+    }
+
+    /// Key length, measurement and series of a line, if it has the series that comes next.
+    fn next_series(&mut self, line: &[u8]) -> Option<(usize, usize, SeriesRef)> {
+        let measurement = self.measurement?;
+        let (series, len) = self.batch.measurement_mut(measurement).next_series(line)?;
+        Some((len, measurement, series))
     }
 
     /// The measurement of a key, if the batch has it.
@@ -59,14 +72,27 @@ impl<'t> Parser<'_, 't> {
         self.batch.find_measurement(key::measurement_of(key))
     }
 
-    /// Takes in a spelling of a key that is new; `text` is the key and the space after it.
+    /// Takes in a spelling of a key that is new; `text` is the key and the space after it. It is of
+    /// the measurement that is given, and has no backslash then.
     #[cold]
-    fn new_series(&mut self, text: &[u8]) -> Option<(usize, SeriesRef)> {
+    fn new_series(
+        &mut self,
+        measurement: Option<usize>,
+        text: &[u8],
+    ) -> Option<(usize, SeriesRef)> {
+        if let Some(at) = measurement {
+            let key = &text[..text.len() - 1];
+            if let Some(series) = self.batch.measurement_mut(at).series_by_spelled_tags(key) {
+                return Some((at, series));
+            }
+        }
         let (canonical, end) = strict::series_key(text, 0).ok()?;
         if end + 1 != text.len() {
             return None;
         }
-        Some(self.add_series(&canonical, &text[..end]))
+        let (measurement, series) = self.add_series(&canonical, &text[..end]);
+        self.batch.measurement_mut(measurement).learn_spelling(&text[..end]);
+        Some((measurement, series))
     }
 
     /// The series with a canonical key, which a line may have spelled otherwise.
@@ -81,7 +107,7 @@ impl<'t> Parser<'_, 't> {
         (self.batch.find_measurement(name).unwrap_or_default(), series)
     }
 
-    /// Reads the fields at `at` into `self.cells`; returns where they end.
+    /// Reads the fields at `at` into `self.plain`; returns where they end.
     fn fields(
         &mut self,
         line: &'t [u8],
@@ -92,14 +118,14 @@ impl<'t> Parser<'_, 't> {
         let mut next = 0;
         loop {
             let (name, column) = match expected(measurement, next, &line[at..]) {
-                Some(name) => (name, Some(crate::batch::ColumnRef(next))),
+                Some(name) => (name, Some(ColumnRef(next))),
                 None => (plain_name(&line[at..])?, None),
             };
             next += 1;
             at += name.len() + 1;
-            let (value, len) = value(&line[at..])?;
+            let (cell, len) = PlainCell::read(name, column, &line[at..])?;
             at += len;
-            self.cells.push(Cell { name: Cow::Borrowed(name), column, value });
+            self.plain.push(cell);
             match line.get(at) {
                 Some(b',') => at += 1,
                 None | Some(b' ' | b'\n') => return Some(at),
@@ -114,16 +140,8 @@ impl<'t> Parser<'_, 't> {
             return Some((at, self.time_of_default()?));
         }
         let negative = line.get(at + 1) == Some(&b'-');
-        let start = at + 1 + usize::from(negative);
-        let mut end = start;
-        let mut number = 0_i64;
-        while let Some(digit) = line.get(end).map(|byte| byte.wrapping_sub(b'0'))
-            && digit < 10
-        {
-            number = number.checked_mul(10)?.checked_add(i64::from(digit))?;
-            end += 1;
-        }
-        if end == start || !matches!(line.get(end), None | Some(b'\n')) {
+        let (number, end) = number::whole(line, at + 1 + usize::from(negative))?;
+        if !matches!(line.get(end), None | Some(b'\n')) {
             return None;
         }
         Some((end, self.time(if negative { -number } else { number })?))
@@ -148,47 +166,6 @@ fn plain_name(text: &[u8]) -> Option<&[u8]> {
     (len > 0 && text[len] == b'=').then(|| &text[..len])
 }
 
-/// The value at the beginning of `text`, and its length.
-#[inline]
-fn value(text: &[u8]) -> Option<(Value, usize)> {
-    match text.first()? {
-        b'0'..=b'9' | b'-' | b'.' => number::scan(text),
-        b'"' => string(&text[1..]).map(|(value, len)| (value, len + 2)),
-        b't' | b'T' | b'f' | b'F' => boolean(text),
-        _ => None,
-    }
-}
-
-fn boolean(text: &[u8]) -> Option<(Value, usize)> {
-    let len =
-        text.iter().position(|byte| matches!(byte, b',' | b' ' | b'\n')).unwrap_or(text.len());
-    strict::boolean(&text[..len]).map(|value| (Value::Boolean(value), len))
-}
-
-/// A string up to its closing quote; the length counts neither quote.
-fn string(text: &[u8]) -> Option<(Value, usize)> {
-    let mut at = 0;
-    let mut escaped = false;
-    loop {
-        at += find(&text[at..], b'"', b'\\')?;
-        if text[at] == b'"' {
-            break;
-        }
-        escaped = true;
-        at += 2;
-        if at > text.len() {
-            return None;
-        }
-    }
-    if at > MAX_STRING_LEN {
-        return None;
-    }
-    let raw = &text[..at];
-    let value =
-        if escaped { strict::unescape_string(raw).into() } else { Bytes::copy_from_slice(raw) };
-    Some((Value::String(value), at))
-}
-
 /// Where the key at the beginning of a line ends: the first space that no backslash precedes.
 fn key_end(line: &[u8]) -> Option<usize> {
     let mut at = 0;
@@ -202,22 +179,4 @@ fn key_end(line: &[u8]) -> Option<usize> {
         }
         at += 1;
     }
-}
-
-/// Where the first of two bytes stands, eight bytes at a time.
-#[inline]
-fn find(text: &[u8], a: u8, b: u8) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
-    let (words, tail) = text.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let hit = zero(word ^ (ONES * u64::from(a))) | zero(word ^ (ONES * u64::from(b)));
-        if hit != 0 {
-            return Some(at * 8 + hit.trailing_zeros() as usize / 8);
-        }
-    }
-    let at = tail.iter().position(|byte| *byte == a || *byte == b)?;
-    Some(words.len() * 8 + at)
 }

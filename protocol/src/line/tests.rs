@@ -33,7 +33,41 @@ fn same_both_ways(text: &[u8]) -> Outcome {
     assert_eq!(lines(&fast), lines(&strict), "{}", text.escape_ascii());
     assert_eq!((a.lines, a.points, &a.errors), (b.lines, b.points, &b.errors));
     assert_eq!(a.points, fast.rows());
+    check_series(&fast);
     a
+}
+
+/// Every series has the hash of its key, and its tags one by one.
+fn check_series(batch: &Batch) {
+    for measurement in batch.measurements() {
+        for (_, series, _) in measurement.rows() {
+            let key = measurement.series_key(series);
+            assert_eq!(measurement.series_hash(series), crate::hash::series_hash(key));
+        }
+    }
+    let ids = |_: &[u8], _: &[u8], _| Some(crate::id::FieldId(1));
+    let header = crate::batch::PartHeader::default();
+    let all = crate::batch::Selection::All;
+    let Ok(part) = crate::batch::encode_part(batch, &header, all, &ids) else {
+        assert!(batch.is_empty());
+        return;
+    };
+    // Decoding makes the keys of the tags.
+    let part = crate::batch::EncodedBatch::parse(part).unwrap().decode().unwrap();
+    let mut decoded: Vec<Vec<u8>> = part.into_rows().map(|(key, _, _)| key.to_vec()).collect();
+    decoded.sort();
+    let mut keys = Vec::new();
+    for measurement in batch.measurements() {
+        // The one column that the part has.
+        let Some(column) = measurement.columns().iter().find(|column| !column.is_empty()) else {
+            continue;
+        };
+        let rows = measurement.rows().filter(|(row, _, _)| column.get(*row).is_some());
+        keys.extend(rows.map(|(_, series, _)| measurement.series_key(series).to_vec()));
+    }
+    keys.sort();
+    keys.dedup();
+    assert_eq!(decoded, keys);
 }
 
 #[test]
@@ -123,6 +157,19 @@ fn spellings_of_a_key_are_one_series() {
     assert!(hashes[..3].iter().all(|hash| *hash == crate::hash::series_hash(b"m,a=1,b=2")));
     assert_eq!(batch.measurements().len(), 2);
     same_both_ways(text);
+}
+
+#[test]
+fn the_next_series_is_taken_for_granted_only_where_lines_end_where_they_seem_to() {
+    // The quote counts, because a space stands before it that does not end the key.
+    let odd = r#"m,t\\ s="c v=1"#;
+    let text = format!("m,t=a v=1 1\nm,t=b v=1 1\n{odd}");
+    let mut batch = Batch::new();
+    assert_eq!(parse_into(&mut batch, text.as_bytes(), Options::default()).points, 3);
+    let more = format!("{text} 1\nm,t=a v=2 2\nm,t=b v=2 2");
+    let outcome = parse_into(&mut batch, more.as_bytes(), Options::default());
+    assert_eq!((outcome.points, outcome.errors.len()), (2, 1));
+    assert_eq!(parse(more.as_bytes(), false).1.errors, outcome.errors);
 }
 
 #[test]
@@ -217,8 +264,154 @@ fn nearly() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
 }
 
+/// Lines as agents write them: a few hosts again and again, in one order of tags or another.
+fn usual() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    const KEYS: &[&str] = &[
+        "cpu,host=a,az=eu",
+        "cpu,host=b,az=eu",
+        "cpu,host=c,az=us",
+        "cpu,host=d,az=us",
+        "cpu,host=eee,az=us-east-1",
+        "cpu,az=eu,host=a",
+        "cpu,az=eu,host=f",
+        "cpu,az=eu",
+        "cpu",
+        "mem,host=a",
+        "mem,host=b",
+        "m\\ x,host=a\\,b",
+        "cpu,host=a\\\\,az=eu",
+        // Where a line ends, and where its key ends, is not the same here.
+        "cpu,host=a\\\\ b,az=eu",
+        "cpu,ho\\\\ st=\"a,az=eu",
+        "cpu,host=g\\\nh,az=eu",
+    ];
+    const FIELDS: &[&str] = &[
+        "usage=1,idle=2.25",
+        "usage=3,idle=-4e3",
+        "usage=1i",
+        "idle=0.1234567890123456789",
+        "idle=5,usage=6",
+        "text=\"a b\",usage=1",
+        "text=\"a\\\"b,c=\\\\\"",
+        "up=t,n=18446744073709551615u,i=-9223372036854775808i",
+        "up=false,usage=7,usage=8",
+        "text=\"two\nlines\",usage=9",
+    ];
+    const TIMES: &[&str] = &["", " 1", " -1", " 1451606400000000000", " 1451606410000000000"];
+    let select = prop::sample::select;
+    let line = (select(KEYS), select(FIELDS), select(TIMES));
+    let line = line.prop_map(|(key, fields, time)| format!("{key} {fields}{time}").into_bytes());
+    // Several rounds over the same lines, so that what is remembered of a round is used.
+    (prop::collection::vec(line, 1..8), 1_usize..4)
+        .prop_map(|(lines, rounds)| vec![lines; rounds].concat())
+}
+
+/// Changes of a text: where (of 65,536), what, and with which byte.
+fn changes() -> impl Strategy<Value = Vec<(u16, u8, u8)>> {
+    let byte = prop_oneof![prop::sample::select(&b"\\\"\n ,=#\t\0\r-.0e1it"[..]), any::<u8>()];
+    prop::collection::vec((any::<u16>(), 0_u8..4, byte), 0..5)
+}
+
+fn change(text: &mut Vec<u8>, changes: &[(u16, u8, u8)]) {
+    for &(place, what, byte) in changes {
+        let at = (usize::from(place) * text.len()) >> 16;
+        match what {
+            0 => text.insert(at, byte),
+            _ if text.is_empty() => {}
+            1 => text[at] = byte,
+            2 => drop(text.remove(at)),
+            // What is in front of it once more.
+            _ => drop(text.splice(at..at, text[at.saturating_sub(9)..at].to_vec())),
+        }
+    }
+}
+
+/// Twenty times as many where somebody has the time.
+fn cases() -> ProptestConfig {
+    let soak = std::env::var_os("QUORATE_SOAK").is_some();
+    ProptestConfig::with_cases(if soak { 40_000 } else { 2_000 })
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(cases())]
+
+    #[test]
+    fn both_ways_agree_about_changed_lines(lines in usual(), changes in changes()) {
+        let mut text = lines.join(&b'\n');
+        change(&mut text, &changes);
+        same_both_ways(&text);
+    }
+
+    #[test]
+    fn both_ways_agree_in_every_unit(
+        lines_in in usual(),
+        changes in changes(),
+        unit in prop::sample::select(&["ns", "us", "ms", "s", "m", "h"][..]),
+        default_time in prop_oneof![any::<i64>(), -9_000_000_000_000_i64..9_000_000_000_000, Just(i64::MIN)],
+    ) {
+        let mut text = lines_in.join(&b'\n');
+        change(&mut text, &changes);
+        let options = Options { precision: unit.parse().unwrap(), default_time };
+        let (mut fast, mut strict) = (Batch::new(), Batch::new());
+        let a = Parser::new(&mut fast, &text, options).run(true);
+        let b = Parser::new(&mut strict, &text, options).run(false);
+        prop_assert_eq!((a.points, a.errors), (b.points, b.errors));
+        prop_assert_eq!(lines(&fast), lines(&strict));
+        let unit = options.precision.nanoseconds();
+        for (_, _, _, time) in fast.rows_iter() {
+            prop_assert_eq!(time % unit, 0);
+            prop_assert!((MIN_TIME..=MAX_TIME).contains(&time));
+        }
+    }
+
+    /// What became of a line does not depend on the lines around it.
+    #[test]
+    fn lines_do_not_depend_on_their_neighbours(lines_in in usual(), changes in changes()) {
+        let mut text = lines_in.join(&b'\n');
+        change(&mut text, &changes);
+        let (mut alone, mut errors, mut at) = (Batch::new(), Vec::new(), 0);
+        let mut parsed = Vec::new();
+        while at < text.len() {
+            let end = strict::line_end(&text, at);
+            let (batch, outcome) = parse(&text[at..end], false);
+            prop_assert!(outcome.points + outcome.errors.len() <= 1);
+            parsed.extend(lines(&batch));
+            errors.extend(outcome.errors.into_iter().map(|error| (at, error.reason)));
+            at = end + 1;
+        }
+        let outcome = parse_into(&mut alone, &text, Options::default());
+        let mut found = lines(&alone);
+        parsed.sort();
+        found.sort();
+        prop_assert_eq!(found, parsed, "{}", text.escape_ascii());
+        let expected: Vec<(usize, Reason)> =
+            outcome.errors.iter().map(|error| (error.range.start, error.reason)).collect();
+        prop_assert_eq!(expected, errors);
+    }
+
+    /// Also not on what the batch was given before.
+    #[test]
+    fn a_batch_that_was_used_reads_the_same(
+        (before, text) in (usual(), usual()),
+        (changes_before, changes) in (changes(), changes()),
+    ) {
+        let (mut before, mut text) = (before.join(&b'\n'), text.join(&b'\n'));
+        change(&mut before, &changes_before);
+        change(&mut text, &changes);
+        let mut used = Batch::new();
+        parse_into(&mut used, &before, Options::default());
+        used.push(&Point::builder("cpu").tag("host", "p").field("usage", 1.0).at(1).unwrap());
+        used.clear_rows();
+        let outcome = parse_into(&mut used, &text, Options::default());
+        let (fresh, expected) = parse(&text, false);
+        prop_assert_eq!((outcome.points, &outcome.errors), (expected.points, &expected.errors));
+        check_series(&used);
+        // Measurements are in the order in which they came first.
+        let (mut used, mut fresh) = (lines(&used), lines(&fresh));
+        used.sort();
+        fresh.sort();
+        prop_assert_eq!(used, fresh);
+    }
 
     #[test]
     fn canonical_lines_read_back(points in prop::collection::vec(point(), 1..5)) {

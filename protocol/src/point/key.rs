@@ -5,7 +5,10 @@
 //! sign counts as text if and only if the byte before it is a backslash; every other backslash is
 //! text as well. Called by the builder, the parser, the batch codec and queries.
 
+use std::ops::Range;
+
 use super::{MAX_KEY_LEN, Part, PointError};
+use crate::find::find;
 
 /// Appends a measurement name, escaped.
 pub fn escape_measurement(out: &mut Vec<u8>, name: &[u8]) {
@@ -84,28 +87,34 @@ where
     K: AsRef<[u8]>,
     V: AsRef<[u8]>,
 {
-    let mut escaped = Vec::with_capacity(tags.len());
+    let start = out.len();
+    // Where each tag is behind `start`, its comma, and how long its key is.
+    let mut pairs: Vec<(Range<usize>, usize)> = Vec::with_capacity(tags.len());
     for (key, value) in tags {
         check_tag(key.as_ref(), Part::TagKey)?;
         check_tag(value.as_ref(), Part::TagValue)?;
-        let mut pair = Vec::with_capacity(key.as_ref().len() + value.as_ref().len() + 4);
-        escape_tag(&mut pair, key.as_ref());
-        let split = pair.len();
-        pair.push(b'=');
-        escape_tag(&mut pair, value.as_ref());
-        escaped.push((pair, split));
+        let from = out.len();
+        out.push(b',');
+        escape_tag(out, key.as_ref());
+        let len = out.len() - from - 1;
+        out.push(b'=');
+        escape_tag(out, value.as_ref());
+        pairs.push((from - start..out.len() - start, len));
     }
-    escaped.sort_by(|(a, a_len), (b, b_len)| a[..*a_len].cmp(&b[..*b_len]));
-    for two in escaped.windows(2) {
-        let (a, b) = (&two[0], &two[1]);
-        if a.0[..a.1] == b.0[..b.1] {
-            return Err(PointError::DuplicateTag(unescape_tag(&a.0[..a.1]).into()));
+    let given = &out[start..];
+    let name = |pair: &(Range<usize>, usize)| &given[pair.0.start + 1..][..pair.1];
+    let sorted = pairs.is_sorted_by(|a, b| name(a) < name(b));
+    if sorted {
+        return Ok(());
+    }
+    pairs.sort_by(|a, b| name(a).cmp(name(b)));
+    for two in pairs.windows(2) {
+        if name(&two[0]) == name(&two[1]) {
+            return Err(PointError::DuplicateTag(unescape_tag(name(&two[0])).into()));
         }
     }
-    for (pair, _) in &escaped {
-        out.push(b',');
-        out.extend_from_slice(pair);
-    }
+    let given = out.split_off(start);
+    pairs.into_iter().for_each(|(range, _)| out.extend_from_slice(&given[range]));
     Ok(())
 }
 
@@ -125,7 +134,7 @@ pub(crate) fn check_tag(name: &[u8], part: Part) -> Result<(), PointError> {
     if name.ends_with(b"\\") {
         return Err(PointError::TrailingBackslash(part));
     }
-    if name.contains(&b'\n') {
+    if find(name, b'\n', b'\n').is_some() {
         return Err(PointError::Newline(part));
     }
     Ok(())
@@ -138,7 +147,7 @@ pub(crate) fn check_field_name(name: &[u8]) -> Result<(), PointError> {
         return Err(PointError::Leading(Part::Field));
     }
     let ambiguous = |two: &[u8]| two[0] == b'\\' && matches!(two[1], b',' | b'=' | b' ');
-    if name.windows(2).any(ambiguous) {
+    if name.contains(&b'\\') && name.windows(2).any(ambiguous) {
         return Err(PointError::AmbiguousBackslash(Part::Field));
     }
     Ok(())

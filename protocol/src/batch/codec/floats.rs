@@ -42,15 +42,27 @@ const fn next(scale: u8) -> Option<u8> {
 }
 
 fn whole(values: &[f64], out: &mut Vec<i64>) -> bool {
-    let mut fits = true;
     for chunk in values.chunks(64) {
+        let start = out.len();
+        let mut wrong = 0;
         out.extend(chunk.iter().map(|value| {
-            let integer = *value as i64;
-            fits &= (integer as f64).to_bits() == value.to_bits();
+            // In the last bits of the sum stands the integer, if it is within 2^51.
+            let sum = value + ROUND;
+            let integer = sum.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
+            wrong |= (sum - ROUND).to_bits() ^ value.to_bits();
+            wrong |= integer.wrapping_add(1 << 51).cast_unsigned() >> 52;
             integer
         }));
-        if !fits {
-            return false;
+        if wrong != 0 {
+            // Large ones, which take longer, or fractions.
+            out.truncate(start);
+            for value in chunk {
+                let integer = *value as i64;
+                if (integer as f64).to_bits() != value.to_bits() {
+                    return false;
+                }
+                out.push(integer);
+            }
         }
     }
     true
@@ -121,6 +133,19 @@ mod tests {
         assert_eq!(check(&[std::f64::consts::PI]), None);
         assert_eq!(check(&[1e300]), None);
         assert_eq!(check(&[5e-324]), None);
+    }
+
+    #[test]
+    fn whole_numbers_up_to_the_largest_fit() {
+        for shift in 0..64 {
+            for near in [-1.0, 0.0, 1.0] {
+                // Up to 2^63, which is what the largest integer becomes.
+                let value = (1_u64 << shift) as f64 + near;
+                assert_eq!(check(&[value, 1.0]), Some(0), "{value}");
+                assert_eq!(check(&[-value.max(1.0)]), Some(0), "-{value}");
+            }
+        }
+        assert_eq!(check(&[18_446_744_073_709_551_616.0]), None);
     }
 
     proptest! {

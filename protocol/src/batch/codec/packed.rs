@@ -50,14 +50,24 @@ fn encode_chunk(out: &mut Vec<u8>, chunk: &[i64], last: i64) -> i64 {
 
 /// The smallest number, and the bits that the largest distance from it takes.
 fn frame(numbers: &[i64]) -> (i64, u8) {
-    let (mut least, mut most) = (i64::MAX, i64::MIN);
-    for &number in numbers {
-        least = least.min(number);
-        most = most.max(number);
+    // Four at a time: each would have to wait for the one before it.
+    let (mut least, mut most) = ([i64::MAX; 4], [i64::MIN; 4]);
+    let (fours, rest) = numbers.as_chunks::<4>();
+    for four in fours {
+        for lane in 0..4 {
+            least[lane] = least[lane].min(four[lane]);
+            most[lane] = most[lane].max(four[lane]);
+        }
+    }
+    for &number in rest {
+        least[0] = least[0].min(number);
+        most[0] = most[0].max(number);
     }
     if numbers.is_empty() {
         return (0, 0);
     }
+    let least = least[0].min(least[1]).min(least[2]).min(least[3]);
+    let most = most[0].max(most[1]).max(most[2]).max(most[3]);
     let width = 64 - most.wrapping_sub(least).cast_unsigned().leading_zeros();
     (least, width as u8)
 }

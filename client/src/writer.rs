@@ -1,0 +1,404 @@
+//! Batches made of single points that many tasks push, each of which hears what became of its own.
+//!
+//! Reading order: [`Writer`] here, its [`WriterConfig`]; `lane` decides which batch goes when, `send`
+//! brings one to its end. Invariants: every push gets exactly one outcome; memory is bounded by the budget,
+//! a share of which each point holds until then; of two pushes of one series and time that one task makes
+//! one after the other, the later wins; nothing is awaited under the lock.
+
+mod config;
+mod lane;
+mod send;
+mod stats;
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use quorate_protocol::{
+    code::{Class, Code},
+    hash::series_hash,
+    id::{ShardId, Version},
+    map::Policy,
+    point::{Point, Value},
+};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use config::WriterConfig;
+pub use stats::WriterStats;
+
+use self::{
+    lane::Lane,
+    send::{Place, Points, Push},
+    stats::Counters,
+};
+use crate::{
+    Client,
+    error::{Certainty, RowId},
+};
+
+/// What a point takes in memory beside its own bytes: its rows, its outcome, its share of the budget.
+const OVERHEAD: usize = 256;
+
+/// Takes points from any number of tasks; clones share everything.
+#[derive(Clone)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    _last: Arc<Last>,
+}
+
+/// Sends what is waiting when the last handle is gone, without waiting for it.
+struct Last(Arc<Shared>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let jobs = self.0.lock().send_all(&self.0);
+        self.0.start(jobs);
+    }
+}
+
+/// A point reached its level, or was not worth keeping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pushed {
+    /// Its level was reached, under this version.
+    Written(Version),
+    /// It is beyond its policy's retention, and was dropped.
+    Dropped,
+}
+
+/// A point did not reach its level in time, or never will.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}{}{detail}", if detail.is_empty() { "" } else { ": " })]
+pub struct PushError {
+    /// Why.
+    pub code: Code,
+    /// Whether it can still appear.
+    pub certainty: Certainty,
+    /// The version under which it was tried, if it was.
+    pub version: Option<Version>,
+    /// One line for people.
+    pub detail: Arc<str>,
+}
+
+impl PushError {
+    fn definite(code: Code, detail: &str) -> Self {
+        Self { code, certainty: Certainty::Definite, version: None, detail: detail.into() }
+    }
+
+    fn closed() -> Self {
+        Self::definite(Code::ShuttingDown, "the writer is closed")
+    }
+
+    /// Whether pushing it again may succeed.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        self.code.class() != Class::Never
+    }
+}
+
+/// What will become of a push. Dropping it only means not to hear of it.
+#[derive(Debug)]
+#[must_use = "the outcome of a push is told here only"]
+pub struct Pending(oneshot::Receiver<Result<Pushed, PushError>>);
+
+impl Future for Pending {
+    type Output = Result<Pushed, PushError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = ready!(Pin::new(&mut self.0).poll(context));
+        // Only a runtime that has stopped drops a push without an outcome.
+        Poll::Ready(outcome.unwrap_or_else(|_| {
+            let detail = "the runtime was stopped".into();
+            let (code, certainty) = (Code::ShuttingDown, Certainty::Indefinite);
+            Err(PushError { code, certainty, version: None, detail })
+        }))
+    }
+}
+
+/// What all handles and all batches of a writer share.
+struct Shared {
+    client: Client,
+    database: String,
+    config: WriterConfig,
+    /// Bytes of points that may still be taken in.
+    budget: Arc<Semaphore>,
+    state: Mutex<State>,
+    counters: Counters,
+    runtime: Handle,
+}
+
+/// A shard, or what has none yet.
+type Key = Option<ShardId>;
+
+/// A batch that may go.
+type Job = (Place, Points, Version);
+
+#[derive(Default)]
+struct State {
+    lanes: HashMap<Key, Lane<Points>>,
+    /// Tells when each batch has ended.
+    ends: HashMap<(Key, u64), CancellationToken>,
+    /// What points are grouped by at present.
+    policy: Option<Arc<Policy>>,
+    closed: bool,
+}
+
+impl Client {
+    /// A writer into a database. Must be called within a Tokio runtime, which its batches are sent on.
+    #[must_use]
+    pub fn writer(&self, database: impl Into<String>, config: WriterConfig) -> Writer {
+        let budget = config.budget_bytes.clamp(1, Semaphore::MAX_PERMITS);
+        let shared = Arc::new(Shared {
+            client: self.clone(),
+            database: database.into(),
+            config,
+            budget: Arc::new(Semaphore::new(budget)),
+            state: Mutex::default(),
+            counters: Counters::default(),
+            runtime: Handle::current(),
+        });
+        Writer { _last: Arc::new(Last(Arc::clone(&shared))), shared }
+    }
+}
+
+impl Writer {
+    /// Takes a point in, once there is room for it, and says where its outcome will come. Nothing of it is
+    /// left behind if the future is dropped.
+    ///
+    /// # Errors
+    /// [`Code::Busy`] if there is no room within the timeout of a write, [`Code::ShuttingDown`] after
+    /// [`Self::close`].
+    pub async fn push(&self, point: &Point) -> Result<Pending, PushError> {
+        let deadline = Instant::now() + self.shared.config.options.timeout;
+        let budget = Arc::clone(&self.shared.budget);
+        match timeout_at(deadline, budget.acquire_many_owned(self.shared.cost(point))).await {
+            Ok(Ok(share)) => self.shared.add(point, deadline, share),
+            Ok(Err(_)) => Err(PushError::closed()),
+            Err(_) => Err(full()),
+        }
+    }
+
+    /// As [`Self::push`], but fails at once where there is no room.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn try_push(&self, point: &Point) -> Result<Pending, PushError> {
+        use tokio::sync::TryAcquireError;
+        let deadline = Instant::now() + self.shared.config.options.timeout;
+        let budget = Arc::clone(&self.shared.budget);
+        match budget.try_acquire_many_owned(self.shared.cost(point)) {
+            Ok(share) => self.shared.add(point, deadline, share),
+            Err(TryAcquireError::Closed) => Err(PushError::closed()),
+            Err(TryAcquireError::NoPermits) => Err(full()),
+        }
+    }
+
+    /// Pushes a point and waits for its outcome.
+    ///
+    /// # Errors
+    /// As [`Self::push`], or why it did not reach its level.
+    pub async fn write(&self, point: &Point) -> Result<Pushed, PushError> {
+        self.push(point).await?.await
+    }
+
+    /// Sends what is waiting, and returns when everything that was pushed before has an outcome.
+    pub async fn flush(&self) {
+        let (jobs, ends) = {
+            let mut state = self.shared.lock();
+            let jobs = state.send_all(&self.shared);
+            (jobs, state.ends.values().cloned().collect::<Vec<_>>())
+        };
+        self.shared.start(jobs);
+        for end in ends {
+            end.cancelled().await;
+        }
+    }
+
+    /// Takes no more points, in any clone of this writer, and returns when all have an outcome.
+    pub async fn close(&self) {
+        self.shared.lock().closed = true;
+        self.shared.budget.close();
+        self.flush().await;
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn stats(&self) -> WriterStats {
+        self.shared.counters.snapshot()
+    }
+
+    /// Memory, in bytes, of points that have no outcome yet.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.shared.config.budget_bytes.saturating_sub(self.shared.budget.available_permits())
+    }
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let database = &self.shared.database;
+        f.debug_struct("Writer").field("database", database).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A point's share of the budget; all of it at most, so that no point waits for ever.
+    fn cost(&self, point: &Point) -> u32 {
+        let value = |value: &Value| match value {
+            Value::String(text) => text.len(),
+            _ => size_of::<u64>(),
+        };
+        let fields = point.fields().iter().map(|(name, of)| name.len() + value(of));
+        let bytes = OVERHEAD + point.key().len() + fields.sum::<usize>();
+        let all = self.config.budget_bytes.clamp(1, Semaphore::MAX_PERMITS);
+        u32::try_from(bytes.min(all)).unwrap_or(u32::MAX)
+    }
+
+    fn add(
+        self: &Arc<Self>,
+        point: &Point,
+        deadline: Instant,
+        share: OwnedSemaphorePermit,
+    ) -> Result<Pending, PushError> {
+        let hash = series_hash(point.key());
+        let (done, outcome) = oneshot::channel();
+        let mut state = self.lock();
+        if state.closed {
+            return Err(PushError::closed());
+        }
+        let key = state.key(self, point.time(), hash);
+        let lane = state.lanes.entry(key).or_default();
+        let (points, begun) = lane.fill(|| Points::new(deadline));
+        let (measurement, row) = points.batch.push_row(point);
+        let row = RowId { measurement: measurement as u32, row };
+        points.pushes.push(Push { row, time: point.time(), done, _share: share });
+        lane.filled(self.config.max_rows);
+        if let Some(number) = begun {
+            state.ends.insert((key, number), CancellationToken::new());
+        }
+        let jobs = state.send(self, key);
+        let waiting = begun.filter(|number| state.is_filling(key, *number));
+        drop(state);
+        self.start(jobs);
+        if let Some(number) = waiting {
+            self.spawn(linger(Arc::clone(self), key, number));
+        }
+        Counters::add(&self.counters.pushed, "quorate_client_writer_points_total", 1);
+        Ok(Pending(outcome))
+    }
+
+    /// Never under the lock: a runtime that has stopped drops a task here.
+    fn start(&self, jobs: Vec<Job>) {
+        for (place, points, version) in jobs {
+            self.spawn(send::send(place, points, version));
+        }
+    }
+
+    /// The writer's tasks belong to the client, so that closing it waits for them.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.client.core.tasks.spawn_on(work, &self.runtime);
+    }
+}
+
+/// Has a batch sent that has waited long enough.
+async fn linger(shared: Arc<Shared>, key: Key, number: u64) {
+    sleep(shared.config.linger).await;
+    let jobs = {
+        let mut state = shared.lock();
+        if let Some(lane) = state.lanes.get_mut(&key) {
+            lane.due(Some(number));
+        }
+        state.send(&shared, key)
+    };
+    shared.start(jobs);
+}
+
+impl State {
+    /// The shard that a point belongs to by the present map. Only a grouping: each batch is routed again
+    /// when it is written. Where the map groups points otherwise than before, what is waiting gets its
+    /// version now: a point that comes later may be sent earlier, in another lane, and must win all the
+    /// same.
+    fn key(&mut self, shared: &Shared, time: i64, hash: u64) -> Key {
+        let map = shared.client.map();
+        let name = shared.config.options.retention_policy.as_deref();
+        let policy =
+            map.database_named(&shared.database).and_then(|known| known.shared_policy(name));
+        let same = match (&self.policy, policy) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            let version = shared.client.core.next_version();
+            let fix = |points: &mut Points| _ = points.version.get_or_insert(version);
+            self.lanes.values_mut().for_each(|lane| lane.freeze(fix));
+            self.policy = policy.cloned();
+        }
+        let group = policy?.group_at(time)?;
+        group.shard_for(hash).map(|shard| shard.id)
+    }
+
+    fn is_filling(&self, key: Key, number: u64) -> bool {
+        self.lanes.get(&key).is_some_and(|lane| lane.is_filling(number))
+    }
+
+    /// What of a lane may go now. Versions are given here, where the order of batches is decided.
+    #[must_use]
+    fn send(&mut self, shared: &Arc<Shared>, key: Key) -> Vec<Job> {
+        let Some(lane) = self.lanes.get_mut(&key) else { return Vec::new() };
+        let mut jobs = Vec::new();
+        while let Some((number, points)) = lane.send(shared.config.in_flight) {
+            let place = Place::new(Arc::clone(shared), key, number);
+            let version = points.version.unwrap_or_else(|| shared.client.core.next_version());
+            jobs.push((place, points, version));
+        }
+        jobs
+    }
+
+    /// Everything that is waiting is due; what of it may go now.
+    #[must_use]
+    fn send_all(&mut self, shared: &Arc<Shared>) -> Vec<Job> {
+        self.lanes.values_mut().for_each(|lane| lane.due(None));
+        let keys: Vec<Key> = self.lanes.keys().copied().collect();
+        keys.into_iter().flat_map(|key| self.send(shared, key)).collect()
+    }
+
+    /// A batch has come to its end; what may go now in its place.
+    #[must_use]
+    fn sent(&mut self, shared: &Arc<Shared>, key: Key, number: u64) -> Vec<Job> {
+        if let Some(end) = self.ends.remove(&(key, number)) {
+            end.cancel();
+        }
+        let Some(lane) = self.lanes.get_mut(&key) else { return Vec::new() };
+        lane.sent();
+        if lane.is_empty() {
+            self.lanes.remove(&key);
+            return Vec::new();
+        }
+        self.send(shared, key)
+    }
+
+    /// Gives everything up that is waiting. The lanes must be dropped without the lock.
+    #[must_use]
+    fn give_up(&mut self) -> HashMap<Key, Lane<Points>> {
+        self.closed = true;
+        std::mem::take(&mut self.ends).into_values().for_each(|end| end.cancel());
+        std::mem::take(&mut self.lanes)
+    }
+}
+
+fn full() -> PushError {
+    PushError::definite(Code::Busy, "the writer's budget is full; wait or raise budget_bytes")
+}
