@@ -11,8 +11,9 @@ use quorate_client::{Client, WriteOptions};
 use quorate_node::start::StartError;
 use quorate_protocol::{
     change::Change,
+    code::Code,
     consistency::Level,
-    id::NodeId,
+    id::{NodeId, Version},
     map::NodeState,
     message::{QueueStatus, RaftRole, Write},
 };
@@ -21,13 +22,13 @@ use quorate_tests::harness::{
     disk::Keep,
     history::Ledger,
     limit::{real, simulated, soak},
-    load::{Writer, sample, write},
+    load::{EPOCH, Writer, sample, write},
     observe::{
         PATIENCE, create_database, exports, leader, queues, statuses, total, wait_drained,
         wait_for, wait_healthy, wait_until,
     },
     process::Processes,
-    raw::{Raw, send},
+    raw::{Raw, encode, send},
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -370,5 +371,38 @@ fn node_ctl_lets_nodes_leave_and_says_what_to_do_otherwise() {
         wait_healthy(&client, &[ONE, TWO]).await;
         assert_eq!(client.map().node(TWO).unwrap().zone.as_deref(), Some("rack-b"));
         client.close().await;
+    });
+}
+
+#[test]
+fn a_node_that_has_left_takes_no_live_writes_of_clients_that_have_not_heard_of_it() {
+    simulated(async {
+        for leaves in [ONE, TWO, THREE] {
+            let mut cluster = Cluster::simulated(3, 520 + leaves.0).await;
+            let client = cluster.client().await;
+            create_database(&client, "db", 3).await;
+            let all = WriteOptions::at(Level::All);
+            write(&client, "db", &[sample(0, 0)], &all, &Ledger::new()).await.unwrap();
+            let old = client.map();
+            let raw = Raw::new(cluster.client_env(), cluster.client_credentials("raw"));
+            let connection = raw.connect(&old, leaves).await;
+            client.change(Change::LeaveNode { node: leaves }).await.unwrap();
+            let left = Instant::now();
+            let mut n = 0;
+            let code = loop {
+                n += 1;
+                let version = Version(EPOCH.cast_unsigned() + n);
+                let (request, bytes) = encode(&old, "db", &[sample(1, n)], version);
+                let written = send(&connection, &request, &bytes).await;
+                if let Some(code) = written.copy.unwrap().error {
+                    break code;
+                }
+                let took = left.elapsed();
+                assert!(took < Duration::from_millis(100), "{leaves} took writes for {took:?}");
+                sleep(Duration::from_millis(10)).await;
+            };
+            assert_eq!(code, Code::NotOwner);
+            cluster.finish().await;
+        }
     });
 }
