@@ -173,6 +173,69 @@ fn what_may_still_succeed_is_tried_again_within_its_time_and_nothing_else_is() {
 }
 
 #[test]
+fn what_needs_metadata_holds_up_nothing_else() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(3, 606).await;
+        let client = cluster.client().await;
+        create_database(&client, "db", 3).await;
+        let ledger = Ledger::new();
+        let options =
+            WriteOptions { timeout: Duration::from_secs(3), ..WriteOptions::at(Level::One) };
+        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
+        assert!(client.settle(PATIENCE).await);
+        cluster.stop(NodeId(1)).await;
+        cluster.stop(NodeId(2)).await;
+        cluster.wait_up(&client, &[NodeId(3)]).await;
+        let writer = client.writer("db", WriterConfig { options, ..WriterConfig::default() });
+        let fresh = |n: i64| {
+            let point = Point::builder("cpu").tag("host", "0").field("fresh", 1.0);
+            point.at(EPOCH + n).unwrap()
+        };
+        let mut needy = Vec::new();
+        for n in 1..50 {
+            needy.push(writer.push(&fresh(n as i64)).await.unwrap());
+            let begun = Instant::now();
+            let known = sample(0, n);
+            let outcome = writer.write(&known).await;
+            note(&ledger, &known, &outcome);
+            outcome.unwrap();
+            assert!(begun.elapsed() < Duration::from_millis(50), "{:?}", begun.elapsed());
+        }
+        for pending in needy {
+            assert!(pending.await.unwrap_err().retryable());
+        }
+        cluster.restart(NodeId(1)).await;
+        cluster.restart(NodeId(2)).await;
+        check(&cluster, &client, &ledger).await;
+        cluster.finish().await;
+    });
+}
+
+#[test]
+fn points_of_many_missing_groups_are_not_too_many_for_one_write() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(1, 607).await;
+        let client = cluster.client().await;
+        create_database(&client, "db", 1).await;
+        let ledger = Arc::new(Ledger::new());
+        let writer = client.writer("db", WriterConfig::default());
+        let mut all = Vec::new();
+        for n in 0..200 {
+            let week = 7 * 24 * 3_600_000_000_000;
+            let point = Point::builder("m").field("v", n).at(EPOCH - n * week).unwrap();
+            all.push((writer.push(&point).await.unwrap(), point));
+        }
+        for (pending, point) in all {
+            let outcome = pending.await;
+            note(&ledger, &point, &outcome);
+            outcome.unwrap();
+        }
+        check(&cluster, &client, &ledger).await;
+        cluster.finish().await;
+    });
+}
+
+#[test]
 fn ten_thousand_tasks_hear_everything_with_one_node_killed_and_one_silent() {
     simulated(async {
         let mut cluster = Cluster::simulated(3, 604).await;
@@ -227,7 +290,8 @@ fn what_is_given_up_on_costs_nothing_and_what_was_pushed_goes_without_its_writer
         let ledger = Ledger::new();
         write(&client, "db", &[sample(0, 0)], &WriteOptions::default(), &ledger).await.unwrap();
         // Room for one or two points only.
-        let config = WriterConfig { budget_bytes: 600, ..WriterConfig::default() };
+        let linger = Duration::from_secs(3600);
+        let config = WriterConfig { budget_bytes: 600, linger, ..WriterConfig::default() };
         let writer: Writer = client.writer("db", config);
         let held = writer.push(&sample(1, 0)).await.unwrap();
         let mut others = Vec::new();
@@ -245,18 +309,22 @@ fn what_is_given_up_on_costs_nothing_and_what_was_pushed_goes_without_its_writer
             assert!(tokio::time::timeout(Duration::from_micros(1), waiting).await.is_err());
         }
         drop(others);
+        let begun = Instant::now();
         writer.flush().await;
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!(writer.waiting_bytes(), 0);
         assert!(held.await.is_ok());
         // The first leaves at once, the second waits for it.
         let one = writer.push(&sample(4, 0)).await.unwrap();
         let two = writer.push(&sample(4, 1)).await.unwrap();
         drop(writer);
+        let begun = Instant::now();
         for (n, pending) in [one, two].into_iter().enumerate() {
             let outcome = pending.await;
             note(&ledger, &sample(4, n as u64), &outcome);
             outcome.unwrap();
         }
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         cluster.finish().await;
     });
 }

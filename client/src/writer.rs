@@ -1,42 +1,43 @@
 //! Batches made of single points that many tasks push, each of which hears what became of its own.
 //!
-//! Reading order: [`Writer`] here, its [`WriterConfig`]; `lane` decides which batch goes when, `send`
-//! brings one to its end. Invariants: every push gets exactly one outcome; memory is bounded by the budget,
+//! Reading order: [`Writer`] here, its [`WriterConfig`]; `key` says with which others a point travels, `lane`
+//! which batch of those goes when, `state` keeps the order between them, `send` brings a batch to its end.
+//! Invariants: every push gets exactly one outcome; memory is bounded by the budget,
 //! a share of which each point holds until then; of two pushes of one series and time that one task makes
 //! one after the other, the later wins; nothing is awaited under the lock.
 
 mod config;
+mod key;
 mod lane;
 mod send;
+mod state;
 mod stats;
 
 use std::{
-    collections::HashMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
+pub use config::WriterConfig;
 use quorate_protocol::{
+    batch::Batch,
     code::{Class, Code},
     hash::series_hash,
-    id::{ShardId, Version},
-    map::Policy,
+    id::Version,
     point::{Point, Value},
 };
+pub use stats::WriterStats;
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::{Instant, sleep, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
-
-pub use config::WriterConfig;
-pub use stats::WriterStats;
 
 use self::{
-    lane::Lane,
-    send::{Place, Points, Push},
+    key::Key,
+    send::{Points, Push},
+    state::{Job, State},
     stats::Counters,
 };
 use crate::{
@@ -135,22 +136,6 @@ struct Shared {
     runtime: Handle,
 }
 
-/// A shard, or what has none yet.
-type Key = Option<ShardId>;
-
-/// A batch that may go.
-type Job = (Place, Points, Version);
-
-#[derive(Default)]
-struct State {
-    lanes: HashMap<Key, Lane<Points>>,
-    /// Tells when each batch has ended.
-    ends: HashMap<(Key, u64), CancellationToken>,
-    /// What points are grouped by at present.
-    policy: Option<Arc<Policy>>,
-    closed: bool,
-}
-
 impl Client {
     /// A writer into a database. Must be called within a Tokio runtime, which its batches are sent on.
     #[must_use]
@@ -214,7 +199,7 @@ impl Writer {
         let (jobs, ends) = {
             let mut state = self.shared.lock();
             let jobs = state.send_all(&self.shared);
-            (jobs, state.ends.values().cloned().collect::<Vec<_>>())
+            (jobs, state.ends())
         };
         self.shared.start(jobs);
         for end in ends {
@@ -273,21 +258,20 @@ impl Shared {
         share: OwnedSemaphorePermit,
     ) -> Result<Pending, PushError> {
         let hash = series_hash(point.key());
+        let policy = self.config.options.retention_policy.as_deref();
         let (done, outcome) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
             return Err(PushError::closed());
         }
-        let key = state.key(self, point.time(), hash);
-        let lane = state.lanes.entry(key).or_default();
-        let (points, begun) = lane.fill(|| Points::new(deadline));
+        // Under the lock, so that nobody goes by an older map after somebody has gone by a newer.
+        let key = state.key(&self.client.map(), &self.database, policy, point, hash);
+        let new = || Points::new(Batch::new(), self.client.core.next_version(), deadline);
+        let (points, begun) = state.fill(key, new);
         let (measurement, row) = points.batch.push_row(point);
         let row = RowId { measurement: measurement as u32, row };
         points.pushes.push(Push { row, time: point.time(), done, _share: share });
-        lane.filled(self.config.max_rows);
-        if let Some(number) = begun {
-            state.ends.insert((key, number), CancellationToken::new());
-        }
+        state.filled(key, self.config.max_rows);
         let jobs = state.send(self, key);
         let waiting = begun.filter(|number| state.is_filling(key, *number));
         drop(state);
@@ -301,8 +285,8 @@ impl Shared {
 
     /// Never under the lock: a runtime that has stopped drops a task here.
     fn start(&self, jobs: Vec<Job>) {
-        for (place, points, version) in jobs {
-            self.spawn(send::send(place, points, version));
+        for (place, points) in jobs {
+            self.spawn(send::send(place, points));
         }
     }
 
@@ -317,86 +301,10 @@ async fn linger(shared: Arc<Shared>, key: Key, number: u64) {
     sleep(shared.config.linger).await;
     let jobs = {
         let mut state = shared.lock();
-        if let Some(lane) = state.lanes.get_mut(&key) {
-            lane.due(Some(number));
-        }
+        state.due(key, number);
         state.send(&shared, key)
     };
     shared.start(jobs);
-}
-
-impl State {
-    /// The shard that a point belongs to by the present map. Only a grouping: each batch is routed again
-    /// when it is written. Where the map groups points otherwise than before, what is waiting gets its
-    /// version now: a point that comes later may be sent earlier, in another lane, and must win all the
-    /// same.
-    fn key(&mut self, shared: &Shared, time: i64, hash: u64) -> Key {
-        let map = shared.client.map();
-        let name = shared.config.options.retention_policy.as_deref();
-        let policy =
-            map.database_named(&shared.database).and_then(|known| known.shared_policy(name));
-        let same = match (&self.policy, policy) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            let version = shared.client.core.next_version();
-            let fix = |points: &mut Points| _ = points.version.get_or_insert(version);
-            self.lanes.values_mut().for_each(|lane| lane.freeze(fix));
-            self.policy = policy.cloned();
-        }
-        let group = policy?.group_at(time)?;
-        group.shard_for(hash).map(|shard| shard.id)
-    }
-
-    fn is_filling(&self, key: Key, number: u64) -> bool {
-        self.lanes.get(&key).is_some_and(|lane| lane.is_filling(number))
-    }
-
-    /// What of a lane may go now. Versions are given here, where the order of batches is decided.
-    #[must_use]
-    fn send(&mut self, shared: &Arc<Shared>, key: Key) -> Vec<Job> {
-        let Some(lane) = self.lanes.get_mut(&key) else { return Vec::new() };
-        let mut jobs = Vec::new();
-        while let Some((number, points)) = lane.send(shared.config.in_flight) {
-            let place = Place::new(Arc::clone(shared), key, number);
-            let version = points.version.unwrap_or_else(|| shared.client.core.next_version());
-            jobs.push((place, points, version));
-        }
-        jobs
-    }
-
-    /// Everything that is waiting is due; what of it may go now.
-    #[must_use]
-    fn send_all(&mut self, shared: &Arc<Shared>) -> Vec<Job> {
-        self.lanes.values_mut().for_each(|lane| lane.due(None));
-        let keys: Vec<Key> = self.lanes.keys().copied().collect();
-        keys.into_iter().flat_map(|key| self.send(shared, key)).collect()
-    }
-
-    /// A batch has come to its end; what may go now in its place.
-    #[must_use]
-    fn sent(&mut self, shared: &Arc<Shared>, key: Key, number: u64) -> Vec<Job> {
-        if let Some(end) = self.ends.remove(&(key, number)) {
-            end.cancel();
-        }
-        let Some(lane) = self.lanes.get_mut(&key) else { return Vec::new() };
-        lane.sent();
-        if lane.is_empty() {
-            self.lanes.remove(&key);
-            return Vec::new();
-        }
-        self.send(shared, key)
-    }
-
-    /// Gives everything up that is waiting. The lanes must be dropped without the lock.
-    #[must_use]
-    fn give_up(&mut self) -> HashMap<Key, Lane<Points>> {
-        self.closed = true;
-        std::mem::take(&mut self.ends).into_values().for_each(|end| end.cancel());
-        std::mem::take(&mut self.lanes)
-    }
 }
 
 fn full() -> PushError {

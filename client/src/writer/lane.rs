@@ -66,10 +66,9 @@ impl<B> Lane<B> {
         }
     }
 
-    /// No batch that is waiting grows any more; `fix` is told each of them.
-    pub(super) fn freeze(&mut self, mut fix: impl FnMut(&mut B)) {
+    /// No batch that has begun grows any more.
+    pub(super) fn freeze(&mut self) {
         self.full.extend(self.filling.take());
-        self.full.iter_mut().for_each(|waiting| fix(&mut waiting.batch));
     }
 
     /// The next batch to be sent, if there is one and it may go. Asked for after every event, until there
@@ -92,9 +91,10 @@ impl<B> Lane<B> {
         self.under_way = self.under_way.saturating_sub(1);
     }
 
-    /// Whether the batch with this number may still grow.
-    pub(super) fn is_filling(&self, number: u64) -> bool {
-        self.filling.as_ref().is_some_and(|filling| filling.number == number)
+    /// Whether the batch with this number, or any if none is named, may still grow.
+    pub(super) fn is_filling(&self, number: Option<u64>) -> bool {
+        let named = |filling: &Filling<B>| number.is_none_or(|number| filling.number == number);
+        self.filling.as_ref().is_some_and(named)
     }
 
     /// Whether there is nothing in it.
@@ -142,10 +142,10 @@ mod tests {
         for row in 0..3 {
             push(&mut lane, row, 2);
         }
-        lane.freeze(|batch| batch.push(9));
+        lane.freeze();
         push(&mut lane, 3, 2);
-        assert_eq!(lane.send(3), Some((1, vec![0, 1, 9])));
-        assert_eq!(lane.send(3), Some((2, vec![2, 9])));
+        assert_eq!(lane.send(3), Some((1, vec![0, 1])));
+        assert_eq!(lane.send(3), Some((2, vec![2])));
         assert_eq!(lane.send(3), None, "it may still wait for others");
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants: every push in it gets its outcome, also if the write panics or its task is dropped; rows
 //! that are tried again keep the version of the first attempt, so that an earlier value never wins over a
-//! later one; rows that have an outcome are not sent again. Spawned by [`super::State::send`].
+//! later one; rows that have an outcome are not sent again. Spawned by the writer.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Key, PushError, Pushed, Shared, stats::Counters};
+use super::{PushError, Pushed, Shared, key::Key, stats::Counters};
 use crate::{
     backoff::Backoff,
     config::WriteOptions,
@@ -33,8 +33,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Points {
     pub(super) batch: Batch,
     pub(super) pushes: Vec<Push>,
-    /// Given when it leaves its lane, or before.
-    pub(super) version: Option<Version>,
+    /// Of all of them, whatever is tried again.
+    pub(super) version: Version,
     /// When the first of them must have an outcome.
     deadline: Instant,
 }
@@ -49,8 +49,8 @@ pub(super) struct Push {
 }
 
 impl Points {
-    pub(super) fn new(deadline: Instant) -> Self {
-        Self { batch: Batch::new(), pushes: Vec::new(), version: None, deadline }
+    pub(super) const fn new(batch: Batch, version: Version, deadline: Instant) -> Self {
+        Self { batch, pushes: Vec::new(), version, deadline }
     }
 }
 
@@ -86,13 +86,13 @@ impl Drop for Place {
 }
 
 /// Writes these points, and those that may still succeed again.
-pub(super) async fn send(place: Place, points: Points, version: Version) {
-    write(&place.shared, points, version).await;
+pub(super) async fn send(place: Place, points: Points) {
+    write(&place.shared, points).await;
     place.end();
 }
 
-async fn write(shared: &Arc<Shared>, points: Points, version: Version) {
-    let Points { batch, mut pushes, deadline, .. } = points;
+async fn write(shared: &Arc<Shared>, points: Points) {
+    let Points { batch, mut pushes, version, deadline } = points;
     let config = &shared.config;
     let mut backoff = Backoff::new(config.backoff, BACKOFF_MAX);
     let mut only: Option<Selection> = None;
