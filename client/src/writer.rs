@@ -48,21 +48,11 @@ use crate::{
 /// What a point takes in memory beside its own bytes: its rows, its outcome, its share of the budget.
 const OVERHEAD: usize = 256;
 
-/// Takes points from any number of tasks; clones share everything.
+/// Takes points from any number of tasks; clones share everything. What was pushed goes on when the last
+/// clone is dropped, and the client lives for as long.
 #[derive(Clone)]
 pub struct Writer {
     shared: Arc<Shared>,
-    _last: Arc<Last>,
-}
-
-/// Sends what is waiting when the last handle is gone, without waiting for it.
-struct Last(Arc<Shared>);
-
-impl Drop for Last {
-    fn drop(&mut self) {
-        let jobs = self.0.lock().send_all(&self.0);
-        self.0.start(jobs);
-    }
 }
 
 /// A point reached its level, or was not worth keeping.
@@ -150,7 +140,7 @@ impl Client {
             counters: Counters::default(),
             runtime: Handle::current(),
         });
-        Writer { _last: Arc::new(Last(Arc::clone(&shared))), shared }
+        Writer { shared }
     }
 }
 
