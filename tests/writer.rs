@@ -297,6 +297,7 @@ fn what_is_given_up_on_costs_nothing_and_what_was_pushed_goes_without_its_writer
         let mut others = Vec::new();
         while let Ok(pending) = writer.try_push(&sample(1, 1 + others.len() as u64)) {
             others.push(pending);
+            assert!(others.len() < 3, "there is always room");
         }
         let room = writer.waiting_bytes();
         assert!(room > 300, "{room}");
