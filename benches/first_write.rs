@@ -7,22 +7,18 @@
 //! endpoint, connections, map, database, fields and shard group are all new. A second process does
 //! nothing but dial a node, which is what `handshake` says.
 
+mod loopback;
+
 use std::{
-    error::Error,
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::Duration,
 };
 
 use quorate_benches::report::{Line, Summary};
-use quorate_certs::{Authority, Config as CertsConfig, Credentials, Existing, Role, UnixTime};
+use quorate_certs::{Credentials, UnixTime};
 use quorate_client::{
     Client, ClientConfig, Env, WriteOptions, config::TransportConfig, connection::Dialer,
-};
-use quorate_node::{
-    config::NodeConfig,
-    start::{Node, NodeEnv, StartMode},
 };
 use quorate_protocol::{
     batch::Batch,
@@ -34,7 +30,7 @@ use quorate_protocol::{
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, time::Instant};
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+use loopback::{Found, Outcome, found};
 
 const USAGE: &str = "usage: first_write [--runs N] [--dir DIR]";
 /// All that a first write takes beyond the handshake, in milliseconds.
@@ -78,25 +74,8 @@ fn main() -> Outcome<ExitCode> {
 
 /// One cluster, and what its first clients say.
 async fn run(root: &TempDir) -> Outcome<Line> {
-    let (pki, now) = (root.path().join("pki"), UnixTime::now());
-    let authority =
-        Authority::create(&pki, "bench", CertsConfig::default(), now, Existing::Refuse)?;
-    let roles = [Role::Admin, Role::Write, Role::Read].into_iter().collect();
-    authority.issue_client(&pki, "app", roles, now, Existing::Refuse)?;
-    let mut nodes: Vec<Node> = Vec::new();
-    for id in 1..=3 {
-        let sans = ["127.0.0.1".to_owned()];
-        let credentials = authority.issue_node_in_memory(&format!("n{id}"), &sans, now)?;
-        let mode = match nodes.first() {
-            None => StartMode::Bootstrap,
-            Some(first) => StartMode::Join(vec![first.addr().to_string()]),
-        };
-        let data = root.path().join(format!("n{id}"));
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = NodeConfig { data, listen, ..NodeConfig::default() };
-        nodes.push(Node::start(config, credentials, NodeEnv::system(), mode).await?);
-    }
-    let credentials = Credentials::load(&pki.join("app"), now)?;
+    let Found { nodes, pki } = found(root.path(), 3).await?;
+    let credentials = Credentials::load(&pki.join("app"), UnixTime::now())?;
     // Not the leader: most clients begin with another node.
     let seed = nodes[2].addr().to_string();
     let seeds = std::slice::from_ref(&seed);
@@ -104,7 +83,7 @@ async fn run(root: &TempDir) -> Outcome<Line> {
         Client::connect(seeds, credentials, ClientConfig::default(), Env::system()).await?;
     settled(&observer).await?;
     observer.close().await;
-    let mut found = Line::new("first_write");
+    let mut line = Line::new("first_write");
     for what in ["dial", "write"] {
         let mut child = Command::new(std::env::current_exe()?);
         child.args([what, &seed]).arg(pki.join("app"));
@@ -113,12 +92,12 @@ async fn run(root: &TempDir) -> Outcome<Line> {
         if !output.status.success() {
             return Err(format!("{what}: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
-        found.figures.extend(text.lines().filter_map(Line::parse).flat_map(|line| line.figures));
+        line.figures.extend(text.lines().filter_map(Line::parse).flat_map(|line| line.figures));
     }
     for node in nodes {
         node.shutdown().await;
     }
-    Ok(found)
+    Ok(line)
 }
 
 /// Waits until all three vote.
