@@ -13,7 +13,7 @@ use quorate_protocol::{
     message::{HintAction, HintsDo},
 };
 use quorate_tests::harness::{
-    cluster::{Cluster, Plan},
+    cluster::{Cluster, Plan, host},
     history::Ledger,
     limit::simulated,
     load::{large, sample, write},
@@ -145,7 +145,15 @@ fn a_holder_that_is_lost_is_named_and_one_that_leaves_is_followed() {
         assert!(took < Duration::from_secs(7), "{took:?}");
         // It was away only.
         cluster.restart(holder).await;
+        // Node three is back, but not for those who have something for it.
+        for holder in [ONE, TWO] {
+            cluster.net().partition(host(holder), host(THREE));
+        }
         cluster.restart(THREE).await;
+        cluster.wait_up(&client, &cluster.ids()).await;
+        let (said, _) = ask(&client, &receipt, 3).await;
+        assert!(said.unwrap_err().reason.pending());
+        cluster.net().heal_all();
         for receipt in [receipt, second] {
             let (said, _) = ask(&client, &receipt, 60).await;
             assert_eq!(said, Ok(()));

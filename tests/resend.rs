@@ -74,8 +74,7 @@ fn three_of_eight_shards_fail_and_only_their_rows_are_sent_again() {
             .filter(|(_, point)| place(&client, point).1 == THREE)
             .map(|(row, _)| RowId { measurement: 0, row })
             .collect();
-        let named: Vec<RowId> =
-            error.failed.iter().flat_map(|failed| failed.rows.clone()).collect();
+        let named: Vec<RowId> = error.rows().collect();
         assert_eq!(named.len(), expected.len(), "a row is named twice");
         assert_eq!(named.into_iter().collect::<BTreeSet<_>>(), expected);
         let failed: BTreeSet<_> = error.failed.iter().filter_map(|failed| failed.shard).collect();
@@ -141,7 +140,7 @@ fn lines_that_are_none_cost_nothing_but_themselves() {
         let text = bytes::Bytes::from_static(b"cpu,host=d usage=4\ncpu,=d usage=5\n");
         let options = LineOptions::from(client.options());
         let error = client.write_lines("db", &text, &options).await.unwrap_err();
-        assert_eq!((error.lines, error.rejected.len(), error.rows().count()), (2, 1, 1));
+        assert_eq!((error.lines, error.rejected.len(), error.write.rows().count()), (2, 1, 1));
         assert!(error.to_string().contains("1 lines rejected, first line 2"), "{error}");
         cluster.restart(NodeId(1)).await;
         cluster.wait_up(&client, &[NodeId(1)]).await;

@@ -79,6 +79,13 @@ impl WriteError {
         }
     }
 
+    /// The rows that failed, as positions in the batch: those that [`Client::resend`] sends again.
+    ///
+    /// [`Client::resend`]: crate::Client::resend
+    pub fn rows(&self) -> impl Iterator<Item = RowId> {
+        self.failed.iter().flat_map(|failed| failed.rows.iter().copied())
+    }
+
     /// The first failure's code.
     #[must_use]
     pub fn code(&self) -> Code {

@@ -131,7 +131,10 @@ pub use crate::{
 };
 use crate::{core::Core, write::Full};
 
-/// A handle to a cluster; clones share connections, budget and background work.
+/// A handle to a cluster; clones are cheap and share connections, budget and background work.
+///
+/// [`Self::close`] waits, for some seconds at most, until copies that are still on their way have arrived.
+/// Dropping the last clone waits for nothing, and ends the trying where no node takes a copy at once.
 #[derive(Clone)]
 pub struct Client {
     core: Arc<Core>,
@@ -176,7 +179,8 @@ impl Client {
     ///
     /// # Errors
     /// [`WriteError`] names the rows that did not reach the level and says whether they can still
-    /// appear. Rows beyond retention are no error: the receipt reports them.
+    /// appear; [`Client::resend`] sends them again. Rows beyond retention are no error: the receipt
+    /// reports them.
     pub async fn write(
         &self,
         database: &str,

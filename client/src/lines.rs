@@ -10,12 +10,7 @@ use quorate_protocol::{
     line::{self, LineError, Precision},
 };
 
-use crate::{
-    Client,
-    config::WriteOptions,
-    error::{RowId, WriteError},
-    receipt::Receipt,
-};
+use crate::{Client, config::WriteOptions, error::WriteError, receipt::Receipt};
 
 /// How lines are read and written.
 #[derive(Clone, Debug, Default)]
@@ -58,13 +53,6 @@ pub struct LinesError {
     pub lines: usize,
     /// The lines that were refused, in order: nothing of them was written.
     pub rejected: Vec<LineError>,
-}
-
-impl LinesError {
-    /// The rows to send again, as positions in `batch`.
-    pub fn rows(&self) -> impl Iterator<Item = RowId> {
-        self.write.failed.iter().flat_map(|failed| failed.rows.iter().copied())
-    }
 }
 
 impl fmt::Display for LinesError {

@@ -22,9 +22,8 @@ pub(crate) async fn resend(
     failed: &WriteError,
     options: &WriteOptions,
 ) -> Result<Receipt, WriteError> {
-    let rows = || failed.failed.iter().flat_map(|failed| &failed.rows);
     let version = failed.receipt.version;
-    if let Some(strange) = rows().find(|row| !has(batch, **row)) {
+    if let Some(strange) = failed.rows().find(|row| !has(batch, *row)) {
         let RowId { measurement, row } = strange;
         let detail = format!(
             "row {row} of measurement {measurement} is not in this batch; resend the one that failed"
@@ -37,7 +36,7 @@ pub(crate) async fn resend(
             dropped: None,
         };
         let failed = FailedRows {
-            rows: rows().copied().collect(),
+            rows: failed.rows().collect(),
             shard: None,
             code: Code::Malformed,
             certainty: Certainty::Definite,
@@ -45,7 +44,8 @@ pub(crate) async fn resend(
         };
         return Err(WriteError { receipt: Box::new(receipt), failed: vec![failed] });
     }
-    let only = selection(batch, rows());
+    let rows: Vec<RowId> = failed.rows().collect();
+    let only = selection(batch, rows.iter());
     let options = WriteOptions { version: Some(version), ..options.clone() };
     write::write(core, database, batch, Some(&only), &options, Full::Wait).await
 }
