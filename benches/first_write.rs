@@ -17,9 +17,7 @@ use std::{
 
 use quorate_benches::report::{Line, Summary};
 use quorate_certs::{Credentials, UnixTime};
-use quorate_client::{
-    Client, ClientConfig, Env, WriteOptions, config::TransportConfig, connection::Dialer,
-};
+use quorate_client::{Client, Env, WriteOptions, config::TransportConfig, connection::Dialer};
 use quorate_protocol::{
     batch::Batch,
     change::{Change, PolicySpec},
@@ -78,9 +76,7 @@ async fn run(root: &TempDir) -> Outcome<Line> {
     let credentials = Credentials::load(&pki.join("app"), UnixTime::now())?;
     // Not the leader: most clients begin with another node.
     let seed = nodes[2].addr().to_string();
-    let seeds = std::slice::from_ref(&seed);
-    let observer =
-        Client::connect(seeds, credentials, ClientConfig::default(), Env::system()).await?;
+    let observer = Client::builder().seed(&seed).credentials(credentials).connect().await?;
     settled(&observer).await?;
     observer.close().await;
     let mut line = Line::new("first_write");
@@ -136,9 +132,7 @@ async fn write(seed: &str, certs: &Path) -> Outcome<ExitCode> {
     let credentials = Credentials::load(certs, UnixTime::now())?;
     let begun = Instant::now();
     let mut watch = Watch::new();
-    let seeds = [seed.to_owned()];
-    let config = ClientConfig::default();
-    let client = Client::connect(&seeds, credentials, config, Env::system()).await?;
+    let client = Client::builder().seed(seed).credentials(credentials).connect().await?;
     watch.lap("handshake_map_ms");
     let policy =
         PolicySpec { name: "default".to_owned(), duration: 0, group_duration: 0, replication: 3 };

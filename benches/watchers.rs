@@ -14,7 +14,7 @@ use bytes::Bytes;
 use quorate_benches::report::{Line, Summary};
 use quorate_certs::{Credentials, UnixTime};
 use quorate_client::{
-    Client, ClientConfig, Env,
+    Client, Env,
     config::TransportConfig,
     connection::{Dialer, ReplyStream},
 };
@@ -60,8 +60,7 @@ async fn run(root: &TempDir, watchers: usize, changes: i64) -> Outcome<Summary> 
     let Found { nodes, pki } = found(root.path(), 3).await?;
     let credentials = Credentials::load(&pki.join("app"), UnixTime::now())?;
     let seeds: Vec<String> = nodes.iter().map(|node| node.addr().to_string()).collect();
-    let config = ClientConfig::default();
-    let client = Client::connect(&seeds, credentials.clone(), config, Env::system()).await?;
+    let client = Client::builder().seeds(&seeds).credentials(credentials.clone()).connect().await?;
     let policy = PolicySpec {
         name: "default".to_owned(),
         duration: 0,

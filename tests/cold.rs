@@ -31,7 +31,8 @@ fn a_first_write_waits_for_no_timer() {
             let (env, credentials) = (cluster.client_env(), cluster.client_credentials("cold"));
             let begun = Instant::now();
             let config = quorate_client::ClientConfig::default();
-            let client = Client::connect(&seeds, credentials, config, env).await.unwrap();
+            let client = Client::builder().seeds(&seeds).credentials(credentials);
+            let client = client.config(config).env(env).connect().await.unwrap();
             let connected = begun.elapsed();
             let database = format!("db{node}");
             create_database(&client, &database, 3).await;

@@ -12,14 +12,12 @@ use std::{
 use quorate_client::{
     Client, ClientConfig, WriteOptions, error::WriteErrorKind, receipt::CopyState,
 };
-use quorate_protocol::{
-    batch::Batch, change::Change, code::Code, consistency::Level, id::NodeId, point::Point,
-};
+use quorate_protocol::{batch::Batch, change::Change, code::Code, consistency::Level, id::NodeId};
 use quorate_tests::harness::{
     cluster::{Cluster, Plan},
     history::Ledger,
     limit::simulated,
-    load::{EPOCH, Writer, sample, write},
+    load::{Writer, large, sample, write},
     observe::{
         PATIENCE, create_database, exports, queues, statuses, total, wait_drained, wait_for,
         wait_healthy, wait_until,
@@ -31,21 +29,6 @@ use tokio::time::{Instant, timeout};
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
 const THREE: NodeId = NodeId(3);
-
-/// A point of about `bytes` bytes that do not compress.
-fn large(n: u64, bytes: usize) -> Point {
-    let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let text: String = (0..bytes)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            char::from(b'a' + (state % 26) as u8)
-        })
-        .collect();
-    let n = i64::try_from(n).unwrap();
-    Point::builder("large").tag("t", "t").field("text", text).at(EPOCH + n).unwrap()
-}
 
 #[test]
 fn f22_a_mute_node_costs_bounded_memory_and_nobody_s_time() {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use quorate_benches::fleet::{self, Rows, Shape, Source, Values};
 use quorate_certs::{Authority, Config as CertsConfig, Role, UnixTime};
 use quorate_client::{
-    Client, ClientConfig, Env, WriteOptions,
+    Client, Env, WriteOptions,
     config::TransportConfig,
     connection::{Connection, Dialer},
 };
@@ -107,8 +107,7 @@ impl World {
         }
         let roles = [Role::Admin, Role::Write, Role::Read].into_iter().collect();
         let credentials = authority.issue_client_in_memory("bench", roles, UnixTime::now())?;
-        let client =
-            Client::connect(&seeds, credentials, ClientConfig::default(), Env::system()).await?;
+        let client = Client::builder().seeds(&seeds).credentials(credentials).connect().await?;
         let policy = PolicySpec {
             name: "default".to_owned(),
             duration: 0,

@@ -37,6 +37,8 @@ pub struct ClientConfig {
     pub query_bytes: usize,
     /// Time for changes of metadata: new groups and fields included. Default 10 s.
     pub meta_timeout: Duration,
+    /// The options that [`Client::options`](crate::Client::options) gives to those who want no others.
+    pub write: WriteOptions,
     /// Connections, lanes and windows.
     pub transport: TransportConfig,
 }
@@ -52,6 +54,7 @@ impl Default for ClientConfig {
             abandon_after: Duration::from_secs(60),
             query_bytes: 64 << 20,
             meta_timeout: Duration::from_secs(10),
+            write: WriteOptions::default(),
             transport: TransportConfig::default(),
         }
     }

@@ -11,7 +11,7 @@ use quorate_protocol::{
     id::ShardId,
 };
 
-use crate::receipt::Receipt;
+use crate::{builder::SetupError, receipt::Receipt};
 
 /// Whether something that failed can still appear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +79,13 @@ impl WriteError {
         }
     }
 
+    /// The rows that failed, as positions in the batch: those that [`Client::resend`] sends again.
+    ///
+    /// [`Client::resend`]: crate::Client::resend
+    pub fn rows(&self) -> impl Iterator<Item = RowId> {
+        self.failed.iter().flat_map(|failed| failed.rows.iter().copied())
+    }
+
     /// The first failure's code.
     #[must_use]
     pub fn code(&self) -> Code {
@@ -120,6 +127,9 @@ impl std::error::Error for WriteError {}
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A client cannot be made of what was given; nothing was dialled.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// No seed answered.
     #[error("no node reachable at {seeds}: {reason}")]
     Unreachable {
@@ -167,6 +177,7 @@ impl Error {
             Self::Refused { code, .. } | Self::ReadLevel { code, .. } => *code,
             Self::Unreachable { .. } => Code::DeadlineExceeded,
             Self::Closed => Code::ShuttingDown,
+            Self::Setup(_) => Code::Malformed,
         }
     }
 

@@ -1,11 +1,44 @@
 //! Client of a Quorate cluster: maps points to shards, writes them to every owner, and waits for
 //! consistency itself.
 //!
-//! Reading order: [`Client`] here; [`config`]; `topology` follows the map; `route` splits a batch;
-//! `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say what came of
-//! it; `query` and `scan` read back, `aggregate` sums up, `shard` compares replicas, `survey`
-//! asks how all nodes are, `hints` looks at what is on its way. Under them [`pool`], [`connection`] and `lane` are the one way in which
-//! anybody in this project calls a node; [`mod@env`] is the way to the world.
+//! ```no_run
+//! use quorate_client::{Batch, Client, Point};
+//!
+//! # async fn example(now_ns: i64) -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::builder()
+//!     .seed("n1.example:7101")
+//!     .certificates("/etc/quorate/certs") // made by `quorate certs client`
+//!     .connect()
+//!     .await?;
+//!
+//! let mut batch = Batch::new();
+//! batch.push(&Point::builder("cpu").tag("host", "a").field("usage", 12.5).at(now_ns)?);
+//!
+//! let receipt = match client.write("metrics", &batch, client.options()).await {
+//!     Ok(receipt) => receipt,
+//!     // Some rows did not reach a quorum: those, and only those, once more.
+//!     Err(error) if error.retryable() => {
+//!         client.resend("metrics", &batch, &error, client.options()).await?
+//!     }
+//!     Err(error) => return Err(error.into()),
+//! };
+//! // Durable on a quorum; and now on every owner.
+//! client.converged(&receipt, std::time::Duration::from_secs(30)).await?;
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Text goes in by [`Client::write_lines`], points of many tasks by a [`Writer`], and [`Client::query`]
+//! reads back. The programs in `client/examples` show each of these.
+//!
+//! Reading order: [`Client`] here, how it is made in `builder`; [`config`]; `topology` follows the map;
+//! `route` splits a batch; `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say
+//! what came of it, `later` and `converged` what came of it after that, `resend` sends the rest; `lines`
+//! and [`writer`] are other ways in. `query` and `scan` read back, `aggregate` sums up, `shard` compares
+//! replicas, `survey` asks how all nodes are, `hints` looks at what is on its way. Under them [`pool`],
+//! [`connection`] and `lane` are the one way in which anybody in this project calls a node; [`mod@env`] is
+//! the way to the world.
 //!
 //! A [`Batch`] is filled by [points](Point), by lines ([`line::parse_into`]), or, fastest, by the
 //! handles of a [`Layout`], which are made once:
@@ -29,8 +62,10 @@
 
 pub mod aggregate;
 pub mod backoff;
+mod builder;
 pub mod config;
 pub mod connection;
+mod converged;
 mod copy;
 mod core;
 pub mod env;
@@ -39,10 +74,13 @@ mod gate;
 mod health;
 pub mod hints;
 pub mod lane;
+mod later;
+mod lines;
 mod part;
 pub mod pool;
 pub mod query;
 pub mod receipt;
+mod resend;
 mod route;
 mod scan;
 mod series;
@@ -52,17 +90,12 @@ mod topology;
 mod write;
 pub mod writer;
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use quorate_certs::Credentials;
 use quorate_protocol::{
     aggregate::Windows,
     change::{Change, Outcome},
-    hlc::HybridClock,
     id::{NodeId, Sequence, ShardId},
     map::ClusterMap,
     message::{
@@ -70,34 +103,38 @@ use quorate_protocol::{
         QueueVerified, Request, ShardState, Status, Verified,
     },
 };
-use tokio::{
-    sync::{Semaphore, watch},
-    time::{Instant, timeout_at},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 #[doc(inline)]
 pub use quorate_protocol::{
     batch::{Batch, Cell, CellSlice, Cells, FillError, Filler, Layout, LayoutBuilder, Series},
+    consistency::Level,
     line,
     point::{Point, PointBuilder, PointError, Value},
 };
 
 pub use crate::{
     aggregate::{SeriesWindows, WindowStream},
+    builder::{ClientBuilder, SetupError},
     config::{ClientConfig, WriteOptions},
+    converged::{Lacking, NotConverged},
     env::Env,
     error::{Error, WriteError},
     hints::HintStream,
+    lines::{LineOptions, LinesError, LinesReceipt},
     query::{Query, RowStream},
     receipt::Receipt,
     shard::{BucketDigest, DigestRange},
     survey::ClusterReport,
     writer::{Pending, PushError, Pushed, Writer, WriterConfig, WriterStats},
 };
-use crate::{connection::Dialer, core::Core, pool::Pool, topology::Topology, write::Full};
+use crate::{core::Core, write::Full};
 
-/// A handle to a cluster; clones share connections, budget and background work.
+/// A handle to a cluster; clones are cheap and share connections, budget and background work.
+///
+/// [`Self::close`] waits, for some seconds at most, until copies that are still on their way have arrived.
+/// Dropping the last clone waits for nothing, and ends the trying where no node takes a copy at once.
 #[derive(Clone)]
 pub struct Client {
     core: Arc<Core>,
@@ -114,51 +151,15 @@ impl Drop for StopOnDrop {
 }
 
 impl Client {
-    /// Connects to a cluster through any of its nodes, `HOST:PORT` each.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`] if no seed has given a map within `config.connect_timeout`; its
-    /// reason is that of the last seed that failed.
-    pub async fn connect(
-        seeds: &[String],
-        credentials: Credentials,
-        config: ClientConfig,
-        env: Env,
-    ) -> Result<Self, Error> {
-        let deadline = Instant::now() + config.connect_timeout;
-        let unreachable = |reason: String| Error::Unreachable { seeds: seeds.join(","), reason };
-        let endpoint = env.client_endpoint(&config.transport);
-        let endpoint = endpoint.map_err(|error| unreachable(error.to_string()))?;
-        let dialer = Dialer::new(env.clone(), endpoint, credentials, config.transport.clone());
-        let pool = Pool::new(Arc::new(dialer.map_err(|error| unreachable(error.to_string()))?));
-        pool.seed(seeds.iter().cloned());
-        let skew = u64::try_from(config.max_clock_skew.as_nanos()).unwrap_or(u64::MAX);
-        let core = Arc::new(Core {
-            budget: Arc::new(Semaphore::new(config.budget_bytes)),
-            env,
-            pool,
-            topology: Topology::new(),
-            clock: Mutex::new(HybridClock::new(skew)),
-            tasks: TaskTracker::new(),
-            cancel: CancellationToken::new(),
-            config,
-        });
-        core.tasks.spawn(topology::follow(Arc::clone(&core)));
-        let _last = Arc::new(StopOnDrop(core.cancel.clone()));
-        let client = Self { core, _last };
-        let mut map = client.watch();
-        let first = map.wait_for(|map| map.index.0 > 0);
-        let mapped = tokio::select! {
-            biased;
-            first = timeout_at(deadline, first) => matches!(first, Ok(Ok(_))),
-            () = client.core.refused_by_all() => false,
-        };
-        if !mapped {
-            let reason = client.core.last_failure().unwrap_or_else(|| "no answer".to_owned());
-            client.close().await;
-            return Err(unreachable(reason));
-        }
-        Ok(client)
+    /// What a client is made of; [`ClientBuilder::connect`] makes it.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::new()
+    }
+
+    /// The options of writes that this client was made with.
+    #[must_use]
+    pub fn options(&self) -> &WriteOptions {
+        &self.core.config.write
     }
 
     /// The newest map this client has.
@@ -178,7 +179,8 @@ impl Client {
     ///
     /// # Errors
     /// [`WriteError`] names the rows that did not reach the level and says whether they can still
-    /// appear. Rows beyond retention are no error: the receipt reports them.
+    /// appear; [`Client::resend`] sends them again. Rows beyond retention are no error: the receipt
+    /// reports them.
     pub async fn write(
         &self,
         database: &str,
@@ -199,6 +201,25 @@ impl Client {
         options: &WriteOptions,
     ) -> Result<Receipt, WriteError> {
         write::write(&self.core, database, batch, None, options, Full::Refuse).await
+    }
+
+    /// Sends the rows again that a write did not get to its level, and only those, with the version of
+    /// the first attempt: what was written in between is not overwritten, and what has arrived
+    /// meanwhile is not doubled. `options.version` is not used.
+    ///
+    /// # Errors
+    /// As [`Client::write`]; rows that are refused for good are so again. [`Code::Malformed`] if `failed`
+    /// names a row that the batch does not have.
+    ///
+    /// [`Code::Malformed`]: quorate_protocol::code::Code::Malformed
+    pub async fn resend(
+        &self,
+        database: &str,
+        batch: &Batch,
+        failed: &WriteError,
+        options: &WriteOptions,
+    ) -> Result<Receipt, WriteError> {
+        resend::resend(&self.core, database, batch, failed, options).await
     }
 
     /// Takes note of a write of another client, so that this client's later writes win over it.

@@ -31,6 +31,7 @@ use crate::{
     core::Core,
     error::{Certainty, RowId},
     gate::Gate,
+    later::Record,
     receipt::{CopyState, OwnerCopy, PartReceipt},
 };
 
@@ -88,6 +89,7 @@ pub(crate) fn start(
         core: Arc::clone(core),
         tracker: Tracker::new(goal.level, part.owners.len(), hint_goal(core, goal)),
         states: vec![CopyState::Outstanding; part.owners.len()],
+        record: Record::new(part.owners.len()),
         holders: BTreeSet::new(),
         alone: Vec::new(),
         refusal: None,
@@ -117,6 +119,8 @@ struct Collector {
     goal: Goal,
     tracker: Tracker,
     states: Vec<CopyState>,
+    /// The same, for those who have heard already.
+    record: Record,
     /// Nodes that keep a hint of this part for anybody.
     holders: BTreeSet<NodeId>,
     /// Owners that refused it by their own clock, limit or map, so that others may have taken it.
@@ -147,6 +151,9 @@ impl Collector {
             );
             self.failure = Some((Code::Unavailable, detail));
             self.states.fill(CopyState::Refused);
+            for owner in 0..self.states.len() {
+                self.record.note(owner, |copy| copy.refused = true);
+            }
             return self.reply(Certainty::Definite);
         }
         let mut events = self.spawn_copies(&live, &up);
@@ -267,6 +274,7 @@ impl Collector {
                 } else {
                     CopyState::Stored { sequence }
                 };
+                self.record.note(owner, |copy| copy.held = true);
                 self.tracker.copy(owner, Copy::Stored);
             }
             Event::Failed { owner, sent, code, detail } => {
@@ -276,6 +284,7 @@ impl Collector {
             }
             Event::Refused { owner, code, index, detail } => {
                 self.states[owner] = CopyState::Refused;
+                self.record.note(owner, |copy| copy.refused = true);
                 self.tracker.copy(owner, Copy::Refused);
                 self.hopeless.insert(owner);
                 let limit = matches!(code, Code::ClockSkew | Code::FutureTime | Code::SeriesLimit);
@@ -292,11 +301,15 @@ impl Collector {
                 if !self.states[owner].held() {
                     self.states[owner] = CopyState::Hinted { holder, sequence };
                 }
+                self.record.note(owner, |copy| copy.hints.push((holder, sequence)));
                 if self.holders.insert(holder) {
                     self.tracker.hinted();
                 }
             }
-            Event::Marked { owner, holder } => self.states[owner] = CopyState::Marked { holder },
+            Event::Marked { owner, holder } => {
+                self.states[owner] = CopyState::Marked { holder };
+                self.record.note(owner, |copy| copy.marked = Some(holder));
+            }
             Event::NoHolder { owner } => {
                 self.hopeless.insert(owner);
             }
@@ -352,6 +365,7 @@ impl Collector {
             copies: copies
                 .map(|(owner, state)| OwnerCopy { owner: *owner, state: *state })
                 .collect(),
+            later: self.record.later((self.part.from, self.part.to)),
         };
         // The caller may have dropped the write; the work goes on without it.
         let _ = answer.send(PartResult { receipt, failure });

@@ -8,6 +8,8 @@ use quorate_protocol::{
     id::{BatchId, MetaIndex, NodeId, Sequence, ShardId, Version},
 };
 
+use crate::later::Later;
+
 /// Where one owner's copy of one part is, as far as the client knew when it answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -38,7 +40,8 @@ pub enum CopyState {
     },
     /// Refused by the owner before anything was stored.
     Refused,
-    /// Not known yet, or never: the background work goes on.
+    /// Not known yet, or never: the background work goes on, and
+    /// [`Client::converged`](crate::Client::converged) follows it.
     Outstanding,
 }
 
@@ -72,6 +75,8 @@ pub struct PartReceipt {
     pub reached: bool,
     /// One per owner of the shard.
     pub copies: Vec<OwnerCopy>,
+    /// What became of the copies after this was said.
+    pub(crate) later: Later,
 }
 
 /// Points that were left out because their policy would have expired them already.

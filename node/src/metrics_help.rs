@@ -16,11 +16,16 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 44] = [
+const METRICS: [(&str, Kind, &str); 45] = [
     (
         "quorate_client_copies_abandoned_total",
         Counter,
         "Copies to slow owners that were given up; a repair mark stands for each.",
+    ),
+    (
+        "quorate_client_rejected_lines_total",
+        Counter,
+        "Lines of texts given to write_lines that were refused by the parser.",
     ),
     (
         "quorate_client_rerouted_total",

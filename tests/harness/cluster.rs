@@ -390,14 +390,15 @@ impl Cluster {
     /// A client with these credentials.
     ///
     /// # Errors
-    /// As [`Client::connect`].
+    /// As [`ClientBuilder::connect`](quorate_client::ClientBuilder::connect).
     pub async fn client_as(
         &mut self,
         credentials: Credentials,
         config: ClientConfig,
     ) -> Result<Client, Error> {
         let env = self.client_env();
-        Client::connect(&self.seeds(), credentials, config, env).await
+        let client = Client::builder().seeds(self.seeds()).credentials(credentials);
+        client.config(config).env(env).connect().await
     }
 
     /// The world of one more client.

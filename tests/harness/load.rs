@@ -34,6 +34,25 @@ pub fn sample(writer: u64, n: u64) -> Point {
         .unwrap()
 }
 
+/// A point of about `bytes` bytes that do not compress, one series.
+///
+/// # Panics
+/// If `n` is no time.
+#[must_use]
+pub fn large(n: u64, bytes: usize) -> Point {
+    let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let text: String = (0..bytes)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            char::from(b'a' + (state % 26) as u8)
+        })
+        .collect();
+    let n = i64::try_from(n).unwrap();
+    Point::builder("large").tag("t", "t").field("text", text).at(EPOCH + n).unwrap()
+}
+
 /// One write of the points, recorded.
 pub async fn write(
     client: &Client,

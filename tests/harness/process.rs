@@ -17,7 +17,7 @@ use std::{
 use quorate_certs::{
     Authority, Config as CertsConfig, Credentials, Existing, Role, Roles, UnixTime,
 };
-use quorate_client::{Client, ClientConfig, Env};
+use quorate_client::Client;
 use quorate_protocol::id::NodeId;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -406,7 +406,7 @@ impl Processes {
         let running = self.members.iter().filter(|member| member.process.is_some());
         let seeds: Vec<String> = running.map(|member| member.addr.clone()).collect();
         let credentials = self.client_credentials();
-        Client::connect(&seeds, credentials, ClientConfig::default(), Env::system()).await.unwrap()
+        Client::builder().seeds(seeds).credentials(credentials).connect().await.unwrap()
     }
 }
 

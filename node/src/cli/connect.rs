@@ -39,7 +39,8 @@ impl Connect {
     /// Connects.
     pub(crate) async fn open_with(&self, env: &Env, config: ClientConfig) -> Result<Client, Fail> {
         let credentials = self.credentials(env)?;
-        Ok(Client::connect(&self.connect, credentials, config, env.clone()).await?)
+        let client = Client::builder().seeds(&self.connect).credentials(credentials);
+        Ok(client.config(config).env(env.clone()).connect().await?)
     }
 
     /// Reads the certificates; nothing is dialled.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use quorate_certs::UnixTime;
-use quorate_client::{Client, ClientConfig, Env, Query};
+use quorate_client::{Client, Env, Query};
 use quorate_protocol::{
     change::{Change, PolicySpec},
     consistency::Level,
@@ -135,9 +135,8 @@ impl Story<'_> {
     async fn client(&self, name: &str) -> Result<Client, Fail> {
         let now: UnixTime = unix_time(&self.env);
         let credentials = self.cluster.credentials(name, now)?;
-        let config = ClientConfig::default();
-        let seeds = self.cluster.seeds();
-        Ok(Client::connect(&seeds, credentials, config, self.env.clone()).await?)
+        let client = Client::builder().seeds(self.cluster.seeds()).credentials(credentials);
+        Ok(client.env(self.env.clone()).connect().await?)
     }
 
     async fn create_database(&self, admin: &Client) -> Result<(), Fail> {
