@@ -267,6 +267,23 @@ fn a_bad_line_costs_its_own_line_only() {
     });
 }
 
+/// Several batches are under way at any time, and what they say of one point has an order all the same.
+#[test]
+fn the_later_line_of_a_point_wins() {
+    real(async {
+        let scene = Scene::start(&["db"]).await;
+        let content: String = (1..=1000).map(|n| format!("cpu n=1i {n}\ncpu n=2i {n}\n")).collect();
+        let input = scene.file("in.lp", content.as_bytes());
+        let args = ["write", "db", text(&input), "--batch", "1", "--json"];
+        let ended = scene.cluster.quorate(&args).await;
+        assert_eq!((ended.code, json(&ended.stdout)["batches"].clone()), (Some(0), 2000.into()));
+        let found = scene.export("db").await;
+        let earlier = found.lines().filter(|line| !line.contains("n=2i")).count();
+        assert_eq!((found.lines().count(), earlier), (1000, 0));
+        scene.client.close().await;
+    });
+}
+
 fn rss_anon(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id().unwrap())).unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();

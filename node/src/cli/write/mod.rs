@@ -67,6 +67,7 @@ above 128 MiB (--long=28 and more) are refused.
 An interrupted load (Ctrl-C, kill, a lost machine) goes on with the same --state: batches that have
 an answer are not sent again, a few others are, which changes nothing, unless someone else has
 written the same points since: a batch that is sent again is a new write, and the later write wins.
+Lines that failed (their owners were down, say) are not sent again; --rejects keeps them.
 The input must begin with the same bytes, which are read again and compared; standard input can be
 given again too. Lines without a time keep the time of the first start. One load at a time may use
 a state.";

@@ -3,9 +3,9 @@
 //! Invariants: so many batches are under way at most; every line of every batch is counted as
 //! written, rejected, dropped or failed, and told if it was not written. They are counted and told
 //! in the order of the input, so that at any time everything before one place has been, and nothing
-//! behind it. Called by `write` and by `hints import`.
+//! behind it. Of two lines for one point the later one wins. Called by `write` and by `hints import`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, future::poll_fn, sync::Arc, task::Poll};
 
 use indicatif::ProgressBar;
 use quorate_client::{Client, Receipt, WriteError, WriteOptions};
@@ -27,7 +27,7 @@ pub(crate) struct Target {
     pub(crate) client: Option<Client>,
     pub(crate) database: String,
     pub(crate) options: WriteOptions,
-    /// Batches under way at the same time; with one, a later batch has the higher version.
+    /// Batches under way at the same time.
     pub(crate) in_flight: usize,
 }
 
@@ -115,13 +115,21 @@ impl Sending {
             return self.answered(Some(Ok(Answered { number, parsed, result: None })));
         };
         let (database, options) = (self.target.database.clone(), Arc::clone(&self.options));
-        self.tasks.spawn(async move {
+        let mut write = Box::pin(async move {
             let mut parsed = parsed;
             let batch = std::mem::take(&mut parsed.batch);
             let result = Some(client.write(&database, &batch, &options).await);
             Answered { number, parsed, result }
         });
-        Ok(())
+        // A write has its version from the moment it is first polled. So that happens here, in the order
+        // of the input: tasks may be begun in any, and then an earlier line could win over a later one.
+        match poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await {
+            Poll::Ready(answered) => self.answered(Some(Ok(answered))),
+            Poll::Pending => {
+                self.tasks.spawn(write);
+                Ok(())
+            }
+        }
     }
 
     /// Waits until everything has been answered.
