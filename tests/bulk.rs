@@ -284,6 +284,20 @@ fn the_later_line_of_a_point_wins() {
     });
 }
 
+#[test]
+fn a_rate_is_kept() {
+    real(async {
+        let scene = Scene::start(&["db"]).await;
+        let input = scene.file("in.lp", lines(0, 1000).as_bytes());
+        let args = ["write", "db", text(&input), "--rate", "2k", "--json"];
+        let report = json(&scene.cluster.quorate(&args).await.stdout);
+        // Batches of 200, the last of which is sent when the others have taken their time.
+        assert_eq!((&report["points"], &report["batches"]), (&1000.into(), &5.into()));
+        assert!(report["seconds"].as_f64().unwrap() >= 0.3, "{report}");
+        scene.client.close().await;
+    });
+}
+
 fn rss_anon(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id().unwrap())).unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();

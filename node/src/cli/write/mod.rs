@@ -173,15 +173,15 @@ pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
     }
     run.pace = args.rate.map(Pace::new);
     run.mark = input.mark.clone();
-    if let Some(keeper) = &keeper {
-        run.tally = keeper.tally().clone();
+    progress::begin_at(&run.bar, input.stored.bytes());
+    if let Some(keeper) = keeper {
+        run.go_on(keeper);
     }
-    run.keeper = keeper;
     let ended = all(&args, &mut run, input).await;
     let ended = ended.and(run.rejects.finish());
     run.bar.finish_and_clear();
     client.close().await;
-    report(&args, &run.tally, run.keeper.as_ref(), started.elapsed())?;
+    report(&args, &run.tally, run.keeper(), started.elapsed())?;
     ended?;
     verdict(&run.tally, &run.rejects)
 }
@@ -258,13 +258,13 @@ async fn all(args: &Write, run: &mut Sending, input: Input) -> Result<(), Fail> 
         )));
     }
     if interrupted {
-        let how = match &run.keeper {
+        let how = match run.keeper() {
             Some(_) => "the same command line goes on there".to_owned(),
             None => "with --state FILE a load can go on where it was interrupted".to_owned(),
         };
         return Err(Fail::failed(format!("interrupted before line {line}; {how}")));
     }
-    run.keeper.as_mut().map_or(Ok(()), Keeper::finish)
+    run.all_done()
 }
 
 /// The end of a run that read everything.

@@ -1,12 +1,14 @@
 //! `--rate`: not more than so many points per second.
 //!
-//! Invariants: whatever the batches, no more points have gone by some moment than the rate allows
-//! since the first, plus one batch; time that was not used is not made up for. The clock is the
-//! caller's.
+//! Invariants: whatever the batches, no more points go within any time than the rate allows for it,
+//! plus [`BURST`] and one batch; so a pause is not made up for. The clock is the caller's.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+/// What may be made up for: timers that fire late would make the rate too low otherwise.
+const BURST: Duration = Duration::from_millis(100);
 
 /// Gives every batch the moment from which it may go.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +31,8 @@ impl Pace {
     pub(crate) fn gone(&mut self, points: usize, now: Instant) {
         let nanos = (points as u128) * 1_000_000_000 / u128::from(self.per_second.max(1));
         let took = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        let from = self.wait(now).unwrap_or(now);
+        let earliest = now.checked_sub(BURST).unwrap_or(now);
+        let from = self.next.map_or(now, |next| next.max(earliest));
         // A moment beyond what the clock can say never comes.
         self.next = Some(from.checked_add(took).unwrap_or(from));
     }
@@ -74,10 +77,21 @@ mod tests {
         let (mut pace, start) = (Pace::new(1000), Instant::now());
         let times = send(&mut pace, &[100, 100, 500, 1, 0, 100], start, start);
         assert_eq!(times, [0, 100, 200, 700, 701, 701]);
-        // After a pause of a minute, no burst.
+        // After a pause of a minute, a tenth of a second is made up for.
         let later = start + Duration::from_secs(60);
         let times = send(&mut pace, &[100, 100, 100], start, later);
-        assert_eq!(times, [60_000, 60_100, 60_200]);
+        assert_eq!(times, [60_000, 60_000, 60_100]);
+    }
+
+    #[test]
+    fn late_timers_do_not_make_it_slower() {
+        let (mut pace, start) = (Pace::new(1000), Instant::now());
+        let mut now = start;
+        for _ in 0..100 {
+            now = pace.wait(now).unwrap_or(now) + Duration::from_millis(3);
+            pace.gone(10, now);
+        }
+        assert_eq!((now - start).as_millis(), 990 + 3 + 3);
     }
 
     #[test]

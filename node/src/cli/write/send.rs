@@ -49,7 +49,9 @@ pub(crate) struct Sending {
     pub(crate) tally: Tally,
     pub(crate) bar: ProgressBar,
     pub(crate) pace: Option<Pace>,
-    pub(crate) keeper: Option<Keeper>,
+    keeper: Option<Keeper>,
+    /// Points of the runs before.
+    points_before: usize,
     /// Everything before it is counted, where there is one input.
     pub(crate) mark: Mark,
     started: Instant,
@@ -81,6 +83,7 @@ impl Sending {
             bar,
             pace: None,
             keeper: None,
+            points_before: 0,
             mark: Mark::start(),
             started: Instant::now(),
             tasks: JoinSet::new(),
@@ -88,6 +91,23 @@ impl Sending {
             settled: 0,
             held: BTreeMap::new(),
         }
+    }
+
+    /// Counts on from what the runs before have counted, and keeps it.
+    pub(crate) fn go_on(&mut self, keeper: Keeper) {
+        self.tally = keeper.tally().clone();
+        self.points_before = self.tally.points;
+        self.keeper = Some(keeper);
+    }
+
+    /// What keeps it, if anything does.
+    pub(crate) const fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.as_ref()
+    }
+
+    /// All of the input has been sent and answered.
+    pub(crate) fn all_done(&mut self) -> Result<(), Fail> {
+        self.keeper.as_mut().map_or(Ok(()), Keeper::finish)
     }
 
     /// Sends a batch once there is a place for it. What is given up in between was not sent.
@@ -153,7 +173,8 @@ impl Sending {
             self.settle(next)?;
         }
         if self.settled > before {
-            progress::points(&self.bar, self.tally.points, self.started.elapsed());
+            let points = self.tally.points - self.points_before;
+            progress::points(&self.bar, points, self.started.elapsed());
             if let Some(keeper) = &mut self.keeper {
                 let elapsed = self.started.elapsed();
                 keeper.mark(&self.mark, &self.tally, &mut self.rejects, elapsed)?;
