@@ -95,7 +95,7 @@ fn a_load_that_is_killed_again_and_again_goes_on() {
         // Good lines, lines that cannot be read, and lines that no node takes.
         let mut content = String::new();
         for n in 0..60 {
-            content.push_str(&lines(n * 200, n * 200 + 200));
+            content.push_str(&lines(n * 600, n * 600 + 600));
             content.push_str(&format!("broken {n}\ncpu,host=h0 n=\"{n}\" 5\nnow,n=k{n} v={n}i\n"));
         }
         let input = scene.file("in.lp", content.as_bytes());
@@ -104,8 +104,8 @@ fn a_load_that_is_killed_again_and_again_goes_on() {
         let args = [&args[..], &["--rejects", text(&rejects), "--batch", "100", "--json"]].concat();
         let mut stops = Vec::new();
         for kill in 1..=soak(4) {
-            let slow = [&args[..], &["--rate", "6k"]].concat();
-            let mut child = scene.cluster.spawn_quorate(&slow, Stdio::null());
+            // As fast as it goes, so that batches are under way whenever it is killed.
+            let mut child = scene.cluster.spawn_quorate(&args, Stdio::null());
             let goal = stops.last().copied().unwrap_or(1) + 600;
             wait_for("the load to get on", PATIENCE, async || {
                 line_of(&state).filter(|line| *line >= goal).ok_or("not yet".to_owned())
@@ -116,7 +116,7 @@ fn a_load_that_is_killed_again_and_again_goes_on() {
             let ended = child.wait().await.unwrap();
             assert_eq!(ended.code(), (how == Signal::INT).then_some(1));
             stops.push(line_of(&state).unwrap());
-            if line_of(&state).unwrap() > 9000 {
+            if line_of(&state).unwrap() > 25_000 {
                 break;
             }
         }
@@ -127,7 +127,7 @@ fn a_load_that_is_killed_again_and_again_goes_on() {
         assert!(ended.stderr.contains(&format!("going on at line {last}")), "{}", ended.stderr);
         let report = json(&ended.stdout);
         // The first type of `n` that a node sees is that of the first line.
-        let good = 60 * 201;
+        let good = 60 * 601;
         assert_eq!(report["points"], good, "{report}");
         assert_eq!(report["rejected"], 120, "{report}");
         assert_eq!(report["errors"], 0, "{report}");
