@@ -2,6 +2,7 @@
 
 mod aggregates;
 mod bench;
+mod bulk;
 mod cardinality;
 mod cold;
 mod converged;
@@ -26,6 +27,7 @@ mod leaving;
 mod legacy;
 mod levels;
 mod limits;
+
 mod loopback;
 mod membership;
 mod meta;

@@ -361,6 +361,20 @@ impl Processes {
 
     /// Runs a client command as somebody with every role.
     pub async fn quorate(&self, args: &[&str]) -> Ended {
+        self.run(&self.as_operator(args)).await
+    }
+
+    /// Starts a client command as somebody with every role, and leaves it running. It is killed when it
+    /// is dropped.
+    #[must_use]
+    pub fn spawn_quorate(&self, args: &[&str], stdin: Stdio) -> Child {
+        let mut command = Command::new(&self.binary);
+        command.args(self.as_operator(args)).stdin(stdin);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.kill_on_drop(true).spawn().unwrap()
+    }
+
+    fn as_operator(&self, args: &[&str]) -> Vec<OsString> {
         let certs = self.pki().join("operator");
         if !certs.exists() {
             let roles = [Role::Admin, Role::Write, Role::Read].into_iter().collect();
@@ -377,7 +391,7 @@ impl Processes {
         let mut words: Vec<OsString> = args.iter().map(Into::into).collect();
         words.extend(["--connect".into(), seeds.join(",").into()]);
         words.extend(["--certs".into(), certs.into()]);
-        self.run(&words).await
+        words
     }
 
     /// Runs the command once, with these arguments, to its end.

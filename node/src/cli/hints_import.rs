@@ -267,10 +267,6 @@ impl<'a> Importing<'a> {
             if !cutter.give_up() {
                 break;
             }
-            if let Some(broken) = cutter.take(1) {
-                self.add(broken).await?;
-            }
-            cutter.push(&[]);
         }
         match cutter.rest() {
             Some(chunk) => self.add(chunk).await,

@@ -1,14 +1,17 @@
 //! Cuts a stream of line protocol into pieces that end where lines end.
 //!
 //! Invariants: the pieces put together are the stream; a piece ends behind a newline that no string
-//! contains, except at the end of the stream or when a line is longer than any line may be; memory
-//! is bounded by that limit. Called by the reading thread of `write`.
+//! contains, except at the end of the stream or when a line is longer than any line may be, and such
+//! a line is a piece of its own; memory is bounded by that limit. Called by the reading thread of
+//! `write`, and by `hints import`.
 
 use std::sync::Arc;
 
 /// The longest line that is waited for, in bytes; a longer one is cut at its first newline, since
 /// more likely a closing quote is missing.
 const MAX_LINE: usize = 8 << 20;
+/// A piece of more than one line has so many bytes at most.
+const MAX_CHUNK: usize = 4 << 20;
 
 /// Whole lines of the stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +65,9 @@ pub(crate) struct Cutter {
     scan: Scan,
     /// Positions behind the newlines that end lines.
     ends: Vec<usize>,
+    /// Those among them whose line was given up. Its string would swallow the lines behind it, so
+    /// the parser must not see them together.
+    broken: Vec<usize>,
     line: usize,
     source: Option<Arc<str>>,
 }
@@ -73,6 +79,7 @@ impl Default for Cutter {
             scanned: 0,
             scan: Scan::default(),
             ends: Vec::new(),
+            broken: Vec::new(),
             line: 1,
             source: None,
         }
@@ -83,6 +90,11 @@ impl Cutter {
     /// For one stream of several.
     pub(crate) fn of(source: Arc<str>) -> Self {
         Self { source: Some(source), ..Self::default() }
+    }
+
+    /// For the rest of a stream, which begins with this line.
+    pub(crate) fn at(line: usize) -> Self {
+        Self { line, ..Self::default() }
     }
 
     /// Takes the next bytes of the stream.
@@ -110,31 +122,44 @@ impl Cutter {
         let end = line.iter().position(|byte| *byte == b'\n').map_or(line.len(), |at| at + 1);
         self.scanned = begin + end;
         self.ends.push(self.scanned);
+        self.broken.push(self.scanned);
         self.scan = Scan::default();
     }
 
     /// At the end of the stream, when all whole lines were taken: ends a line whose string is never
-    /// closed at its first newline. True if there was one; then it can be taken, and the scan goes
-    /// on behind it with the next [`push`](Self::push).
+    /// closed at its first newline. True if there was one; then there are lines to take again.
     pub(crate) fn give_up(&mut self) -> bool {
         let open = self.ends.is_empty() && self.scan.quoted && self.buffer.contains(&b'\n');
         if open {
             self.give_up_line(0);
+            self.scan();
         }
         open
     }
 
-    /// Whole lines that wait to be taken.
-    pub(crate) fn lines(&self) -> usize {
-        self.ends.len()
+    /// The number of the line that comes next.
+    pub(crate) const fn line(&self) -> usize {
+        self.line
+    }
+
+    /// Whether so many lines wait to be taken, or as much as a piece may have.
+    pub(crate) fn is_full(&self, lines: usize) -> bool {
+        self.ends.len() >= lines || self.ends.last().is_some_and(|end| *end > MAX_CHUNK)
     }
 
     /// The next lines, at most this many; none if there is no whole line.
     pub(crate) fn take(&mut self, lines: usize) -> Option<Chunk> {
-        let count = lines.min(self.ends.len());
-        let end = *self.ends.get(count.checked_sub(1)?)?;
-        self.ends.drain(..count);
-        self.ends.iter_mut().for_each(|position| *position -= end);
+        let mut count = self.ends.partition_point(|end| *end <= MAX_CHUNK).min(lines);
+        if let Some(broken) = self.broken.first() {
+            count = count.min(self.ends.partition_point(|end| end < broken));
+        }
+        // The first line always goes, however long or broken it is.
+        let end = *self.ends.get(count.max(1) - 1)?;
+        self.ends.drain(..count.max(1));
+        self.broken.retain(|position| *position > end);
+        for position in self.ends.iter_mut().chain(&mut self.broken) {
+            *position -= end;
+        }
         self.scanned -= end;
         Some(self.cut(end))
     }
@@ -143,6 +168,7 @@ impl Cutter {
     pub(crate) fn rest(&mut self) -> Option<Chunk> {
         let end = self.buffer.len();
         self.ends.clear();
+        self.broken.clear();
         self.scanned = 0;
         self.scan = Scan::default();
         (end > 0).then(|| self.cut(end))
@@ -216,13 +242,56 @@ mod tests {
     fn a_missing_quote_does_not_swallow_the_stream() {
         let mut cutter = Cutter::default();
         cutter.push(b"a s=\"x\nb v=1\n");
-        assert_eq!(cutter.lines(), 0);
+        assert!(!cutter.is_full(1));
         let filler = "c v=1\n".repeat(MAX_LINE / 6 + 1);
         cutter.push(filler.as_bytes());
         let first = cutter.take(1).unwrap();
         assert_eq!(first, Chunk { text: b"a s=\"x\n".to_vec(), first_line: 1, source: None });
         assert_eq!(cutter.take(1).unwrap().text, b"b v=1\n");
-        assert!(cutter.lines() > MAX_LINE / 6);
+        assert!(cutter.is_full(MAX_LINE / 6));
+    }
+
+    /// Whatever is taken at once, a line that was given up comes alone.
+    #[test]
+    fn a_missing_quote_costs_its_own_line_only() {
+        let parse = |chunk: &Chunk| {
+            let mut batch = Batch::new();
+            let outcome = parse_into(&mut batch, &chunk.text, Options::default());
+            (outcome.points, outcome.errors.len())
+        };
+        let mut cutter = Cutter::default();
+        cutter.push(b"a v=1\nb s=\"x\nc v=1\nd s=\"y\"\n");
+        let (mut points, mut errors) = (0, 0);
+        loop {
+            while let Some(chunk) = cutter.take(100) {
+                let (good, bad) = parse(&chunk);
+                points += good;
+                errors += bad;
+            }
+            if !cutter.give_up() {
+                break;
+            }
+        }
+        assert_eq!((points, errors, cutter.rest()), (3, 1, None));
+
+        let mut cutter = Cutter::default();
+        cutter.push(b"a v=1\nb s=\"x\n");
+        cutter.push("c v=1\n".repeat(MAX_LINE / 6 + 1).as_bytes());
+        let taken: Vec<Chunk> = (0..3).filter_map(|_| cutter.take(100)).collect();
+        let lengths: Vec<usize> = taken.iter().map(|chunk| chunk.text.len()).collect();
+        assert_eq!(lengths, [6, 7, 600]);
+        assert_eq!(taken.iter().map(|chunk| chunk.first_line).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn long_lines_make_pieces_of_fewer_lines() {
+        let mut cutter = Cutter::default();
+        let line = format!("a s=\"{}\"\n", "x".repeat(MAX_CHUNK / 4));
+        cutter.push(line.repeat(9).as_bytes());
+        let counts: Vec<usize> = std::iter::from_fn(|| cutter.take(100))
+            .map(|chunk| chunk.text.len() / line.len())
+            .collect();
+        assert_eq!(counts, [3, 3, 3]);
     }
 
     proptest! {
@@ -260,7 +329,7 @@ mod tests {
                 let (now, later) = rest.split_at((*cut).min(rest.len()));
                 cutter.push(now);
                 rest = later;
-                if cutter.lines() >= take {
+                if cutter.is_full(take) {
                     out.extend(cutter.take(take).into_iter().flat_map(Chunk::into_lines));
                 }
             }

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::{
     Write,
     chunk::Chunk,
-    read::{self, Input, parse},
+    input::Input,
+    read::{self, parse},
     rejects::Rejects,
     tally::Tally,
     verdict,

@@ -5,14 +5,22 @@
 
 mod chunk;
 mod dry;
+mod input;
+mod keep;
+mod pace;
+mod progress;
 mod read;
 mod rejects;
 mod send;
+mod signals;
+mod state;
 mod tally;
+mod unpack;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
+use indicatif::ProgressDrawTarget;
 use quorate_client::{Env, WriteOptions};
 use quorate_protocol::{
     consistency::Level,
@@ -25,13 +33,18 @@ use super::{
     fail::Fail,
     output::Output,
     table::count,
+    tell,
     time::parse_positive,
 };
 pub(crate) use chunk::{Chunk, Cutter};
-use read::Input;
+use input::Input;
+use keep::{Begun, Keeper};
+use pace::{Pace, parse_rate};
 pub(crate) use read::Parsed;
 pub(crate) use rejects::Rejects;
 pub(crate) use send::{Sending, Target};
+use signals::Signals;
+use state::Plan;
 pub(crate) use tally::{Tally, round};
 
 /// Batches under way at the same time.
@@ -41,10 +54,23 @@ const EXAMPLES: &str = "\
   quorate write metrics data.lp
   generate | quorate write metrics --precision s --rejects bad.lp
   echo 'room,floor=2 temperature=21.5,open=false' | quorate write metrics
+  quorate write metrics big.lp.zst --state big.state --rate 200k
   quorate write metrics data.lp --dry-run | head
 
 A line is MEASUREMENT[,TAG=VALUE...] FIELD=VALUE[,FIELD=VALUE...] [TIME]. Values are 1.5 (float),
-1i (integer), 1u (unsigned), true, or \"text\". Writing a line twice is harmless.";
+1i (integer), 1u (unsigned), true, or \"text\". Writing a line twice is harmless.
+
+Input compressed by gzip or zstd is known by its first bytes, also on standard input. Data that is
+cut off or damaged ends the load with an error; whole lines before that are written. zstd windows
+above 128 MiB (--long=28 and more) are refused.
+
+An interrupted load (Ctrl-C, kill, a lost machine) goes on with the same --state: batches that have
+an answer are not sent again, a few others are, which changes nothing, unless someone else has
+written the same points since: a batch that is sent again is a new write, and the later write wins.
+Lines that failed (their owners were down, say) are not sent again; --rejects keeps them.
+The input must begin with the same bytes, which are read again and compared; standard input can be
+given again too. Lines without a time keep the time of the first start. One load at a time may use
+a state.";
 
 /// Write line protocol
 #[derive(Args, Debug)]
@@ -78,8 +104,14 @@ pub(crate) struct Write {
     /// File for lines that were not written, with reasons
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
+    /// Points per second at most: 500, 20k, 1.5M
+    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    rate: Option<u64>,
+    /// Remember in FILE how far the load got, and go on there
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
     /// Contact nobody; print the canonical lines that would be written
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["rate", "state"])]
     dry_run: bool,
     #[command(flatten)]
     connect: Connect,
@@ -89,6 +121,15 @@ impl Write {
     fn options(&self, env: &Env) -> Options {
         let now = i64::try_from(env.clock.wall_ns()).unwrap_or(i64::MAX);
         Options { precision: self.precision, default_time: self.default_time.unwrap_or(now) }
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            database: self.database.clone(),
+            policy: self.rp.clone(),
+            unit_ns: self.precision.nanoseconds(),
+            rejects: self.rejects.clone(),
+        }
     }
 
     fn write_options(&self) -> WriteOptions {
@@ -101,11 +142,22 @@ impl Write {
 }
 
 pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
-    let input = Input::open(args.file.as_deref())?;
+    let mut input = Input::open(args.file.as_deref())?;
     if args.dry_run {
         return dry::run(&args, input, &env).await;
     }
-    let rejects = Rejects::open(args.rejects.as_deref())?;
+    let mut parsing = args.options(&env);
+    let (rejects, keeper) = match &args.state {
+        None => (Rejects::open(args.rejects.as_deref())?, None),
+        Some(path) => {
+            let begun = Keeper::begin(&args, path, parsing, &mut input)?;
+            if begun.finished {
+                return already(&args, &begun);
+            }
+            parsing.default_time = begun.keeper.default_time();
+            (begun.rejects, Some(begun.keeper))
+        }
+    };
     let client = args.connect.open(&env).await?;
     map_with(&client, &args.database).await?;
     let started = Instant::now();
@@ -115,43 +167,104 @@ pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
         options: args.write_options(),
         in_flight: IN_FLIGHT,
     };
-    let mut run = Sending::new(target, args.options(&env), rejects, input.size);
+    let mut run = Sending::new(target, parsing, rejects, input.size);
+    if args.connect.json {
+        run.bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    run.pace = args.rate.map(Pace::new);
+    run.mark = input.mark.clone();
+    progress::begin_at(&run.bar, input.stored.bytes());
+    if let Some(keeper) = keeper {
+        run.go_on(keeper);
+    }
     let ended = all(&args, &mut run, input).await;
     let ended = ended.and(run.rejects.finish());
     run.bar.finish_and_clear();
-    let seconds = started.elapsed().as_secs_f64();
     client.close().await;
-    let mut out = Output::new();
-    if args.connect.json {
-        out.json(&run.tally.describe(seconds))?;
-    } else {
-        out.line(&run.tally.sentence(seconds))?;
-    }
-    out.flush()?;
+    report(&args, &run.tally, run.keeper(), started.elapsed())?;
     ended?;
     verdict(&run.tally, &run.rejects)
 }
 
-/// Reads to the end, with some batches under way.
+fn report(args: &Write, tally: &Tally, keeper: Option<&Keeper>, run: Duration) -> Result<(), Fail> {
+    let seconds = keeper.map_or(run.as_secs_f64(), |keeper| keeper.seconds(run));
+    let mut out = Output::new();
+    if args.connect.json {
+        let mut object = tally.describe(seconds);
+        if let (Some(keeper), Some(object)) = (keeper, object.as_object_mut()) {
+            object.insert("state".to_owned(), keeper.describe());
+        }
+        out.json(&object)?;
+    } else {
+        out.line(&tally.sentence(seconds))?;
+    }
+    out.flush()
+}
+
+/// The end of a run that found everything done.
+fn already(args: &Write, begun: &Begun) -> Result<(), Fail> {
+    let keeper = &begun.keeper;
+    let path = keeper.path().display();
+    tell(&format!("{path}: this load is finished; remove that file to load it again"));
+    report(args, keeper.tally(), Some(keeper), Duration::ZERO)?;
+    verdict(keeper.tally(), &begun.rejects)
+}
+
+/// Reads to the end, or until a signal comes, with some batches under way.
 async fn all(args: &Write, run: &mut Sending, input: Input) -> Result<(), Fail> {
-    let batches = read::start(input, args.batch as usize, run.parsing);
+    let name = input.name.clone();
+    let cannot = |error| Fail::failed(format!("cannot watch for signals: {error}"));
+    let mut signals = Signals::new().map_err(cannot)?;
+    let lines = run.pace.map_or(args.batch as usize, |pace| pace.lines(args.batch as usize));
+    let batches = read::start(input, lines, run.parsing);
     let mut batches =
         batches.map_err(|error| Fail::failed(format!("cannot start a thread: {error}")))?;
-    let mut ended = Ok(());
-    while let Some(parsed) = batches.recv().await {
-        let parsed = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                ended = Err(Fail::failed(format!("cannot read the input: {error}")));
-                break;
+    let (mut broken, mut interrupted) = (None, false);
+    loop {
+        let next = tokio::select! {
+            next = batches.recv() => next,
+            () = signals.next() => {
+                interrupted = true;
+                None
             }
         };
-        let bytes: usize = parsed.chunks.iter().map(|chunk| chunk.text.len()).sum();
-        run.bar.inc(bytes as u64);
-        run.send(parsed).await?;
+        let parsed = match next {
+            Some(Ok(parsed)) => parsed,
+            Some(Err(error)) => {
+                broken = Some(error);
+                break;
+            }
+            None => break,
+        };
+        tokio::select! {
+            sent = run.send(parsed) => sent?,
+            () = signals.next() => {
+                interrupted = true;
+                break;
+            }
+        }
     }
-    run.finish().await?;
-    ended
+    // What is under way gets its answer, within --timeout; who cannot wait for that asks again.
+    tokio::select! {
+        ended = run.finish() => ended?,
+        () = signals.next() => {
+            return Err(Fail::failed("interrupted twice: some batches have no answer yet"));
+        }
+    }
+    let line = run.mark.line;
+    if let Some(error) = broken {
+        return Err(Fail::failed(format!(
+            "cannot read {name}: {error}; what is before line {line} was read and sent"
+        )));
+    }
+    if interrupted {
+        let how = match run.keeper() {
+            Some(_) => "the same command line goes on there".to_owned(),
+            None => "with --state FILE a load can go on where it was interrupted".to_owned(),
+        };
+        return Err(Fail::failed(format!("interrupted before line {line}; {how}")));
+    }
+    run.all_done()
 }
 
 /// The end of a run that read everything.

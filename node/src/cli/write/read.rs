@@ -1,12 +1,11 @@
 //! Reads the input and parses it, away from the network.
 //!
 //! Invariants: memory is bounded: two raw blocks, one batch being filled, two batches waiting; lines
-//! that have arrived are not held back for more than [`LINGER`], however slow the rest comes.
+//! that have arrived are not held back for more than [`LINGER`], however slow the rest comes; a line
+//! that an error of the input has cut off is not read as if it were whole.
 
 use std::{
-    fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
     sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel},
     thread,
     time::Duration,
@@ -17,12 +16,15 @@ use quorate_protocol::{
     line::{LineError, Options, parse_into},
 };
 use tokio::sync::mpsc;
+use xxhash_rust::xxh3::Xxh3;
 
-use super::chunk::{Chunk, Cutter};
-use crate::cli::fail::Fail;
+use super::{
+    chunk::{Chunk, Cutter},
+    input::{self, Input},
+    state::Mark,
+    unpack::{BLOCK, Stored},
+};
 
-/// Bytes asked of the system at once.
-const BLOCK: usize = 256 << 10;
 /// How long whole lines wait for others to fill their batch.
 const LINGER: Duration = Duration::from_secs(1);
 /// Parsed batches that may wait for the network.
@@ -36,6 +38,9 @@ pub(crate) struct Parsed {
     pub(crate) points: usize,
     /// Lines that could not be read, each with the place of its chunk in `chunks`.
     pub(crate) errors: Vec<(usize, LineError)>,
+    /// Where it ends in the input, and how many stored bytes had been read by then; none if it is
+    /// made of several inputs.
+    pub(crate) end: Option<(Mark, u64)>,
 }
 
 impl Parsed {
@@ -49,32 +54,8 @@ impl Parsed {
     }
 }
 
-/// The input, and its size where it is known.
-pub(crate) struct Input {
-    pub(crate) source: Box<dyn Read + Send>,
-    pub(crate) size: Option<u64>,
-}
-
-impl Input {
-    /// Opens a file, or standard input for none and `-`.
-    pub(crate) fn open(file: Option<&Path>) -> Result<Self, Fail> {
-        let Some(path) = file.filter(|path| *path != Path::new("-")) else {
-            return Ok(Self { source: Box::new(io::stdin()), size: None });
-        };
-        let failed = |error: io::Error| {
-            Fail::failed(format!("cannot read {}: {error}", PathBuf::from(path).display()))
-        };
-        let file = File::open(path).map_err(failed)?;
-        let about = file.metadata().map_err(failed)?;
-        if about.is_dir() {
-            return Err(Fail::failed(format!("cannot read {}: it is a folder", path.display())));
-        }
-        let size = about.is_file().then_some(about.len());
-        Ok(Self { source: Box::new(file), size })
-    }
-}
-
-type Block = io::Result<Vec<u8>>;
+/// Bytes, and how many stored ones had been read by then.
+type Block = io::Result<(Vec<u8>, u64)>;
 
 /// Starts reading; batches of `lines` lines come out, then an error if reading failed.
 pub(crate) fn start(
@@ -84,40 +65,22 @@ pub(crate) fn start(
 ) -> io::Result<mpsc::Receiver<io::Result<Parsed>>> {
     let (blocks, received) = sync_channel(2);
     let (parsed, out) = mpsc::channel(WAITING);
-    let mut source = input.source;
+    let Input { mut source, stored, mark, hash, .. } = input;
+    let mut parser =
+        Parser { cutter: Cutter::at(mark.line), mark, hash, read: 0, lines, options, out: parsed };
     // These threads end with the input, or when nobody takes what they have.
-    thread::Builder::new().name("read".to_owned()).spawn(move || read(&mut *source, &blocks))?;
+    thread::Builder::new()
+        .name("read".to_owned())
+        .spawn(move || read(&mut *source, &stored, &blocks))?;
     thread::Builder::new().name("parse".to_owned()).spawn(move || {
-        let mut cutter = Cutter::default();
         loop {
-            let ended = match received.recv_timeout(LINGER) {
-                Ok(Ok(block)) => {
-                    cutter.push(&block);
-                    false
-                }
-                Ok(Err(error)) => {
-                    let _ = parsed.blocking_send(Err(error));
-                    return;
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some(chunk) = cutter.take(lines)
-                        && parsed.blocking_send(Ok(parse(chunk, options))).is_err()
-                    {
-                        return;
-                    }
-                    false
-                }
-                Err(RecvTimeoutError::Disconnected) => true,
+            let taken = match received.recv_timeout(LINGER) {
+                Ok(Ok((block, read))) => parser.block(&block, read),
+                Ok(Err(error)) => return parser.failed(error),
+                Err(RecvTimeoutError::Timeout) => parser.linger(),
+                Err(RecvTimeoutError::Disconnected) => return parser.ended(),
             };
-            while cutter.lines() >= lines || ended {
-                let Some(chunk) = cutter.take(lines).or_else(|| cutter.rest()) else {
-                    break;
-                };
-                if parsed.blocking_send(Ok(parse(chunk, options))).is_err() {
-                    return;
-                }
-            }
-            if ended {
+            if taken.is_none() {
                 return;
             }
         }
@@ -125,22 +88,95 @@ pub(crate) fn start(
     Ok(out)
 }
 
-fn read(source: &mut dyn Read, blocks: &SyncSender<Block>) {
+fn read(mut source: &mut (dyn Read + Send), stored: &Stored, blocks: &SyncSender<Block>) {
     loop {
         let mut block = vec![0; BLOCK];
-        let next = match source.read(&mut block) {
+        let next = match input::read(&mut source, &mut block) {
             Ok(0) => return,
             Ok(length) => {
                 block.truncate(length);
-                Ok(block)
+                Ok((block, stored.bytes()))
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => Err(error),
         };
         let failed = next.is_err();
         if blocks.send(next).is_err() || failed {
             return;
         }
+    }
+}
+
+/// Makes batches of blocks.
+struct Parser {
+    cutter: Cutter,
+    /// Behind what was sent out.
+    mark: Mark,
+    hash: Xxh3,
+    /// Stored bytes that had been read at the last block.
+    read: u64,
+    lines: usize,
+    options: Options,
+    out: mpsc::Sender<io::Result<Parsed>>,
+}
+
+impl Parser {
+    /// None if nobody takes batches any more; so all of these.
+    fn block(&mut self, block: &[u8], read: u64) -> Option<()> {
+        self.read = read;
+        self.cutter.push(block);
+        while self.cutter.is_full(self.lines) {
+            self.take()?;
+        }
+        Some(())
+    }
+
+    /// Nothing more has come for a while.
+    fn linger(&mut self) -> Option<()> {
+        if self.cutter.is_full(1) { self.take() } else { Some(()) }
+    }
+
+    /// The last line needs no newline, and a string that is never closed costs its line only.
+    fn ended(&mut self) {
+        loop {
+            while self.cutter.is_full(1) {
+                if self.take().is_none() {
+                    return;
+                }
+            }
+            if !self.cutter.give_up() {
+                break;
+            }
+        }
+        if let Some(chunk) = self.cutter.rest() {
+            let _ = self.send(chunk, true);
+        }
+    }
+
+    fn failed(&mut self, error: io::Error) {
+        while self.cutter.is_full(1) {
+            if self.take().is_none() {
+                return;
+            }
+        }
+        let _ = self.out.blocking_send(Err(error));
+    }
+
+    fn take(&mut self) -> Option<()> {
+        let chunk = self.cutter.take(self.lines)?;
+        self.send(chunk, false)
+    }
+
+    fn send(&mut self, chunk: Chunk, open: bool) -> Option<()> {
+        self.hash.update(&chunk.text);
+        self.mark = Mark {
+            offset: self.mark.offset + chunk.text.len() as u64,
+            line: self.cutter.line(),
+            hash: self.hash.digest(),
+            open,
+        };
+        let mut parsed = parse(chunk, self.options);
+        parsed.end = Some((self.mark.clone(), self.read));
+        self.out.blocking_send(Ok(parsed)).ok()
     }
 }
 

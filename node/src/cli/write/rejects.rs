@@ -6,10 +6,11 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
+use indicatif::ProgressBar;
 use quorate_client::error::{FailedRows, RowId};
 use quorate_protocol::{
     batch::Batch,
@@ -26,6 +27,8 @@ const TOLD: usize = 10;
 pub(crate) struct Rejects {
     file: Option<(PathBuf, BufWriter<File>)>,
     told: usize,
+    /// Steps aside while something is told.
+    pub(crate) bar: ProgressBar,
 }
 
 impl Rejects {
@@ -34,13 +37,40 @@ impl Rejects {
         let file = match path {
             None => None,
             Some(path) => {
-                let file = File::create(path).map_err(|error| {
-                    Fail::failed(format!("cannot write {}: {error}", path.display()))
-                })?;
+                let file = File::create(path).map_err(|error| cannot_write(path, &error))?;
                 Some((path.to_owned(), BufWriter::new(file)))
             }
         };
-        Ok(Self { file, told: 0 })
+        Ok(Self { file, told: 0, bar: ProgressBar::hidden() })
+    }
+
+    /// Goes on with the file of an interrupted load, behind its first `length` bytes: what follows
+    /// there was not in the load's state yet, and comes again.
+    pub(crate) fn reopen(path: Option<&Path>, length: u64) -> Result<Self, Fail> {
+        let Some(path) = path else { return Self::open(None) };
+        let reopen = || {
+            let mut file = File::options().write(true).create(true).truncate(false).open(path)?;
+            if file.metadata()?.len() < length {
+                return Err(io::Error::other("lines of the interrupted load are gone from it"));
+            }
+            file.set_len(length)?;
+            file.seek(SeekFrom::End(0))?;
+            Ok(file)
+        };
+        let file = reopen().map_err(|error| cannot_write(path, &error))?;
+        let file = Some((path.to_owned(), BufWriter::new(file)));
+        Ok(Self { file, told: 0, bar: ProgressBar::hidden() })
+    }
+
+    /// Everything is on the disk; returns the length of the file.
+    pub(crate) fn sync(&mut self) -> Result<u64, Fail> {
+        let Some((path, file)) = &mut self.file else { return Ok(0) };
+        let mut sync = || {
+            file.flush()?;
+            file.get_ref().sync_data()?;
+            file.get_ref().metadata()
+        };
+        sync().map(|about| about.len()).map_err(|error| cannot_write(path, &error))
     }
 
     /// Where rejected lines went, for the report.
@@ -66,18 +96,18 @@ impl Rejects {
             let mut entry = format!("# {place}: {reason}\n").into_bytes();
             entry.extend_from_slice(raw);
             entry.push(b'\n');
-            return file.write_all(&entry).map_err(|error| {
-                Fail::failed(format!("cannot write {}: {error}", path.display()))
-            });
+            return file.write_all(&entry).map_err(|error| cannot_write(path, &error));
         }
         self.told += 1;
-        match self.told {
-            1..=TOLD => tell(&format!("{place}: {reason}")),
+        let line = match self.told {
+            1..=TOLD => format!("{place}: {reason}"),
             count if count == TOLD + 1 => {
-                tell("more lines were not written; --rejects FILE keeps them all, with reasons");
+                "more lines were not written; --rejects FILE keeps them all, with reasons"
+                    .to_owned()
             }
-            _ => {}
-        }
+            _ => return Ok(()),
+        };
+        self.bar.suspend(|| tell(&line));
         Ok(())
     }
 
@@ -86,6 +116,8 @@ impl Rejects {
         for (at, error) in &parsed.errors {
             let Some(chunk) = parsed.chunks.get(*at) else { continue };
             let raw = chunk.text.get(error.range.clone()).unwrap_or_default();
+            // A string that is never closed takes the newline along.
+            let raw = raw.strip_suffix(b"\n").unwrap_or(raw);
             let line = chunk.first_line + error.line - 1;
             self.add(chunk, line, error.column, &error.reason.to_string(), raw)?;
         }
@@ -117,12 +149,14 @@ impl Rejects {
     /// Everything is on its way to the disk.
     pub(crate) fn finish(&mut self) -> Result<(), Fail> {
         if let Some((path, file)) = &mut self.file {
-            file.flush().map_err(|error| {
-                Fail::failed(format!("cannot write {}: {error}", path.display()))
-            })?;
+            file.flush().map_err(|error| cannot_write(path, &error))?;
         }
         Ok(())
     }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Fail {
+    Fail::failed(format!("cannot write {}: {error}", path.display()))
 }
 
 /// Each line that gave a point, with the row that the point is in the batch of all chunks.

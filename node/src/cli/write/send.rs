@@ -1,18 +1,25 @@
 //! Parsed batches on their way into a database, and what becomes of each.
 //!
 //! Invariants: so many batches are under way at most; every line of every batch is counted as
-//! written, rejected, dropped or failed, and told if it was not written. Called by `write` and by
-//! `hints import`.
+//! written, rejected, dropped or failed, and told if it was not written. They are counted and told
+//! in the order of the input, so that at any time everything before one place has been, and nothing
+//! behind it. Of two lines for one point the later one wins. Called by `write` and by `hints import`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, future::poll_fn, sync::Arc, task::Poll};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use quorate_client::{Client, Receipt, WriteError, WriteOptions};
 use quorate_protocol::line::Options;
-use tokio::task::JoinSet;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
 
-use super::{Chunk, Parsed, Rejects, Tally};
-use crate::cli::{fail::Fail, table::grouped};
+use super::{Parsed, Rejects, Tally, keep::Keeper, pace::Pace, progress, state::Mark};
+use crate::cli::fail::Fail;
+
+/// Batches behind one that has no answer yet, for each that may be under way.
+const AHEAD: u64 = 4;
 
 /// Where batches go.
 pub(crate) struct Target {
@@ -20,30 +27,41 @@ pub(crate) struct Target {
     pub(crate) client: Option<Client>,
     pub(crate) database: String,
     pub(crate) options: WriteOptions,
-    /// Batches under way at the same time; with one, a later batch has the higher version.
+    /// Batches under way at the same time.
     pub(crate) in_flight: usize,
 }
 
-/// A batch that has been answered.
+/// A batch that has been answered; its rows are no longer needed.
 struct Answered {
-    chunks: Vec<Chunk>,
-    points: usize,
-    result: Result<Receipt, WriteError>,
+    number: u64,
+    parsed: Parsed,
+    /// None if there was nothing to send.
+    result: Option<Result<Receipt, WriteError>>,
 }
 
 /// A run of writes.
 pub(crate) struct Sending {
-    client: Option<Client>,
-    database: Arc<str>,
+    target: Target,
     options: Arc<WriteOptions>,
-    in_flight: usize,
     /// How the text was parsed; lines that failed are found by parsing it again.
     pub(crate) parsing: Options,
     pub(crate) rejects: Rejects,
     pub(crate) tally: Tally,
-    /// The caller says how far it is.
     pub(crate) bar: ProgressBar,
+    pub(crate) pace: Option<Pace>,
+    keeper: Option<Keeper>,
+    /// Points of the runs before.
+    points_before: usize,
+    /// Everything before it is counted, where there is one input.
+    pub(crate) mark: Mark,
+    started: Instant,
     tasks: JoinSet<Answered>,
+    /// Batches begun.
+    begun: u64,
+    /// Batches counted: all of the first so many.
+    settled: u64,
+    /// Answered, but not all before them.
+    held: BTreeMap<u64, Answered>,
 }
 
 impl Sending {
@@ -51,78 +69,140 @@ impl Sending {
     pub(crate) fn new(
         target: Target,
         parsing: Options,
-        rejects: Rejects,
+        mut rejects: Rejects,
         size: Option<u64>,
     ) -> Self {
-        let (bar, style) = match size {
-            Some(size) => (
-                ProgressBar::new(size),
-                "{bar:30} {bytes}/{total_bytes} {msg} {elapsed} left {eta}",
-            ),
-            None => (ProgressBar::new_spinner(), "{spinner} {bytes} {msg} {elapsed}"),
-        };
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
+        let bar = progress::bar(size);
+        rejects.bar = bar.clone();
         Self {
-            client: target.client,
-            database: target.database.into(),
-            options: Arc::new(target.options),
-            in_flight: target.in_flight,
+            options: Arc::new(target.options.clone()),
+            target,
             parsing,
             rejects,
             tally: Tally::default(),
             bar,
+            pace: None,
+            keeper: None,
+            points_before: 0,
+            mark: Mark::start(),
+            started: Instant::now(),
             tasks: JoinSet::new(),
+            begun: 0,
+            settled: 0,
+            held: BTreeMap::new(),
         }
     }
 
-    /// Counts and tells what could not be read, and sends the rest once there is a place for it.
+    /// Counts on from what the runs before have counted, and keeps it.
+    pub(crate) fn go_on(&mut self, keeper: Keeper) {
+        self.tally = keeper.tally().clone();
+        self.points_before = self.tally.points;
+        self.keeper = Some(keeper);
+    }
+
+    /// What keeps it, if anything does.
+    pub(crate) const fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.as_ref()
+    }
+
+    /// All of the input has been sent and answered.
+    pub(crate) fn all_done(&mut self) -> Result<(), Fail> {
+        self.keeper.as_mut().map_or(Ok(()), Keeper::finish)
+    }
+
+    /// Sends a batch once there is a place for it. What is given up in between was not sent.
     pub(crate) async fn send(&mut self, parsed: Parsed) -> Result<(), Fail> {
-        self.rejects.unreadable(&parsed)?;
-        self.tally.rejected += parsed.errors.len();
-        while self.tasks.len() >= self.in_flight {
-            self.answer().await?;
+        let most = self.target.in_flight as u64 * AHEAD;
+        while self.tasks.len() >= self.target.in_flight || self.begun - self.settled >= most {
+            let answered = self.tasks.join_next().await;
+            self.answered(answered)?;
         }
-        let Parsed { chunks, batch, points, .. } = parsed;
-        if batch.is_empty() {
-            return Ok(());
+        while let Some(then) = self.pace.and_then(|pace| pace.wait(Instant::now())) {
+            tokio::select! {
+                () = sleep_until(then) => {}
+                answered = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    self.answered(answered)?;
+                }
+            }
         }
-        let Some(client) = self.client.clone() else {
-            self.tally.points += points;
-            self.tally.batches += 1;
-            return Ok(());
+        if let Some(pace) = &mut self.pace {
+            pace.gone(parsed.points, Instant::now());
+        }
+        let number = self.begun;
+        self.begun += 1;
+        let client = self.target.client.clone().filter(|_| !parsed.batch.is_empty());
+        let Some(client) = client else {
+            return self.answered(Some(Ok(Answered { number, parsed, result: None })));
         };
-        let (database, options) = (Arc::clone(&self.database), Arc::clone(&self.options));
-        self.tasks.spawn(async move {
-            let result = client.write(&database, &batch, &options).await;
-            Answered { chunks, points, result }
+        let (database, options) = (self.target.database.clone(), Arc::clone(&self.options));
+        let mut write = Box::pin(async move {
+            let mut parsed = parsed;
+            let batch = std::mem::take(&mut parsed.batch);
+            let result = Some(client.write(&database, &batch, &options).await);
+            Answered { number, parsed, result }
         });
-        Ok(())
+        // A write has its version from the moment it is first polled. So that happens here, in the order
+        // of the input: tasks may be begun in any, and then an earlier line could win over a later one.
+        match poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await {
+            Poll::Ready(answered) => self.answered(Some(Ok(answered))),
+            Poll::Pending => {
+                self.tasks.spawn(write);
+                Ok(())
+            }
+        }
     }
 
     /// Waits until everything has been answered.
     pub(crate) async fn finish(&mut self) -> Result<(), Fail> {
         while !self.tasks.is_empty() {
-            self.answer().await?;
+            let answered = self.tasks.join_next().await;
+            self.answered(answered)?;
         }
         Ok(())
     }
 
-    /// Takes note of the next batch that has been answered.
-    async fn answer(&mut self) -> Result<(), Fail> {
-        let Some(answered) = self.tasks.join_next().await else {
-            return Ok(());
-        };
-        let Answered { chunks, points, result } = answered.map_err(Fail::failed)?;
-        match result {
-            Ok(receipt) => self.tally.written(points, &receipt),
-            Err(error) => {
-                self.tally.failed(points, &error);
-                self.rejects.failed(chunks, self.parsing, &error.failed)?;
+    /// Takes note of a batch that has been answered. Waits for nothing but the disk, so that whoever
+    /// gives up waiting for an answer cannot lose one.
+    fn answered(&mut self, next: Option<Result<Answered, JoinError>>) -> Result<(), Fail> {
+        let Some(next) = next else { return Ok(()) };
+        let next = next.map_err(Fail::failed)?;
+        self.held.insert(next.number, next);
+        let before = self.settled;
+        while let Some(next) = self.held.remove(&self.settled) {
+            self.settled += 1;
+            self.settle(next)?;
+        }
+        if self.settled > before {
+            let points = self.tally.points - self.points_before;
+            progress::points(&self.bar, points, self.started.elapsed());
+            if let Some(keeper) = &mut self.keeper {
+                let elapsed = self.started.elapsed();
+                keeper.mark(&self.mark, &self.tally, &mut self.rejects, elapsed)?;
             }
         }
-        self.bar.set_message(format!("{} points", grouped(self.tally.points as u64)));
+        Ok(())
+    }
+
+    fn settle(&mut self, answered: Answered) -> Result<(), Fail> {
+        let Answered { parsed, result, .. } = answered;
+        self.rejects.unreadable(&parsed)?;
+        self.tally.rejected += parsed.errors.len();
+        match result {
+            None if parsed.points > 0 => {
+                self.tally.points += parsed.points;
+                self.tally.batches += 1;
+            }
+            None => {}
+            Some(Ok(receipt)) => self.tally.written(parsed.points, &receipt),
+            Some(Err(error)) => {
+                self.tally.failed(parsed.points, &error);
+                self.rejects.failed(parsed.chunks, self.parsing, &error.failed)?;
+            }
+        }
+        if let Some((mark, stored)) = parsed.end {
+            self.mark = mark;
+            self.bar.set_position(stored);
+        }
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use quorate_client::{Receipt, WriteError, receipt::Dropped};
 use quorate_protocol::code::Class;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cli::{
@@ -10,7 +11,7 @@ use crate::cli::{
 };
 
 /// The counts of the report.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tally {
     /// Points that reached their level.
     pub(crate) points: usize,
@@ -27,7 +28,7 @@ pub(crate) struct Tally {
     /// Copies that their owners had not synced when the writes were answered.
     pub(crate) buffered: usize,
     /// Times of what was dropped.
-    range: Option<(i64, i64)>,
+    pub(super) range: Option<(i64, i64)>,
 }
 
 impl Tally {
