@@ -229,7 +229,9 @@ fn packed_input_is_the_same_and_what_is_cut_off_says_so() {
         let ended = scene.cluster.quorate(&["write", "cut", text(&cut), "--json"]).await;
         assert_eq!(ended.code, Some(1));
         assert!(ended.stderr.contains("the gzip data is cut off"), "{}", ended.stderr);
-        let points = json(&ended.stdout)["points"].as_u64().unwrap();
+        let report = json(&ended.stdout);
+        assert_eq!(report["rejected"], 0, "a line that was cut off is none: {}", ended.stderr);
+        let points = report["points"].as_u64().unwrap();
         let place = format!("what is before line {} was read and sent", points + 1);
         assert!(ended.stderr.contains(&place), "{}", ended.stderr);
         let found = scene.export("cut").await;
