@@ -212,6 +212,28 @@ fn what_needs_metadata_holds_up_nothing_else() {
 }
 
 #[test]
+fn a_client_is_closed_without_waiting_for_a_writer_s_timers() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(1, 608).await;
+        let client = cluster.client().await;
+        create_database(&client, "db", 1).await;
+        let linger = Duration::from_secs(3600);
+        let writer = client.writer("db", WriterConfig { linger, ..WriterConfig::default() });
+        let mut all = Vec::new();
+        for n in 0..10 {
+            all.push(writer.push(&sample(1, n)).await.unwrap());
+        }
+        for pending in all {
+            pending.await.unwrap();
+        }
+        let begun = Instant::now();
+        client.close().await;
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+        cluster.finish().await;
+    });
+}
+
+#[test]
 fn points_of_many_missing_groups_are_not_too_many_for_one_write() {
     simulated(async {
         let mut cluster = Cluster::simulated(1, 607).await;

@@ -19,6 +19,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use tokio_util::sync::CancellationToken;
+
 pub use config::WriterConfig;
 use quorate_protocol::{
     batch::Batch,
@@ -264,10 +266,11 @@ impl Shared {
         state.filled(key, self.config.max_rows);
         let jobs = state.send(self, key);
         let waiting = begun.filter(|number| state.is_filling(key, *number));
+        let waiting = waiting.and_then(|number| Some((number, state.end(key, number)?)));
         drop(state);
         self.start(jobs);
-        if let Some(number) = waiting {
-            self.spawn(linger(Arc::clone(self), key, number));
+        if let Some((number, end)) = waiting {
+            self.spawn(linger(Arc::clone(self), key, number, end));
         }
         Counters::add(&self.counters.pushed, "quorate_client_writer_points_total", 1);
         Ok(Pending(outcome))
@@ -286,9 +289,14 @@ impl Shared {
     }
 }
 
-/// Has a batch sent that has waited long enough.
-async fn linger(shared: Arc<Shared>, key: Key, number: u64) {
-    sleep(shared.config.linger).await;
+/// Has a batch sent that has waited long enough, unless it has ended before or the client is closed.
+async fn linger(shared: Arc<Shared>, key: Key, number: u64, end: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = end.cancelled() => return,
+        () = shared.client.core.cancel.cancelled() => {}
+        () = sleep(shared.config.linger) => {}
+    }
     let jobs = {
         let mut state = shared.lock();
         state.due(key, number);

@@ -117,7 +117,11 @@ async fn write(shared: &Arc<Shared>, points: Points) {
         only = Some(selection(&batch, pushes.iter().map(|push| &push.row)));
         let rows = pushes.len() as u64;
         Counters::add(&shared.counters.retries, "quorate_client_writer_retried_points_total", rows);
-        sleep_until(next).await;
+        tokio::select! {
+            // What is tried then fails at once.
+            () = core.cancel.cancelled() => {}
+            () = sleep_until(next) => {}
+        }
     }
 }
 

@@ -127,6 +127,11 @@ impl State {
         self.send(shared, key)
     }
 
+    /// What tells when this batch has ended.
+    pub(super) fn end(&self, key: Key, number: u64) -> Option<CancellationToken> {
+        self.ends.get(&(key, number)).cloned()
+    }
+
     /// What tells when all that has been added has ended.
     pub(super) fn ends(&self) -> Vec<CancellationToken> {
         self.ends.values().cloned().collect()
