@@ -365,3 +365,74 @@ fn an_interrupted_load_says_how_to_go_on() {
         scene.client.close().await;
     });
 }
+
+/// Starts a load of 20,000 lines and kills the only node amid it.
+async fn outage(scene: &mut Scene, args: &[&str], state: &Path) -> Child {
+    let child = scene.cluster.spawn_quorate(args, Stdio::null());
+    wait_for("the load to get on", PATIENCE, async || {
+        line_of(state).filter(|line| *line > 2_000).ok_or("not yet".to_owned())
+    })
+    .await;
+    scene.cluster.kill(NODE).await;
+    child
+}
+
+/// All lines, once this test's client has found the node again.
+async fn all_there(scene: &Scene) {
+    let found = wait_for("the node", PATIENCE, async || {
+        export(&scene.client, "db", Some(NODE)).await.map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(found.lines().count(), 20_000);
+}
+
+#[test]
+fn a_load_waits_until_its_nodes_are_back() {
+    real(async {
+        let mut scene = Scene::start(&["db"]).await;
+        let input = scene.file("in.lp", lines(0, 20_000).as_bytes());
+        let state = scene.path("state");
+        let args = ["write", "db", text(&input), "--state", text(&state), "--rate", "20k"];
+        let args = [&args[..], &["--batch", "200", "--timeout", "300ms", "--json"]].concat();
+        let child = outage(&mut scene, &args, &state).await;
+        let second = scene.cluster.quorate(&args).await;
+        assert_eq!(second.code, Some(1));
+        assert!(second.stderr.contains("is in use by another load"), "{}", second.stderr);
+        // Longer than a batch may take, so that some fail and are sent again.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        scene.cluster.restart(NODE).await;
+        let ended = child.wait_with_output().await.unwrap();
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(0), "{stderr}");
+        assert_eq!(stderr.matches("; trying again for up to 1m").count(), 1, "{stderr}");
+        let report = json(&String::from_utf8_lossy(&ended.stdout));
+        assert_eq!((&report["points"], &report["errors"]), (&20_000.into(), &0.into()), "{report}");
+        all_there(&scene).await;
+        scene.client.close().await;
+    });
+}
+
+#[test]
+fn a_load_that_waits_too_long_stops_and_goes_on_there() {
+    real(async {
+        let mut scene = Scene::start(&["db"]).await;
+        let input = scene.file("in.lp", lines(0, 20_000).as_bytes());
+        let (state, rejects) = (scene.path("state"), scene.path("bad.lp"));
+        let args = ["write", "db", text(&input), "--state", text(&state), "--rate", "20k"];
+        let args = [&args[..], &["--batch", "200", "--timeout", "300ms", "--json"]].concat();
+        let args = [&args[..], &["--rejects", text(&rejects), "--retry", "200ms"]].concat();
+        let child = outage(&mut scene, &args, &state).await;
+        let ended = child.wait_with_output().await.unwrap();
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{stderr}");
+        let line = line_of(&state).unwrap();
+        assert!(stderr.contains(&format!("stopped before line {line}: ")), "{stderr}");
+        assert_eq!(std::fs::metadata(&rejects).unwrap().len(), 0);
+        scene.cluster.restart(NODE).await;
+        let ended = scene.cluster.quorate(&args).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        assert_eq!(json(&ended.stdout)["points"], 20_000);
+        all_there(&scene).await;
+        scene.client.close().await;
+    });
+}

@@ -33,7 +33,7 @@ use super::{
     table::{Table, bytes, count, grouped},
     tell,
     time::parse_positive,
-    write::{Chunk, Cutter, Parsed, Rejects, Sending, Target, verdict},
+    write::{Chunk, Cutter, Parsed, Patience, Rejects, Sending, Target, verdict},
 };
 
 /// A batch is sent when it has so many lines, or bytes of text.
@@ -184,6 +184,7 @@ impl<'a> Importing<'a> {
             },
             // The versions of the batches are to be in their order.
             in_flight: 1,
+            patience: Patience::new(Duration::ZERO, env.clone()),
         };
         let now = i64::try_from(env.clock.wall_ns()).unwrap_or(i64::MAX);
         let parsing = Options { precision: args.precision, default_time: now };

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{
     Write,
     input::{Behind, Input},
+    lock::Lock,
     rejects::Rejects,
     state::{Mark, State, Store},
     tally::Tally,
@@ -30,6 +31,7 @@ pub(crate) struct Keeper {
     resumed: Option<usize>,
     /// Time of the runs before.
     before: f64,
+    _lock: Lock,
 }
 
 /// How a run begins.
@@ -50,6 +52,15 @@ impl Keeper {
     ) -> Result<Begun, Fail> {
         let store = Store::new(Arc::new(SystemDisk), path);
         let failed = |error| Fail::failed(format!("cannot read {}: {error}", path.display()));
+        let lock = Lock::take(path).map_err(|error| {
+            Fail::failed(format!("cannot lock {} by a file beside it: {error}", path.display()))
+        })?;
+        let lock = lock.ok_or_else(|| {
+            Fail::failed(format!(
+                "{} is in use by another load; wait for it, or give another --state",
+                path.display()
+            ))
+        })?;
         let plan = args.plan();
         let Some(state) = store.load().map_err(failed)? else {
             let state = State {
@@ -63,7 +74,7 @@ impl Keeper {
                 rejects_length: 0,
             };
             let rejects = Rejects::open(args.rejects.as_deref())?;
-            let keeper = Self { store, state, resumed: None, before: 0.0 };
+            let keeper = Self { store, state, resumed: None, before: 0.0, _lock: lock };
             keeper.save()?;
             return Ok(Begun { keeper, rejects, finished: false });
         };
@@ -94,7 +105,8 @@ impl Keeper {
         }
         let rejects = Rejects::reopen(args.rejects.as_deref(), state.rejects_length)?;
         let (resumed, before) = (Some(state.mark.line), state.seconds);
-        Ok(Begun { keeper: Self { store, state, resumed, before }, rejects, finished })
+        let keeper = Self { store, state, resumed, before, _lock: lock };
+        Ok(Begun { keeper, rejects, finished })
     }
 
     /// Time of lines without one.

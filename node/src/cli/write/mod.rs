@@ -3,10 +3,13 @@
 //! Invariants: memory is flat whatever the size of the input; a bad line or a failed batch never
 //! costs the others; every line read is counted as written, rejected, dropped or failed.
 
+mod attempts;
 mod chunk;
 mod dry;
 mod input;
 mod keep;
+mod load;
+mod lock;
 mod pace;
 mod progress;
 mod read;
@@ -34,8 +37,9 @@ use super::{
     output::Output,
     table::count,
     tell,
-    time::parse_positive,
+    time::{parse_duration, parse_positive},
 };
+pub(crate) use attempts::Patience;
 pub(crate) use chunk::{Chunk, Cutter};
 use input::Input;
 use keep::{Begun, Keeper};
@@ -43,10 +47,11 @@ use pace::{Pace, parse_rate};
 pub(crate) use read::Parsed;
 pub(crate) use rejects::Rejects;
 pub(crate) use send::{Sending, Target};
-use signals::Signals;
 use state::Plan;
 pub(crate) use tally::{Tally, round};
 
+/// How long a load with a state waits for a cluster that takes nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Batches under way at the same time.
 const IN_FLIGHT: usize = 4;
 
@@ -67,7 +72,8 @@ above 128 MiB (--long=28 and more) are refused.
 An interrupted load (Ctrl-C, kill, a lost machine) goes on with the same --state: batches that have
 an answer are not sent again, a few others are, which changes nothing, unless someone else has
 written the same points since: a batch that is sent again is a new write, and the later write wins.
-Lines that failed (their owners were down, say) are not sent again; --rejects keeps them.
+A batch that fails because nodes are down, say, is sent again for --retry, as the same write; then the
+load stops there, and goes on there later. With --retry 0 it is passed by, and --rejects keeps its lines.
 The input must begin with the same bytes, which are read again and compared; standard input can be
 given again too. Lines without a time keep the time of the first start. One load at a time may use
 a state.";
@@ -101,6 +107,10 @@ pub(crate) struct Write {
     /// How long a batch may take to reach its level
     #[arg(long, value_name = "D", default_value = "10s", value_parser = parse_positive)]
     timeout: u64,
+    /// Send a batch that failed again for so long, if its reason may pass; 0 for not at all
+    /// [default: 1m with --state, otherwise 0]
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    retry: Option<u64>,
     /// File for lines that were not written, with reasons
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
@@ -111,7 +121,7 @@ pub(crate) struct Write {
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// Contact nobody; print the canonical lines that would be written
-    #[arg(long, conflicts_with_all = ["rate", "state"])]
+    #[arg(long, conflicts_with_all = ["rate", "state", "retry"])]
     dry_run: bool,
     #[command(flatten)]
     connect: Connect,
@@ -130,6 +140,11 @@ impl Write {
             unit_ns: self.precision.nanoseconds(),
             rejects: self.rejects.clone(),
         }
+    }
+
+    fn patience(&self) -> Duration {
+        let otherwise = if self.state.is_some() { PATIENCE } else { Duration::ZERO };
+        self.retry.map_or(otherwise, Duration::from_nanos)
     }
 
     fn write_options(&self) -> WriteOptions {
@@ -158,6 +173,7 @@ pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
             (begun.rejects, Some(begun.keeper))
         }
     };
+    let patience = Patience::new(args.patience(), env.clone());
     let client = args.connect.open(&env).await?;
     map_with(&client, &args.database).await?;
     let started = Instant::now();
@@ -166,6 +182,7 @@ pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
         database: args.database.clone(),
         options: args.write_options(),
         in_flight: IN_FLIGHT,
+        patience,
     };
     let mut run = Sending::new(target, parsing, rejects, input.size);
     if args.connect.json {
@@ -177,7 +194,7 @@ pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
     if let Some(keeper) = keeper {
         run.go_on(keeper);
     }
-    let ended = all(&args, &mut run, input).await;
+    let ended = load::load(&args, &mut run, input).await;
     let ended = ended.and(run.rejects.finish());
     run.bar.finish_and_clear();
     client.close().await;
@@ -208,63 +225,6 @@ fn already(args: &Write, begun: &Begun) -> Result<(), Fail> {
     tell(&format!("{path}: this load is finished; remove that file to load it again"));
     report(args, keeper.tally(), Some(keeper), Duration::ZERO)?;
     verdict(keeper.tally(), &begun.rejects)
-}
-
-/// Reads to the end, or until a signal comes, with some batches under way.
-async fn all(args: &Write, run: &mut Sending, input: Input) -> Result<(), Fail> {
-    let name = input.name.clone();
-    let cannot = |error| Fail::failed(format!("cannot watch for signals: {error}"));
-    let mut signals = Signals::new().map_err(cannot)?;
-    let lines = run.pace.map_or(args.batch as usize, |pace| pace.lines(args.batch as usize));
-    let batches = read::start(input, lines, run.parsing);
-    let mut batches =
-        batches.map_err(|error| Fail::failed(format!("cannot start a thread: {error}")))?;
-    let (mut broken, mut interrupted) = (None, false);
-    loop {
-        let next = tokio::select! {
-            next = batches.recv() => next,
-            () = signals.next() => {
-                interrupted = true;
-                None
-            }
-        };
-        let parsed = match next {
-            Some(Ok(parsed)) => parsed,
-            Some(Err(error)) => {
-                broken = Some(error);
-                break;
-            }
-            None => break,
-        };
-        tokio::select! {
-            sent = run.send(parsed) => sent?,
-            () = signals.next() => {
-                interrupted = true;
-                break;
-            }
-        }
-    }
-    // What is under way gets its answer, within --timeout; who cannot wait for that asks again.
-    tokio::select! {
-        ended = run.finish() => ended?,
-        () = signals.next() => {
-            return Err(Fail::failed("interrupted twice: some batches have no answer yet"));
-        }
-    }
-    let line = run.mark.line;
-    if let Some(error) = broken {
-        return Err(Fail::failed(format!(
-            "cannot read {name}: {error}; what is before line {line} was read and sent"
-        )));
-    }
-    if interrupted {
-        let how = match run.keeper() {
-            Some(_) => "the same command line goes on there".to_owned(),
-            None => "with --state FILE a load can go on where it was interrupted".to_owned(),
-        };
-        return Err(Fail::failed(format!("interrupted before line {line}; {how}")));
-    }
-    run.all_done()
 }
 
 /// The end of a run that read everything.

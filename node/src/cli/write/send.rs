@@ -8,14 +8,21 @@
 use std::{collections::BTreeMap, future::poll_fn, sync::Arc, task::Poll};
 
 use indicatif::ProgressBar;
-use quorate_client::{Client, Receipt, WriteError, WriteOptions};
+use quorate_client::{Client, WriteOptions};
 use quorate_protocol::line::Options;
 use tokio::{
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 
-use super::{Parsed, Rejects, Tally, keep::Keeper, pace::Pace, progress, state::Mark};
+use super::{
+    Parsed, Rejects, Tally,
+    attempts::{Patience, Sent},
+    keep::Keeper,
+    pace::Pace,
+    progress,
+    state::Mark,
+};
 use crate::cli::fail::Fail;
 
 /// Batches behind one that has no answer yet, for each that may be under way.
@@ -29,6 +36,8 @@ pub(crate) struct Target {
     pub(crate) options: WriteOptions,
     /// Batches under way at the same time.
     pub(crate) in_flight: usize,
+    /// How long batches that fail are sent again.
+    pub(crate) patience: Patience,
 }
 
 /// A batch that has been answered; its rows are no longer needed.
@@ -36,7 +45,7 @@ struct Answered {
     number: u64,
     parsed: Parsed,
     /// None if there was nothing to send.
-    result: Option<Result<Receipt, WriteError>>,
+    sent: Option<Sent>,
 }
 
 /// A run of writes.
@@ -132,14 +141,15 @@ impl Sending {
         self.begun += 1;
         let client = self.target.client.clone().filter(|_| !parsed.batch.is_empty());
         let Some(client) = client else {
-            return self.answered(Some(Ok(Answered { number, parsed, result: None })));
+            return self.answered(Some(Ok(Answered { number, parsed, sent: None })));
         };
         let (database, options) = (self.target.database.clone(), Arc::clone(&self.options));
+        let (patience, bar) = (self.target.patience.clone(), self.bar.clone());
         let mut write = Box::pin(async move {
             let mut parsed = parsed;
             let batch = std::mem::take(&mut parsed.batch);
-            let result = Some(client.write(&database, &batch, &options).await);
-            Answered { number, parsed, result }
+            let sent = Some(patience.send(&client, &database, &batch, &options, &bar).await);
+            Answered { number, parsed, sent }
         });
         // A write has its version from the moment it is first polled. So that happens here, in the order
         // of the input: tasks may be begun in any, and then an earlier line could win over a later one.
@@ -150,6 +160,11 @@ impl Sending {
                 Ok(())
             }
         }
+    }
+
+    /// What fails from now on is not sent again.
+    pub(crate) fn hurry(&self) {
+        self.target.patience.stop.cancel();
     }
 
     /// Waits until everything has been answered.
@@ -168,9 +183,15 @@ impl Sending {
         let next = next.map_err(Fail::failed)?;
         self.held.insert(next.number, next);
         let before = self.settled;
-        while let Some(next) = self.held.remove(&self.settled) {
-            self.settled += 1;
-            self.settle(next)?;
+        let mut stopped = Ok(());
+        while stopped.is_ok()
+            && let Some(next) = self.held.remove(&self.settled)
+        {
+            stopped = self.stops(&next);
+            if stopped.is_ok() {
+                self.settled += 1;
+                self.settle(next)?;
+            }
         }
         if self.settled > before {
             let points = self.tally.points - self.points_before;
@@ -180,23 +201,39 @@ impl Sending {
                 keeper.mark(&self.mark, &self.tally, &mut self.rejects, elapsed)?;
             }
         }
-        Ok(())
+        stopped
+    }
+
+    /// A load that can go on later ends at the first batch that may be written later: passing it by
+    /// would be to lose it.
+    fn stops(&self, answered: &Answered) -> Result<(), Fail> {
+        let error = answered.sent.as_ref().and_then(|sent| sent.error.as_ref());
+        match error.filter(|error| error.retryable()) {
+            Some(error) if self.keeper.is_some() && !self.target.patience.how_long.is_zero() => {
+                Err(Fail::failed(format!(
+                    "stopped before line {}: {error}; the same command line goes on there",
+                    self.mark.line
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn settle(&mut self, answered: Answered) -> Result<(), Fail> {
-        let Answered { parsed, result, .. } = answered;
+        let Answered { parsed, sent, .. } = answered;
         self.rejects.unreadable(&parsed)?;
         self.tally.rejected += parsed.errors.len();
-        match result {
+        match sent {
             None if parsed.points > 0 => {
                 self.tally.points += parsed.points;
                 self.tally.batches += 1;
             }
             None => {}
-            Some(Ok(receipt)) => self.tally.written(parsed.points, &receipt),
-            Some(Err(error)) => {
-                self.tally.failed(parsed.points, &error);
-                self.rejects.failed(parsed.chunks, self.parsing, &error.failed)?;
+            Some(Sent { receipts, error }) => {
+                self.tally.sent(parsed.points, &receipts, error.as_ref());
+                if let Some(error) = error {
+                    self.rejects.failed(parsed.chunks, self.parsing, &error.failed)?;
+                }
             }
         }
         if let Some((mark, stored)) = parsed.end {

@@ -32,19 +32,16 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// A batch of `points` points that reached its level.
-    pub(crate) fn written(&mut self, points: usize, receipt: &Receipt) {
+    /// A batch of `points` points: every attempt's receipt but a last one's that failed.
+    pub(crate) fn sent(&mut self, points: usize, receipts: &[Receipt], error: Option<&WriteError>) {
         self.batches += 1;
-        self.receipt(receipt);
-        self.points += points.saturating_sub(receipt.dropped.map_or(0, |dropped| dropped.points));
-    }
-
-    /// A batch of `points` points of which some did not.
-    pub(crate) fn failed(&mut self, points: usize, error: &WriteError) {
-        self.batches += 1;
-        self.receipt(&error.receipt);
-        let mut lost = error.receipt.dropped.map_or(0, |dropped| dropped.points);
-        for group in &error.failed {
+        let mut lost = 0;
+        // What was dropped once was not sent again.
+        for receipt in receipts.iter().chain(error.map(|error| &*error.receipt)) {
+            self.receipt(receipt);
+            lost += receipt.dropped.map_or(0, |dropped| dropped.points);
+        }
+        for group in error.iter().flat_map(|error| &error.failed) {
             lost += group.rows.len();
             if group.code.class() == Class::Never {
                 self.rejected += group.rows.len();
