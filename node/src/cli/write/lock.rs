@@ -33,14 +33,9 @@ impl Lock {
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
                 Err(error) => return Err(error.into()),
             }
-            match std::fs::metadata(&path) {
-                Ok(named) if named.ino() == file.metadata()?.ino() => {
-                    return Ok(Some(Self { path, _file: file }));
-                }
-                // Its last holder has removed it since it was opened.
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+            // If not, its last holder has removed it since it was opened.
+            if has_name(&file, &path)? {
+                return Ok(Some(Self { path, _file: file }));
             }
         }
     }
@@ -50,6 +45,18 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Before the lock goes. A file that stays is in nobody's way.
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Whether this is the file that has the name now.
+fn has_name(file: &File, path: &Path) -> io::Result<bool> {
+    match std::fs::metadata(path) {
+        Ok(named) => {
+            let own = file.metadata()?;
+            Ok((named.dev(), named.ino()) == (own.dev(), own.ino()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -70,6 +77,18 @@ mod tests {
         // As a killed holder leaves it.
         std::fs::write(directory.path().join("state.lock"), "").unwrap();
         assert!(Lock::take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_file_that_lost_its_name_is_no_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.lock");
+        let old = File::create(&path).unwrap();
+        assert!(has_name(&old, &path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!has_name(&old, &path).unwrap());
+        let new = File::create(&path).unwrap();
+        assert!(has_name(&new, &path).unwrap() && !has_name(&old, &path).unwrap());
     }
 
     /// Threads that take and let go at will: never two at once.
