@@ -3,6 +3,13 @@
 //!
 //! The benchmarks themselves are in files of their own; `README.md` has the method and the figures.
 
-pub mod fleet;
+mod parts;
 pub mod probe;
 pub mod report;
+
+/// The load: a fleet of hosts that report their CPUs.
+pub mod fleet {
+    pub use quorate_node::fleet::*;
+
+    pub use crate::parts::*;
+}

@@ -1,4 +1,4 @@
-//! `quorate bench limits` measures files, a second process and memory, and leaves nothing behind.
+//! `quorate bench`: what it measures, what it reads back, and that it leaves nothing behind.
 
 use std::process::Command;
 
@@ -36,4 +36,54 @@ fn the_limits_of_a_machine_are_one_json_object_and_nothing_stays_behind() {
     }
     assert!(figures["quic_mtu"].as_u64() >= Some(1200));
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// Each input and each fault: everything acknowledged is read back, and every key is there.
+#[test]
+fn a_load_is_measured_and_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |rows: u64, args: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(["bench", "write", "--json", "--hosts", "40", "--batch", "100", "--dir"]);
+        let ended = command
+            .arg(dir.path())
+            .args(["--rows", &rows.to_string()])
+            .args(args)
+            .env_remove("QUORATE_CONNECT")
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{args:?}: {stderr}");
+        let figures: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        for key in ["rows", "verified_rows"] {
+            assert_eq!(figures[key], rows, "{args:?}: {key}");
+        }
+        for key in ["missing_rows", "errors"] {
+            assert_eq!(figures[key], 0, "{args:?}: {key}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        figures
+    };
+    let lines = run(3_050, &["--nodes", "1", "--input", "lines", "--consistency", "one"]);
+    for key in ["rows_per_s", "values_per_s", "ack_p50_ms", "ack_p99_ms", "ack_p999_ms"] {
+        assert!(lines[key].as_f64() > Some(0.0), "{key}: {}", lines[key]);
+    }
+    for key in ["wire_bytes_per_value", "disk_bytes_per_value", "client_rss_anon_mb", "limit_share"]
+    {
+        assert!(lines[key].as_f64() > Some(0.0), "{key}: {}", lines[key]);
+    }
+    assert!(lines["client_cpu_s"].is_number() && lines["drain_rows_per_s"].is_null());
+    for key in ["node_cpu_s", "node_rss_anon_mb"] {
+        assert_eq!(lines[key].as_array().map(Vec::len), Some(1), "{key}");
+    }
+    let acked: u64 =
+        lines["timeline_rows"].as_array().unwrap().iter().flat_map(Value::as_u64).sum();
+    assert_eq!(acked, 3_050);
+    // At 20,000 rows a second it takes as long as it takes.
+    let paced = run(10_000, &["--nodes", "1", "--input", "api", "--rate", "20k"]);
+    assert!(paced["seconds"].as_f64() >= Some(0.49), "{}", paced["seconds"]);
+    let drain = run(20_000, &["--fault", "drain", "--rate", "20k"]);
+    assert!(drain["hints_accepted"].as_u64() > Some(0), "{drain}");
+    assert_eq!(drain["hints_accepted"], drain["hints_delivered"]);
+    assert!(drain["drain_rows_per_s"].as_f64() > Some(0.0));
 }

@@ -35,9 +35,12 @@ pub use dial::{Dialer, Local, client_config, peer_chain};
 pub use error::{ConnectError, Lost, NotSent, RequestError, alert, alert_text};
 pub use stream::ReplyStream;
 
-use crate::lane::{
-    Abandoned, Class, Held, LANES, Lane, credited,
-    framed::{FrameReader, FrameWriter, StreamError},
+use crate::{
+    lane::{
+        Abandoned, Class, Held, LANES, Lane, credited,
+        framed::{FrameReader, FrameWriter, StreamError},
+    },
+    traffic::NodeTraffic,
 };
 
 /// The answer to a request: its body and its payload.
@@ -203,6 +206,21 @@ impl Connection {
     #[must_use]
     pub fn stable_id(&self) -> u64 {
         self.quic.stable_id() as u64
+    }
+
+    /// What has gone over it.
+    #[must_use]
+    pub fn traffic(&self) -> NodeTraffic {
+        let stats = self.quic.stats();
+        NodeTraffic {
+            node: self.node(),
+            connection: self.stable_id(),
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+            lost_packets: stats.path.lost_packets,
+            mtu: stats.path.current_mtu,
+            rtt: self.rtt(),
+        }
     }
 
     /// The smoothed round trip time.

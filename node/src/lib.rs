@@ -16,6 +16,8 @@ mod directory;
 pub mod disk;
 pub mod endpoint;
 pub mod executor;
+#[doc(hidden)]
+pub mod fleet;
 pub mod handoff;
 mod health;
 mod hints;

@@ -6,6 +6,7 @@
 
 mod bench;
 mod certs;
+mod children;
 mod connect;
 mod db;
 mod demo;

@@ -3,7 +3,6 @@
 //! Invariants: real processes, real certificates, real metrics; whatever happens, the processes are
 //! ended, and a folder of our own making is removed unless something went wrong.
 
-mod cluster;
 mod fleet;
 mod host;
 mod ledger;
@@ -20,11 +19,16 @@ use std::{
 };
 
 use clap::Args;
+use quorate_certs::Role;
 use quorate_client::Env;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{connect::unix_time, fail::Fail, output::Output};
-use cluster::Cluster;
+use super::{
+    children::{Cluster, Setup},
+    connect::unix_time,
+    fail::Fail,
+    output::Output,
+};
 use report::Facts;
 use screen::Screen;
 use story::{DEFAULT_SECONDS, Plan, Story};
@@ -38,6 +42,13 @@ const EXAMPLES: &str = "\
   quorate demo
   quorate demo --dir /tmp/quorate-demo      keeps the cluster's folder, to go on by hand
   quorate demo --json | jq .points_missing";
+
+/// Three nodes, one client that may do everything and two that may write.
+const SETUP: Setup<'_> = Setup {
+    name: "demo",
+    nodes: 3,
+    clients: &[("admin", &[Role::Admin]), ("live", &[Role::Write]), ("fleet", &[Role::Write])],
+};
 
 /// Show the whole story on this machine, in less than a minute
 #[derive(Args, Debug)]
@@ -104,7 +115,7 @@ async fn perform(args: &Demo, dir: &Path, env: &Env) -> Result<Option<(Facts, Ve
     let mut screen = Screen::new();
     let mut cluster = tokio::select! {
         biased;
-        started = Cluster::start(dir, unix_time(env)) => started?,
+        started = Cluster::start(dir, &SETUP, unix_time(env)) => started?,
         ended = interrupt() => return ended.map(|()| None),
     };
     let addresses: Vec<String> =

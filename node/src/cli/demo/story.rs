@@ -25,7 +25,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cluster::Cluster,
     fleet::{Fleet, INTERVAL},
     ledger::Ledger,
     report::Facts,
@@ -34,7 +33,8 @@ use super::{
     writers::{self, DATABASE, Desk, Progress},
 };
 use crate::cli::{
-    connect::unix_time, fail::Fail, fields::FieldNames, series, survey::Survey, table::grouped,
+    children::Cluster, connect::unix_time, fail::Fail, fields::FieldNames, series, survey::Survey,
+    table::grouped,
 };
 
 /// Points acknowledged before the leader is killed, while it is dead, and in all, of the default

@@ -1,7 +1,8 @@
-//! The demo's cluster: certificates, three node processes on loopback, their end.
+//! A cluster of child processes on loopback: certificates, nodes, their end.
 //!
 //! Invariant: no child outlives this process: each stops when its standard input closes, which the
-//! system does for us however we end, and is killed when its handle is dropped. Used by the story.
+//! system does for us however we end, and is killed when its handle is dropped. Used by
+//! `demo` and `bench write`.
 
 use std::{
     fs::{self, File},
@@ -22,69 +23,86 @@ use tokio::{
 
 use crate::cli::fail::Fail;
 
-/// Names of the nodes.
-const NAMES: [&str; 3] = ["n1", "n2", "n3"];
 /// How long a node may take until it serves.
 const START: Duration = Duration::from_secs(60);
 /// How long a node may take to stop.
 const STOP: Duration = Duration::from_secs(15);
 
 /// A node and its process.
-pub(super) struct Member {
-    pub(super) name: String,
-    pub(super) id: NodeId,
-    pub(super) addr: String,
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) id: NodeId,
+    pub(crate) addr: String,
     child: Option<Child>,
 }
 
+impl Member {
+    /// Its process, while it has one.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+}
+
 /// The processes.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     dir: PathBuf,
     program: PathBuf,
-    pub(super) members: Vec<Member>,
+    pub(crate) members: Vec<Member>,
+}
+
+/// What to start.
+pub(crate) struct Setup<'a> {
+    /// The cluster's name.
+    pub(crate) name: &'a str,
+    /// Nodes, which are called n1, n2 and so on.
+    pub(crate) nodes: usize,
+    /// Clients and what they may do.
+    pub(crate) clients: &'a [(&'a str, &'a [Role])],
 }
 
 impl Cluster {
     /// Makes the certificates and starts the nodes.
-    pub(super) async fn start(dir: &Path, now: UnixTime) -> Result<Self, Fail> {
-        make_certificates(&dir.join("pki"), now).map_err(Fail::failed)?;
+    pub(crate) async fn start(dir: &Path, setup: &Setup<'_>, now: UnixTime) -> Result<Self, Fail> {
+        let names: Vec<String> = (1..=setup.nodes).map(|at| format!("n{at}")).collect();
+        make_certificates(&dir.join("pki"), setup, &names, now).map_err(Fail::failed)?;
         let program = std::env::current_exe()
             .map_err(|error| Fail::failed(format!("cannot find this program: {error}")))?;
         let mut cluster = Self { dir: dir.to_owned(), program, members: Vec::new() };
-        let first = cluster.launch(NAMES[0], "127.0.0.1:0", &["--bootstrap"]).await?;
-        let join = ["--join", first.addr.as_str()];
         // One by one, so that ids follow names.
-        let second = cluster.launch(NAMES[1], "127.0.0.1:0", &join).await?;
-        let third = cluster.launch(NAMES[2], "127.0.0.1:0", &join).await?;
-        cluster.members = vec![first, second, third];
+        for name in &names {
+            let first = cluster.members.first().map(|first| first.addr.clone());
+            let how = first.as_ref().map_or(vec!["--bootstrap"], |first| vec!["--join", first]);
+            let member = cluster.launch(name, "127.0.0.1:0", &how).await?;
+            cluster.members.push(member);
+        }
         Ok(cluster)
     }
 
     /// Addresses to begin with.
-    pub(super) fn seeds(&self) -> Vec<String> {
+    pub(crate) fn seeds(&self) -> Vec<String> {
         self.members.iter().map(|member| member.addr.clone()).collect()
     }
 
-    /// The identity of one of the demo's clients.
-    pub(super) fn credentials(&self, name: &str, now: UnixTime) -> Result<Credentials, Fail> {
+    /// The identity of one of the clients.
+    pub(crate) fn credentials(&self, name: &str, now: UnixTime) -> Result<Credentials, Fail> {
         Credentials::load(&self.dir.join("pki").join(name), now).map_err(Fail::failed)
     }
 
     /// The command line that starts a node again, by hand.
-    pub(super) fn command(&self, member: &Member) -> String {
+    pub(crate) fn command(&self, member: &Member) -> String {
         let dir = self.dir.display();
         let Member { name, addr, .. } = member;
         format!("quorate node --data {dir}/{name} --listen {addr} --certs {dir}/pki/{name}")
     }
 
     /// The member with this id.
-    pub(super) fn member(&self, id: NodeId) -> Result<&Member, Fail> {
+    pub(crate) fn member(&self, id: NodeId) -> Result<&Member, Fail> {
         let found = self.members.iter().find(|member| member.id == id);
-        found.ok_or_else(|| Fail::failed(format!("node {id} is none of the demo's")))
+        found.ok_or_else(|| Fail::failed(format!("node {id} is none of these")))
     }
 
     /// Ends a node as a power cut would: SIGKILL. Returns when the process is gone.
-    pub(super) async fn kill(&mut self, id: NodeId) -> Result<u32, Fail> {
+    pub(crate) async fn kill(&mut self, id: NodeId) -> Result<u32, Fail> {
         let member = self.members.iter_mut().find(|member| member.id == id);
         let child = member.and_then(|member| member.child.take());
         let mut child = child.ok_or_else(|| Fail::failed(format!("node {id} does not run")))?;
@@ -96,8 +114,16 @@ impl Cluster {
         Ok(pid)
     }
 
+    /// Stops a node in the middle of whatever it does (SIGSTOP), or lets it go on.
+    pub(crate) fn freeze(&self, id: NodeId, frozen: bool) -> Result<(), Fail> {
+        if let Some(child) = &self.member(id)?.child {
+            signal(child, if frozen { Signal::STOP } else { Signal::CONT });
+        }
+        Ok(())
+    }
+
     /// Starts a node again, with its data, where it was.
-    pub(super) async fn restart(&mut self, id: NodeId) -> Result<(), Fail> {
+    pub(crate) async fn restart(&mut self, id: NodeId) -> Result<(), Fail> {
         let member = self.member(id)?;
         let again = self.launch(&member.name, &member.addr, &[]).await?;
         if again.id != id {
@@ -110,11 +136,13 @@ impl Cluster {
     }
 
     /// Stops all nodes gracefully.
-    pub(super) async fn stop(&mut self) -> Result<(), Fail> {
+    pub(crate) async fn stop(&mut self) -> Result<(), Fail> {
         let mut stopping = Vec::new();
         for member in &mut self.members {
             if let Some(child) = member.child.take() {
-                terminate(&child);
+                // One that was stopped sees no other signal.
+                signal(&child, Signal::CONT);
+                signal(&child, Signal::TERM);
                 stopping.push((member.name.clone(), child));
             }
         }
@@ -153,7 +181,7 @@ impl Cluster {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
-            // Ctrl-C is for the demo, which then ends its children.
+            // Ctrl-C is for this process, which then ends its children.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -167,12 +195,11 @@ impl Cluster {
     }
 }
 
-/// Asks a process to stop.
-fn terminate(child: &Child) {
+/// Sends a signal to a process. If it has ended already, there is nothing to ask.
+fn signal(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
-        // If it has ended already, there is nothing to ask.
-        let _ = kill_process(pid, Signal::TERM);
+        let _ = kill_process(pid, signal);
     }
 }
 
@@ -202,17 +229,21 @@ fn not_ready(name: &str, status: Option<ExitStatus>, log: &Path) -> String {
     format!("node {name} {how}; its log {} ends with: {last}", log.display())
 }
 
-/// A CA, a certificate per node, one client that may do everything and two that may write.
-fn make_certificates(dir: &Path, now: UnixTime) -> Result<(), quorate_certs::IssueError> {
+/// A CA, a certificate per node and per client.
+fn make_certificates(
+    dir: &Path,
+    setup: &Setup<'_>,
+    names: &[String],
+    now: UnixTime,
+) -> Result<(), quorate_certs::IssueError> {
     let refuse = Existing::Refuse;
-    let authority = Authority::create(dir, "demo", Config::default(), now, refuse)?;
-    for name in NAMES {
+    let authority = Authority::create(dir, setup.name, Config::default(), now, refuse)?;
+    for name in names {
         authority.issue_node(dir, name, &[], now, refuse)?;
     }
-    let roles = |roles: &[Role]| roles.iter().copied().collect::<Roles>();
-    authority.issue_client(dir, "admin", roles(&[Role::Admin]), now, refuse)?;
-    for name in ["live", "fleet"] {
-        authority.issue_client(dir, name, roles(&[Role::Write]), now, refuse)?;
+    for (name, roles) in setup.clients {
+        let roles: Roles = roles.iter().copied().collect();
+        authority.issue_client(dir, name, roles, now, refuse)?;
     }
     Ok(())
 }
