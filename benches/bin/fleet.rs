@@ -1,6 +1,6 @@
 //! `fleet`: the benchmarks' load as line protocol on standard output, for systems that take text.
 //!
-//! Used by `at_rest.sh`, and by whoever wants to give the same rows to something else.
+//! Used by `at_rest.sh` and `compare.sh`, and by whoever wants to give the same rows to something else.
 
 use std::{
     io::{self, Write},
@@ -10,38 +10,48 @@ use std::{
 use quorate_benches::fleet::{Lines, Shape, Values};
 
 const USAGE: &str = "\
-usage: fleet ROWS [--hosts N] [--values integer|decimal|full] [--seed N]
-Writes ROWS lines of the fleet load to standard output, by time, then host.";
+usage: fleet ROWS [--hosts N] [--values integer|decimal|full] [--seed N] [--framed N]
+Writes ROWS lines of the fleet load to standard output, by time, then host; with --framed in batches of
+N lines, each behind two little-endian u32: how many lines, and how many bytes they are.";
 
-fn shape(args: &[String]) -> Option<(u64, Shape)> {
+struct Plan {
+    rows: u64,
+    shape: Shape,
+    framed: Option<u64>,
+}
+
+fn plan(args: &[String]) -> Option<Plan> {
     let mut args = args.iter();
     let rows = args.next()?.parse().ok()?;
-    let mut shape = Shape::default();
+    let (mut shape, mut framed) = (Shape::default(), None);
     while let Some(option) = args.next() {
         let value = args.next()?;
         match option.as_str() {
             "--hosts" => shape.hosts = value.parse().ok().filter(|hosts| *hosts > 0)?,
             "--values" => shape.values = Values::named(value)?,
             "--seed" => shape.seed = value.parse().ok()?,
+            "--framed" => framed = Some(value.parse().ok().filter(|rows| *rows > 0)?),
             _ => return None,
         }
     }
-    Some((rows, shape))
+    Some(Plan { rows, shape, framed })
 }
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let Some((mut rows, shape)) = shape(&args) else {
+    let Some(Plan { mut rows, shape, framed }) = plan(&args) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let (mut lines, mut text) = (Lines::new(shape), Vec::new());
     let mut out = io::stdout().lock();
     while rows > 0 {
-        let some = rows.min(1_000);
+        let some = rows.min(framed.unwrap_or(1_000));
         text.clear();
         lines.append(usize::try_from(some).unwrap_or(0), &mut text);
-        if let Err(error) = out.write_all(&text) {
+        let head = [some as u32, text.len() as u32].map(u32::to_le_bytes).concat();
+        let head = if framed.is_some() { head.as_slice() } else { &[] };
+        if let Err(error) = out.write_all(head).and_then(|()| out.write_all(&text)) {
             eprintln!("fleet: cannot write to standard output: {error}");
             return ExitCode::FAILURE;
         }

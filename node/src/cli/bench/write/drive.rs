@@ -164,10 +164,10 @@ async fn write(
         let written = feed.write(&shared.client, &shared.database, plan).await;
         let now = Instant::now();
         match written {
-            Ok(receipt) => {
+            Ok(parts) => {
                 let micros = u64::try_from((now - began).as_micros()).unwrap_or(HIGHEST);
                 latencies.saturating_record(micros);
-                shared.acked(number, count, receipt.parts.len() as u64, now, micros);
+                shared.acked(number, count, parts as u64, now, micros);
                 bar.inc(count);
             }
             Err(error) => {

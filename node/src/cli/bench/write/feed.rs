@@ -7,7 +7,8 @@ use std::{ops::Range, sync::Arc};
 
 use clap::ValueEnum;
 use quorate_client::{
-    Batch, Client, Layout, LineOptions, Point, PointError, Receipt, Series, WriteError,
+    Batch, Client, Layout, LineOptions, Point, PointError, PushError, Series, WriteError, Writer,
+    WriterConfig,
 };
 
 use super::drive::Plan;
@@ -21,6 +22,8 @@ use crate::{
 pub(super) enum Input {
     /// Points
     Api,
+    /// Points that are pushed one by one into a Writer, which all tasks share
+    Writer,
     /// Handles of series, values by column
     Columns,
     /// Line protocol
@@ -31,6 +34,7 @@ impl Input {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Api => "api",
+            Self::Writer => "writer",
             Self::Columns => "columns",
             Self::Lines => "lines",
         }
@@ -44,21 +48,35 @@ pub(super) struct Feed {
     batch: Batch,
 }
 
+/// The tags of every host.
+type Hosts = Arc<Vec<[(&'static str, String); 10]>>;
+
 #[derive(Clone)]
 enum Kind {
-    /// The tags of every host.
-    Api(Arc<Vec<[(&'static str, String); 10]>>),
+    Api(Hosts),
+    /// And the points of the next batch.
+    Writer(Hosts, Writer, Vec<Point>),
     Columns(Layout, Arc<Vec<Series>>),
     /// The text of every batch, and which is next.
     Lines(Arc<Vec<Vec<u8>>>, usize),
 }
 
 /// One for each task.
-pub(super) fn feeds(plan: &Plan, table: &Arc<Table>) -> Result<Vec<Feed>, Fail> {
+pub(super) fn feeds(
+    plan: &Plan,
+    table: &Arc<Table>,
+    client: &Client,
+    database: &str,
+) -> Result<Vec<Feed>, Fail> {
+    let hosts = || -> Hosts {
+        let hosts = (0..table.shape().hosts).map(|host| tags(table.shape().seed, host));
+        Arc::new(hosts.collect())
+    };
     let kind = match plan.input {
-        Input::Api => {
-            let hosts = (0..table.shape().hosts).map(|host| tags(table.shape().seed, host));
-            Kind::Api(Arc::new(hosts.collect()))
+        Input::Api => Kind::Api(hosts()),
+        Input::Writer => {
+            let config = WriterConfig { options: plan.options.clone(), ..WriterConfig::default() };
+            Kind::Writer(hosts(), client.writer(database, config), Vec::new())
         }
         Input::Columns => columns(table).map_err(Fail::failed)?,
         Input::Lines => Kind::Lines(Arc::new(lines(plan, table)), 0),
@@ -106,16 +124,12 @@ impl Feed {
             Kind::Api(hosts) => {
                 *batch = Batch::new();
                 for row in rows {
-                    let (step, host) = place(table, row);
-                    let mut point = Point::builder(MEASUREMENT);
-                    for (key, value) in &hosts[host] {
-                        point = point.tag(*key, value);
-                    }
-                    for (field, value) in FIELDS.iter().zip(table.values(step, host)) {
-                        point = point.field(*field, value);
-                    }
-                    batch.push(&point.at(table.time(step)).map_err(Fail::failed)?);
+                    batch.push(&point(table, hosts, row).map_err(Fail::failed)?);
                 }
+            }
+            Kind::Writer(hosts, _, points) => {
+                let made = rows.map(|row| point(table, hosts, row));
+                *points = made.collect::<Result<_, _>>().map_err(Fail::failed)?;
             }
             Kind::Columns(layout, series) => {
                 batch.clear_rows();
@@ -132,20 +146,52 @@ impl Feed {
         Ok(())
     }
 
-    /// Writes what was made ready.
+    /// Writes what was made ready, and returns how many parts that made; a writer does not say.
     pub(super) async fn write(
         &self,
         client: &Client,
         database: &str,
         plan: &Plan,
-    ) -> Result<Receipt, WriteError> {
-        match &self.kind {
+    ) -> Result<usize, Unwritten> {
+        let receipt = match &self.kind {
+            Kind::Writer(_, writer, points) => {
+                let mut pending = Vec::with_capacity(points.len());
+                for point in points {
+                    pending.push(writer.push(point).await?);
+                }
+                for outcome in pending {
+                    outcome.await?;
+                }
+                return Ok(1);
+            }
             Kind::Lines(texts, next) => {
                 let options = LineOptions::from(&plan.options);
                 let written = client.write_lines(database, &texts[*next], &options).await;
                 written.map(|written| written.receipt).map_err(|error| error.write)
             }
             _ => client.write(database, &self.batch, &plan.options).await,
-        }
+        };
+        Ok(receipt?.parts.len())
     }
+}
+
+/// Why a batch was not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unwritten {
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Push(#[from] PushError),
+}
+
+fn point(table: &Table, hosts: &Hosts, row: u64) -> Result<Point, PointError> {
+    let (step, host) = place(table, row);
+    let mut point = Point::builder(MEASUREMENT);
+    for (key, value) in &hosts[host] {
+        point = point.tag(*key, value);
+    }
+    for (field, value) in FIELDS.iter().zip(table.values(step, host)) {
+        point = point.field(*field, value);
+    }
+    point.at(table.time(step))
 }

@@ -47,6 +47,7 @@ cluster as fast as it takes them, or at --rate, and then reads every acknowledge
 --connect it starts --nodes nodes of its own on this machine, with data in a temporary folder.
 
   --input api      a Point per row, by the builder, into a Batch
+  --input writer   a Point per row, pushed one by one into a Writer that all tasks share
   --input columns  rows by handles of a Layout, which are made once: the fast way
   --input lines    line protocol, made before the clock starts and parsed while it runs
 
@@ -68,6 +69,7 @@ const EXAMPLES: &str = "\
   quorate bench write
   quorate bench write --nodes 1 --rows 10M --hosts 100k
   quorate bench write --input lines --json | jq .rows_per_s
+  quorate bench write --input writer --batch 1 --tasks 64 --rows 500k
   quorate bench write --rate 300k --rows 20M --fault drain
   quorate bench write --connect 10.0.0.1:7101 --certs pki/me --tasks 16 --batch 1000";
 
@@ -242,7 +244,7 @@ async fn measure(
     bar.set_message("making points");
     let made = MADE_ROWS.min(args.rows).div_ceil(args.hosts);
     let table = Arc::new(Table::new(shape, usize::try_from(made).map_err(Fail::failed)?));
-    let feeds = feed::feeds(&plan, &table)?;
+    let feeds = feed::feeds(&plan, &table, &scene.client, &scene.database)?;
     fault::before(args.fault, scene).await?;
     bar.set_message("writing");
     let watch = Watch::start(scene);
