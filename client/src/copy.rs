@@ -65,6 +65,10 @@ pub(crate) enum Event {
     NoHolder {
         owner: usize,
     },
+    /// Nothing more comes of this copy.
+    Ended {
+        owner: usize,
+    },
 }
 
 /// Who keeps a hint and where, or why nobody will, by the map of this index.
@@ -107,6 +111,11 @@ impl CopyTask {
         carry: Vec<Carry>,
         waits: Vec<oneshot::Receiver<Placed>>,
     ) {
+        self.bring(up, carry, waits).await;
+        self.send(Event::Ended { owner: self.index }).await;
+    }
+
+    async fn bring(&self, up: bool, carry: Vec<Carry>, waits: Vec<oneshot::Receiver<Placed>>) {
         if up {
             match self.store(carry, self.goal).await {
                 Attempt::Ended => return,

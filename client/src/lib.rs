@@ -84,6 +84,7 @@ mod resend;
 mod route;
 mod scan;
 mod series;
+mod several;
 pub mod shard;
 pub mod survey;
 mod topology;

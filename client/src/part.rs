@@ -313,6 +313,7 @@ impl Collector {
             Event::NoHolder { owner } => {
                 self.hopeless.insert(owner);
             }
+            Event::Ended { owner } => self.record.note(owner, |copy| copy.ended = true),
         }
         if self.hopeless.len() == self.states.len() {
             self.tracker.no_more_hints();
