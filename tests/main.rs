@@ -21,6 +21,7 @@ mod hint_kill;
 mod hint_outage;
 mod hint_poison;
 mod hints;
+mod history;
 mod http;
 mod idle;
 mod leaving;

@@ -74,6 +74,10 @@ pub struct WriteOptions {
     /// The version of an earlier attempt, from its receipt, when the batch is sent again: then
     /// nothing written in between is overwritten. None, the default, takes a new one.
     pub version: Option<Version>,
+    /// Bytes of history at most that the receipt or the error carries: what was sent to whom, when, and how
+    /// it was answered. 0, the default, keeps none and costs nothing; 64 KiB hold some 500 steps, which
+    /// is enough for most writes. See [`WriteHistory`](crate::WriteHistory).
+    pub history_bytes: usize,
 }
 
 impl Default for WriteOptions {
@@ -84,6 +88,7 @@ impl Default for WriteOptions {
             retention_policy: None,
             hint_copies: 0,
             version: None,
+            history_bytes: 0,
         }
     }
 }
@@ -93,6 +98,12 @@ impl WriteOptions {
     #[must_use]
     pub fn at(consistency: Level) -> Self {
         Self { consistency, ..Self::default() }
+    }
+
+    /// These options, with a history of 64 KiB.
+    #[must_use]
+    pub fn with_history(self) -> Self {
+        Self { history_bytes: 64 << 10, ..self }
     }
 
     pub(crate) fn hint_copies(&self) -> usize {

@@ -11,7 +11,7 @@ use quorate_protocol::{
     id::ShardId,
 };
 
-use crate::{builder::SetupError, receipt::Receipt};
+use crate::{builder::SetupError, history::WriteHistory, receipt::Receipt};
 
 /// Whether something that failed can still appear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +57,18 @@ pub enum WriteErrorKind {
     Indefinite,
 }
 
+impl WriteErrorKind {
+    /// The name in traces.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Definite => "definite",
+            Self::Partial => "partial",
+            Self::Indefinite => "indefinite",
+        }
+    }
+}
+
 /// A write that did not reach its level everywhere.
 #[derive(Debug)]
 pub struct WriteError {
@@ -84,6 +96,12 @@ impl WriteError {
     /// [`Client::resend`]: crate::Client::resend
     pub fn rows(&self) -> impl Iterator<Item = RowId> {
         self.failed.iter().flat_map(|failed| failed.rows.iter().copied())
+    }
+
+    /// What was done step by step, if `WriteOptions::history_bytes` asked for it.
+    #[must_use]
+    pub const fn history(&self) -> Option<&WriteHistory> {
+        self.receipt.history.as_ref()
     }
 
     /// The first failure's code.

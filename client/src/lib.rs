@@ -34,7 +34,7 @@
 //!
 //! Reading order: [`Client`] here, how it is made in `builder`; [`config`]; `topology` follows the map;
 //! `route` splits a batch; `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say
-//! what came of it, `later` and `converged` what came of it after that, `resend` sends the rest; `lines`
+//! what came of it, `later` and `converged` what came of it after that, [`history`] how it went, `resend` sends the rest; `lines`
 //! and [`writer`] are other ways in. `query` and `scan` read back, `aggregate` sums up, `shard` compares
 //! replicas, `survey` asks how all nodes are, `hints` looks at what is on its way. Under them [`pool`],
 //! [`connection`] and `lane` are the one way in which anybody in this project calls a node; [`mod@env`] is
@@ -62,6 +62,7 @@
 
 pub mod aggregate;
 pub mod backoff;
+mod budget;
 mod builder;
 pub mod config;
 pub mod connection;
@@ -73,6 +74,7 @@ pub mod error;
 mod gate;
 mod health;
 pub mod hints;
+pub mod history;
 pub mod lane;
 mod later;
 mod lines;
@@ -123,6 +125,7 @@ pub use crate::{
     env::Env,
     error::{Error, WriteError},
     hints::HintStream,
+    history::WriteHistory,
     lines::{LineOptions, LinesError, LinesReceipt},
     query::{Query, RowStream},
     receipt::Receipt,

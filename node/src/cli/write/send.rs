@@ -15,8 +15,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Parsed, Rejects, Tally, keep::Keeper, pace::Pace, progress, state::Mark};
-use crate::cli::fail::Fail;
+use super::{
+    Parsed, Rejects, Tally, keep::Keeper, pace::Pace, progress, state::Mark, trace::Trace,
+};
+use crate::cli::{fail::Fail, tell};
 
 /// Batches behind one that has no answer yet, for each that may be under way.
 const AHEAD: u64 = 4;
@@ -49,6 +51,8 @@ pub(crate) struct Sending {
     pub(crate) tally: Tally,
     pub(crate) bar: ProgressBar,
     pub(crate) pace: Option<Pace>,
+    /// Tells of batches, where that was asked for.
+    pub(crate) trace: Option<Trace>,
     keeper: Option<Keeper>,
     /// Points of the runs before.
     points_before: usize,
@@ -82,6 +86,7 @@ impl Sending {
             tally: Tally::default(),
             bar,
             pace: None,
+            trace: None,
             keeper: None,
             points_before: 0,
             mark: Mark::start(),
@@ -184,7 +189,11 @@ impl Sending {
     }
 
     fn settle(&mut self, answered: Answered) -> Result<(), Fail> {
-        let Answered { parsed, result, .. } = answered;
+        let Answered { number, parsed, result } = answered;
+        let told = self.trace.zip(result.as_ref());
+        if let Some(text) = told.and_then(|(trace, result)| trace.tell(number, result)) {
+            self.bar.suspend(|| tell(&text));
+        }
         self.rejects.unreadable(&parsed)?;
         self.tally.rejected += parsed.errors.len();
         match result {
