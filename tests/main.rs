@@ -35,6 +35,7 @@ mod meta;
 mod mute;
 mod operators;
 mod policies;
+mod queries;
 mod reads;
 mod resend;
 mod shard_crash;

@@ -35,6 +35,9 @@ pub struct ClientConfig {
     pub abandon_after: Duration,
     /// Encoded bytes that all pages of a query may take together. Default 64 MiB.
     pub query_bytes: usize,
+    /// Bytes of decoded rows that may wait for whoever reads a query. Default 8 MiB. More evens out a
+    /// reader that works in bursts. A series that is larger goes by itself.
+    pub read_ahead_bytes: usize,
     /// Time for changes of metadata: new groups and fields included. Default 10 s.
     pub meta_timeout: Duration,
     /// The options that [`Client::options`](crate::Client::options) gives to those who want no others.
@@ -53,6 +56,7 @@ impl Default for ClientConfig {
             settle: Duration::from_millis(500),
             abandon_after: Duration::from_secs(60),
             query_bytes: 64 << 20,
+            read_ahead_bytes: 8 << 20,
             meta_timeout: Duration::from_secs(10),
             write: WriteOptions::default(),
             transport: TransportConfig::default(),

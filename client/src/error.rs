@@ -11,7 +11,7 @@ use quorate_protocol::{
     id::ShardId,
 };
 
-use crate::{builder::SetupError, history::WriteHistory, receipt::Receipt};
+use crate::{builder::SetupError, history::WriteHistory, query::QueryError, receipt::Receipt};
 
 /// Whether something that failed can still appear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,6 +148,9 @@ pub enum Error {
     /// A client cannot be made of what was given; nothing was dialled.
     #[error(transparent)]
     Setup(#[from] SetupError),
+    /// This cannot be asked; nothing was sent.
+    #[error(transparent)]
+    Query(#[from] QueryError),
     /// No seed answered.
     #[error("no node reachable at {seeds}: {reason}")]
     Unreachable {
@@ -196,6 +199,7 @@ impl Error {
             Self::Unreachable { .. } => Code::DeadlineExceeded,
             Self::Closed => Code::ShuttingDown,
             Self::Setup(_) => Code::Malformed,
+            Self::Query(_) => Code::Invalid,
         }
     }
 

@@ -127,7 +127,7 @@ pub use crate::{
     hints::HintStream,
     history::WriteHistory,
     lines::{LineOptions, LinesError, LinesReceipt},
-    query::{Query, RowStream},
+    query::{Query, QueryBuilder, QueryError, RowStream},
     receipt::Receipt,
     shard::{BucketDigest, DigestRange},
     survey::ClusterReport,
@@ -241,11 +241,13 @@ impl Client {
         topology::propose(&self.core, change, deadline).await.map(|proposed| proposed.outcome)
     }
 
-    /// Reads rows back.
+    /// Reads rows back. What [`Query::builder`] makes can be asked.
     ///
     /// # Errors
-    /// If the database or policy is not there. Failures to read come through the stream.
+    /// [`Error::Query`] if it makes no sense, before anything is sent. If the database or policy is not
+    /// there. Failures to read come through the stream.
     pub async fn query(&self, query: Query) -> Result<RowStream, Error> {
+        query.check()?;
         let deadline = Instant::now() + self.core.config.connect_timeout;
         topology::refresh(&self.core, deadline).await;
         self.core.settled(deadline).await;
@@ -258,8 +260,9 @@ impl Client {
     /// has the time it starts at, also where `from` lies within it.
     ///
     /// # Errors
-    /// If the database or policy is not there. Failures to read come through the stream.
+    /// As [`Self::query`].
     pub async fn aggregate(&self, query: Query, every: u64) -> Result<WindowStream, Error> {
+        query.check()?;
         let deadline = Instant::now() + self.core.config.connect_timeout;
         topology::refresh(&self.core, deadline).await;
         self.core.settled(deadline).await;

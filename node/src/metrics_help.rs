@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 53] = [
+const METRICS: [(&str, Kind, &str); 56] = [
     (
         "quorate_client_budget_used_bytes",
         Gauge,
@@ -62,6 +62,13 @@ const METRICS: [(&str, Kind, &str); 53] = [
         Counter,
         "Repair marks that were asked for, by whether somebody keeps them.",
     ),
+    ("quorate_client_queries_total", Counter, "Queries that were begun, of rows or of windows."),
+    (
+        "quorate_client_query_owners_given_up_total",
+        Counter,
+        "Owners that failed in a query and were given up for others, by code.",
+    ),
+    ("quorate_client_query_pages_total", Counter, "Pages that queries have asked owners for."),
     (
         "quorate_client_rejected_lines_total",
         Counter,
