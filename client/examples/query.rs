@@ -7,9 +7,7 @@
 
 use std::{env, error::Error};
 
-use bytes::Bytes;
 use quorate_client::{Client, Level, Query};
-use quorate_protocol::message::TagMatch;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -28,17 +26,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// How many rows there are, and in how many minutes.
 pub(crate) async fn run(client: &Client, host: &str) -> Result<(usize, usize), Box<dyn Error>> {
-    let query = Query {
-        measurement: Some(Bytes::from_static(b"cpu")),
-        tags: vec![TagMatch {
-            key: Bytes::from_static(b"host"),
-            values: vec![Bytes::copy_from_slice(host.as_bytes())],
-            pattern: None,
-        }],
+    let query = Query::builder("metrics")
+        .measurement("cpu")
+        .tag("host", host)
         // What a quorum has acknowledged, a quorum reads.
-        level: Level::Quorum,
-        ..Query::all("metrics")
-    };
+        .level(Level::Quorum)
+        .build()?;
     let (mut count, mut minutes) = (0, 0);
     let mut rows = client.query(query.clone()).await?;
     // A stream that ends without an error is whole.

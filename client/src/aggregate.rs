@@ -36,6 +36,8 @@ pub struct WindowStream {
     open: OpenSeries,
     ready: VecDeque<SeriesWindows>,
     ended: bool,
+    /// Windows that are still wanted.
+    left: usize,
 }
 
 /// Some windows of one series. Those that come later for the same series are later in time.
@@ -55,6 +57,13 @@ enum Source {
 }
 
 impl Source {
+    fn close(&mut self) {
+        match self {
+            Self::Pushed(items) => items.close(),
+            Self::Rows(rows, _) => rows.close(),
+        }
+    }
+
     async fn next(&mut self) -> Option<Result<(Bytes, Vec<FieldWindows>), Error>> {
         match self {
             Self::Pushed(items) => items.next().await,
@@ -75,6 +84,10 @@ pub(crate) fn start(
     query: &Query,
     windows: Windows,
 ) -> Result<WindowStream, Error> {
+    metrics::counter!("quorate_client_queries_total", "kind" => "windows").increment(1);
+    let left = query.limit.unwrap_or(usize::MAX);
+    // A window may be of any number of rows.
+    let query = &Query { limit: None, ..query.clone() };
     let pushed = query.node.is_some() || matches!(query.level, Level::Any | Level::One);
     let source = if pushed {
         Source::Pushed(pushed::start(core, query, windows)?)
@@ -82,15 +95,21 @@ pub(crate) fn start(
         Source::Rows(query::start(core, query)?, windows)
     };
     let (open, ready) = (OpenSeries::default(), VecDeque::new());
-    Ok(WindowStream { source, open, ready, ended: false })
+    Ok(WindowStream { source, open, ready, ended: false, left })
 }
 
 impl WindowStream {
     /// The next windows of a series; none at the end. After an error nothing follows.
     pub async fn next(&mut self) -> Option<Result<SeriesWindows, Error>> {
         loop {
-            if let Some(ready) = self.ready.pop_front() {
+            if let Some(mut ready) = self.ready.pop_front() {
+                self.left -= ready.truncate(self.left);
                 return Some(Ok(ready));
+            }
+            if self.left == 0 {
+                // What is not wanted is not read.
+                self.source.close();
+                self.ended = true;
             }
             if self.ended {
                 return None;
@@ -116,6 +135,23 @@ impl WindowStream {
                 }
             }
         }
+    }
+}
+
+impl SeriesWindows {
+    /// Keeps the windows with the first `most` starts; how many starts are left.
+    fn truncate(&mut self, most: usize) -> usize {
+        let all = self.fields.iter().flat_map(|field| &field.windows);
+        let mut starts: Vec<i64> = all.map(|(start, _)| *start).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        if let Some(end) = starts.get(most) {
+            for field in &mut self.fields {
+                field.windows.retain(|(start, _)| start < end);
+            }
+            self.fields.retain(|field| !field.windows.is_empty());
+        }
+        starts.len().min(most)
     }
 }
 

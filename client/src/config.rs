@@ -35,6 +35,9 @@ pub struct ClientConfig {
     pub abandon_after: Duration,
     /// Encoded bytes that all pages of a query may take together. Default 64 MiB.
     pub query_bytes: usize,
+    /// Bytes of decoded rows that may wait for whoever reads a query. Default 8 MiB. More evens out a
+    /// reader that works in bursts. A series that is larger goes by itself.
+    pub read_ahead_bytes: usize,
     /// Time for changes of metadata: new groups and fields included. Default 10 s.
     pub meta_timeout: Duration,
     /// The options that [`Client::options`](crate::Client::options) gives to those who want no others.
@@ -53,6 +56,7 @@ impl Default for ClientConfig {
             settle: Duration::from_millis(500),
             abandon_after: Duration::from_secs(60),
             query_bytes: 64 << 20,
+            read_ahead_bytes: 8 << 20,
             meta_timeout: Duration::from_secs(10),
             write: WriteOptions::default(),
             transport: TransportConfig::default(),
@@ -74,6 +78,10 @@ pub struct WriteOptions {
     /// The version of an earlier attempt, from its receipt, when the batch is sent again: then
     /// nothing written in between is overwritten. None, the default, takes a new one.
     pub version: Option<Version>,
+    /// Bytes of history at most that the receipt or the error carries: what was sent to whom, when, and how
+    /// it was answered. 0, the default, keeps none and costs nothing; 64 KiB hold some 500 steps, which
+    /// is enough for most writes. See [`WriteHistory`](crate::WriteHistory).
+    pub history_bytes: usize,
 }
 
 impl Default for WriteOptions {
@@ -84,6 +92,7 @@ impl Default for WriteOptions {
             retention_policy: None,
             hint_copies: 0,
             version: None,
+            history_bytes: 0,
         }
     }
 }
@@ -93,6 +102,12 @@ impl WriteOptions {
     #[must_use]
     pub fn at(consistency: Level) -> Self {
         Self { consistency, ..Self::default() }
+    }
+
+    /// These options, with a history of 64 KiB.
+    #[must_use]
+    pub fn with_history(self) -> Self {
+        Self { history_bytes: 64 << 10, ..self }
     }
 
     pub(crate) fn hint_copies(&self) -> usize {

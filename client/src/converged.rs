@@ -3,7 +3,8 @@
 //! Invariants: yes is said only on a node's word: the owner's that stored it, the holder's whose hint was
 //! delivered, or, where a hint went on to somebody else and its trail is lost, the owner's digest of the
 //! part's times being that of an owner that has the part. No is said at once where nothing under way will
-//! bring the copy. Called through [`Client::converged`].
+//! bring the copy. Nodes are asked at the same time, some copies at once, so that one that is silent holds up
+//! no other. Called through [`Client::converged`].
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Client,
     receipt::{PartReceipt, Receipt},
+    several::Several,
     shard::DigestRange,
 };
 
@@ -24,6 +26,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// How long one node may take to answer.
 const ASK: Duration = Duration::from_secs(1);
+/// Copies that are looked at at the same time, and hints of each.
+const AT_ONCE: usize = 16;
 
 /// Why an owner does not have its copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +67,8 @@ pub enum Lacking {
     /// The client gave it up, or was closed before it knew.
     #[error("the client gave it up; send the batch again")]
     Abandoned,
-    /// The holder of its only hint is no member any more.
+    /// The holder of its last hint is no member any more. Had it given the hint to another node, the copy may
+    /// arrive all the same; nobody can be asked.
     #[error("the holder of its hint, node {holder}, is no member any more; send the batch again")]
     HolderGone {
         /// Who kept it.
@@ -151,23 +156,26 @@ impl Client {
         let mut left: Vec<(&PartReceipt, NodeId)> =
             receipt.parts.iter().flat_map(|part| self.owners(part)).collect();
         loop {
-            let (mut still, mut last) = (Vec::new(), None);
-            for (part, owner) in left {
+            let looks = left.iter().enumerate().map(|(at, (part, owner))| {
+                let look = self.look(part, *owner, deadline);
+                async move { (at, look.await) }
+            });
+            let (mut looks, mut still) = (Several::new(looks, AT_ONCE), Vec::new());
+            while let Some((at, look)) = looks.next().await {
+                let (part, owner) = left[at];
                 let no = |reason| NotConverged { owner, shard: part.shard, reason };
-                match self.look(part, owner, deadline).await {
+                match look {
                     Look::There => {}
                     Look::Never(reason) => return Err(no(reason)),
-                    Look::NotYet(reason) => {
-                        last.get_or_insert(no(reason));
-                        still.push((part, owner));
-                    }
+                    Look::NotYet(reason) => still.push((at, no(reason))),
                 }
             }
-            let Some(last) = last else { return Ok(()) };
+            still.sort_by_key(|(at, _)| *at);
+            let Some((_, last)) = still.first() else { return Ok(()) };
             if Instant::now() >= deadline {
-                return Err(last);
+                return Err(*last);
             }
-            left = still;
+            left = still.into_iter().map(|(at, _)| left[at]).collect();
             sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
             pause = (pause * 2).min(LAST_PAUSE);
         }
@@ -198,16 +206,15 @@ impl Client {
         }
         let mut look =
             if working { Look::NotYet(Lacking::UnderWay) } else { Look::Never(Lacking::Abandoned) };
-        // The copy is lost when no hint of it can be delivered any more; one that can is enough.
-        for (holder, sequence) in copy.hints {
-            match self.follow(part, owner, (holder, sequence), deadline).await {
-                Look::There => return Look::There,
-                found @ Look::NotYet(_) => look = found,
-                Look::Never(reason) => {
-                    if let Look::Never(_) | Look::NotYet(Lacking::UnderWay) = look {
-                        look = Look::Never(reason);
-                    }
-                }
+        // The copy is lost when no hint of it can be delivered any more and none is being placed; one that
+        // can be is enough.
+        let hints = copy.hints.into_iter().map(|hint| self.follow(part, owner, hint, deadline));
+        let mut hints = Several::new(hints, AT_ONCE);
+        while let Some(found) = hints.next().await {
+            match (found, &look) {
+                (Look::There, _) => return Look::There,
+                (found @ Look::NotYet(_), _) | (found, Look::Never(_)) => look = found,
+                (Look::Never(_), _) => {}
             }
         }
         look
@@ -255,8 +262,11 @@ impl Client {
             ..DigestRange::default()
         };
         let holds = |(at, _): &(usize, _)| part.later.copy(*at).0.held;
-        let other = part.copies.iter().enumerate().find(holds).map(|(_, copy)| copy.owner);
-        let Some(other) = other else { return Look::NotYet(otherwise) };
+        let others = part.copies.iter().enumerate().filter(holds).map(|(_, copy)| copy.owner);
+        // One that can answer: the first may have left since.
+        let Some(other) = others.min_by_key(|node| !self.core.is_live(*node)) else {
+            return Look::NotYet(otherwise);
+        };
         let mut digests = Vec::new();
         for node in [other, owner] {
             let patience = patience(deadline);

@@ -9,63 +9,31 @@ use std::{sync::Arc, time::Duration};
 use quorate_protocol::{
     code::{Class, Code},
     id::{MetaIndex, NodeId, Sequence},
-    message::{Answer, HintAnswer, Mark, Write, Written},
+    message::{Answer, Written},
 };
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep},
 };
+use tracing::Span;
 
+use self::message::{Refusal, advice, write};
+pub(crate) use self::{
+    event::Event,
+    message::{carry, mark},
+};
 use crate::{
-    connection::{NotSent, RequestError},
     core::Core,
     gate::UnderWay,
+    history::Step,
     part::{Goal, Part, hopeless},
 };
 
-/// Time for one node to write a mark down.
-const MARK_TIMEOUT: Duration = Duration::from_secs(5);
+mod event;
+mod message;
+
 /// Pause before asking again after an answer that named no time.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
-
-/// What became of an owner's copy, or of its hint; `owner` is the index in the part's list.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Stored {
-        owner: usize,
-        sequence: Sequence,
-        /// The owner has not synced it yet.
-        buffered: bool,
-    },
-    /// Not stored by this attempt; `sent` if it may be nevertheless.
-    Failed {
-        owner: usize,
-        sent: bool,
-        code: Code,
-        detail: String,
-    },
-    /// No node will ever take it.
-    Refused {
-        owner: usize,
-        code: Code,
-        /// Of the map of the node that said so.
-        index: MetaIndex,
-        detail: String,
-    },
-    Hinted {
-        owner: usize,
-        holder: NodeId,
-        sequence: Sequence,
-    },
-    Marked {
-        owner: usize,
-        holder: NodeId,
-    },
-    /// No live node takes a hint at the moment.
-    NoHolder {
-        owner: usize,
-    },
-}
 
 /// Who keeps a hint and where, or why nobody will, by the map of this index.
 pub(crate) type Placed = Result<(NodeId, Sequence), (Code, MetaIndex)>;
@@ -77,6 +45,8 @@ pub(crate) struct Carry {
     pub(crate) target: NodeId,
     pub(crate) done: oneshot::Sender<Placed>,
     pub(crate) under_way: UnderWay,
+    /// Why the owner needs one, for the history.
+    pub(crate) why: Code,
 }
 
 pub(crate) struct CopyTask {
@@ -86,6 +56,8 @@ pub(crate) struct CopyTask {
     pub(crate) index: usize,
     pub(crate) owner: NodeId,
     pub(crate) events: mpsc::Sender<Event>,
+    /// Told how it ends.
+    pub(crate) span: Span,
 }
 
 /// How an attempt to store on the owner ended.
@@ -93,9 +65,9 @@ enum Attempt {
     /// Stored or refused for good.
     Ended,
     /// The owner is down, or cannot store now: hint.
-    Down,
+    Down(Code),
     /// The owner lives but did not store it in time: mark.
-    Slow,
+    Slow(Code),
 }
 
 impl CopyTask {
@@ -107,11 +79,17 @@ impl CopyTask {
         carry: Vec<Carry>,
         waits: Vec<oneshot::Receiver<Placed>>,
     ) {
+        self.bring(up, carry, waits).await;
+        self.send(Event::Ended { owner: self.index }).await;
+    }
+
+    async fn bring(&self, up: bool, carry: Vec<Carry>, waits: Vec<oneshot::Receiver<Placed>>) {
+        let mut why = Code::Unavailable;
         if up {
             match self.store(carry, self.goal).await {
                 Attempt::Ended => return,
-                Attempt::Slow => return self.mark().await,
-                Attempt::Down => {}
+                Attempt::Slow(why) => return self.mark(why).await,
+                Attempt::Down(code) => why = code,
             }
         } else {
             let detail = format!("node {} is down", self.owner);
@@ -137,7 +115,7 @@ impl CopyTask {
         if let (Some(why), true) = (refused, holders.is_empty()) {
             return self.refused(why).await;
         }
-        self.hint(holders).await;
+        self.hint(holders, why).await;
     }
 
     /// Sends the copy, again while the owner answers "not now", until the deadline of `goal`.
@@ -196,6 +174,8 @@ impl CopyTask {
                 !error.sent && matches!(error.code.class(), Class::Retry | Class::RefreshMeta);
             let pause = error.retry_after.max(RETRY_PAUSE);
             if again && Instant::now() + pause < goal.deadline {
+                metrics::counter!("quorate_client_copy_retries_total").increment(1);
+                self.part.notes.of(self.owner, || Step::NotNow { code: error.code, pause });
                 sleep(pause).await;
                 continue;
             }
@@ -208,12 +188,12 @@ impl CopyTask {
                 detail: error.detail,
             })
             .await;
-            return if slow { Attempt::Slow } else { Attempt::Down };
+            return if slow { Attempt::Slow(error.code) } else { Attempt::Down(error.code) };
         }
     }
 
     /// Places hints until enough holders have one; goes back to the owner if it is up again.
-    async fn hint(&self, mut holders: Vec<NodeId>) {
+    async fn hint(&self, mut holders: Vec<NodeId>, why: Code) {
         let give_up = self.goal.deadline + self.core.config.abandon_after;
         let mut pause = RETRY_PAUSE;
         loop {
@@ -230,7 +210,7 @@ impl CopyTask {
                 }
                 let Some(under_way) = self.part.gate.enter() else { return };
                 let (done, wait) = oneshot::channel();
-                let mut carry = vec![Carry { target: self.owner, done, under_way }];
+                let mut carry = vec![Carry { target: self.owner, done, under_way, why }];
                 let _ = write(&self.core, &self.part, self.late(), node, false, &mut carry).await;
                 drop(carry);
                 match wait.await {
@@ -257,6 +237,7 @@ impl CopyTask {
             }
             if Instant::now() >= give_up || self.core.cancel.is_cancelled() {
                 metrics::counter!("quorate_client_copies_abandoned_total").increment(1);
+                self.part.notes.of(self.owner, || Step::Abandoned);
                 return;
             }
             sleep(pause).await;
@@ -294,7 +275,7 @@ impl CopyTask {
     }
 
     /// Asks a co-owner to remember that this owner lacks the part; a hint if there is none.
-    async fn mark(&self) {
+    async fn mark(&self, why: Code) {
         if self.part.gate.closed() {
             return;
         }
@@ -304,7 +285,7 @@ impl CopyTask {
         if let Some(holder) = mark(&self.core, part, self.owner, &others).await {
             return self.send(Event::Marked { owner: self.index, holder }).await;
         }
-        self.hint(Vec::new()).await;
+        self.hint(Vec::new(), why).await;
     }
 
     /// Live nodes that may keep a hint, co-owners first.
@@ -331,134 +312,11 @@ impl CopyTask {
     }
 
     async fn send(&self, event: Event) {
+        if let Some(outcome) = event.outcome() {
+            self.span.record("outcome", outcome);
+            metrics::counter!("quorate_client_copies_total", "outcome" => outcome).increment(1);
+        }
         // The collector listens until the last sender is gone.
         let _ = self.events.send(event).await;
     }
-}
-
-/// What to do about a refusal, for people.
-const fn advice(code: Option<Code>) -> &'static str {
-    match code {
-        Some(Code::SeriesLimit) => {
-            ": use fewer tag values, or raise max_series_per_database on its nodes"
-        }
-        _ => "",
-    }
-}
-
-/// Has the first of `holders` that can remember that `owner` lacks the part; which one does.
-pub(crate) async fn mark(
-    core: &Core,
-    part: &Part,
-    owner: NodeId,
-    holders: &[NodeId],
-) -> Option<NodeId> {
-    let request = Mark { shard: part.shard, owner, from: part.from, to: part.to };
-    for holder in holders {
-        let Some(connection) = core.connection(*holder) else { continue };
-        let deadline = Instant::now() + MARK_TIMEOUT;
-        let reply = connection.request(&request, bytes::Bytes::new(), deadline).await;
-        if reply.is_ok_and(|(marked, _)| marked.answer.error.is_none()) {
-            return Some(*holder);
-        }
-    }
-    None
-}
-
-/// Sends hints that travel alone, to a node that is no owner.
-pub(crate) async fn carry(
-    core: Arc<Core>,
-    part: Arc<Part>,
-    goal: Goal,
-    node: NodeId,
-    mut carry: Vec<Carry>,
-) {
-    let _ = write(&core, &part, goal, node, false, &mut carry).await;
-}
-
-/// Why a write message did not come to a reply.
-struct Refusal {
-    code: Code,
-    retry_after: Duration,
-    sent: bool,
-    /// Of the node's map, where it has looked at it.
-    index: MetaIndex,
-    detail: String,
-}
-
-impl Refusal {
-    fn internal(node: NodeId) -> Self {
-        let detail = format!("node {node} answered without saying what became of the copy");
-        let (code, index) = (Code::Internal, MetaIndex(0));
-        Self { code, retry_after: Duration::ZERO, sent: true, index, detail }
-    }
-
-    fn from_request(node: NodeId, error: RequestError) -> Self {
-        let detail = format!("node {node}: {error}");
-        let (code, retry_after_ms) = match &error {
-            RequestError::Failure(failure) => (failure.code, failure.retry_after_ms),
-            // Down, whatever the reason: an error of the owner's disk says so in an answer.
-            RequestError::NotSent(NotSent::Disconnected(_)) | RequestError::Lost(_) => {
-                (Code::Unavailable, 0)
-            }
-            other => (other.code(), 0),
-        };
-        let sent = error.may_have_effect();
-        let retry_after = Duration::from_millis(retry_after_ms.into());
-        Self { code, retry_after, sent, index: MetaIndex(0), detail }
-    }
-}
-
-/// One write message. Answers of hints go to whoever waits for them and leave `carry`.
-async fn write(
-    core: &Core,
-    part: &Part,
-    goal: Goal,
-    node: NodeId,
-    store: bool,
-    carry: &mut Vec<Carry>,
-) -> Result<Written, Refusal> {
-    let Some(connection) = core.connection(node) else {
-        let detail = format!("node {node} is down");
-        let retry_after = Duration::ZERO;
-        let (code, index) = (Code::Unavailable, MetaIndex(0));
-        return Err(Refusal { code, retry_after, sent: false, index, detail });
-    };
-    let left = goal.deadline.saturating_duration_since(Instant::now());
-    let request = Write {
-        shard: part.shard,
-        epoch: part.epoch,
-        meta_index: part.meta_index,
-        deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
-        store,
-        any: goal.level == quorate_protocol::consistency::Level::Any,
-        hint_for: carry.iter().map(|carry| carry.target).collect(),
-    };
-    let reply = connection.request(&request, part.bytes.clone(), goal.deadline).await;
-    let (written, _) = reply.map_err(|error| {
-        let refusal = Refusal::from_request(node, error);
-        if refusal.sent {
-            carry.iter().for_each(|carry| carry.under_way.uncertain());
-        }
-        refusal
-    })?;
-    core.observe(written.highest_version, written.meta_index);
-    for HintAnswer { target, answer } in &written.hints {
-        let Some(at) = carry.iter().position(|carry| carry.target == *target) else { continue };
-        match answer.error {
-            None => {
-                let _ = carry.swap_remove(at).done.send(Ok((node, answer.sequence)));
-            }
-            Some(
-                code
-                @ (Code::ShardGone | Code::SeriesLimit | Code::OutOfGroup | Code::GroupClosing),
-            ) => {
-                let _ = carry.swap_remove(at).done.send(Err((code, written.meta_index)));
-            }
-            // After a failed sync the hint may be on the disk all the same.
-            Some(Code::Io | Code::Internal | Code::Unknown(_)) => carry[at].under_way.uncertain(),
-            Some(_) => {}
-        }
-    }
-    Ok(written)
 }

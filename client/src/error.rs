@@ -11,7 +11,7 @@ use quorate_protocol::{
     id::ShardId,
 };
 
-use crate::{builder::SetupError, receipt::Receipt};
+use crate::{builder::SetupError, history::WriteHistory, query::QueryError, receipt::Receipt};
 
 /// Whether something that failed can still appear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +57,18 @@ pub enum WriteErrorKind {
     Indefinite,
 }
 
+impl WriteErrorKind {
+    /// The name in traces.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Definite => "definite",
+            Self::Partial => "partial",
+            Self::Indefinite => "indefinite",
+        }
+    }
+}
+
 /// A write that did not reach its level everywhere.
 #[derive(Debug)]
 pub struct WriteError {
@@ -84,6 +96,12 @@ impl WriteError {
     /// [`Client::resend`]: crate::Client::resend
     pub fn rows(&self) -> impl Iterator<Item = RowId> {
         self.failed.iter().flat_map(|failed| failed.rows.iter().copied())
+    }
+
+    /// What was done step by step, if `WriteOptions::history_bytes` asked for it.
+    #[must_use]
+    pub const fn history(&self) -> Option<&WriteHistory> {
+        self.receipt.history.as_ref()
     }
 
     /// The first failure's code.
@@ -130,6 +148,9 @@ pub enum Error {
     /// A client cannot be made of what was given; nothing was dialled.
     #[error(transparent)]
     Setup(#[from] SetupError),
+    /// This cannot be asked; nothing was sent.
+    #[error(transparent)]
+    Query(#[from] QueryError),
     /// No seed answered.
     #[error("no node reachable at {seeds}: {reason}")]
     Unreachable {
@@ -178,6 +199,7 @@ impl Error {
             Self::Unreachable { .. } => Code::DeadlineExceeded,
             Self::Closed => Code::ShuttingDown,
             Self::Setup(_) => Code::Malformed,
+            Self::Query(_) => Code::Invalid,
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct Progress {
     pub(crate) marked: Option<NodeId>,
     /// Where its hints are.
     pub(crate) hints: Vec<(NodeId, Sequence)>,
+    /// The client does nothing more about it, whatever it still does about others.
+    pub(crate) ended: bool,
 }
 
 /// The collector's end; dropped when every copy has come to its end, or was given up.
@@ -52,11 +54,13 @@ pub(crate) struct Later {
 }
 
 impl Later {
-    /// How the copy of the owner at this place stands, and whether the client still works on the part.
+    /// How the copy of the owner at this place stands, and whether the client still works on it.
     pub(crate) fn copy(&self, owner: usize) -> (Progress, bool) {
         // First whether it is over: what was noted before that is there then.
         let working = self.copies.has_changed().is_ok();
-        (self.copies.borrow().get(owner).cloned().unwrap_or_default(), working)
+        let copy = self.copies.borrow().get(owner).cloned().unwrap_or_default();
+        let working = working && !copy.ended;
+        (copy, working)
     }
 }
 

@@ -34,7 +34,7 @@
 //!
 //! Reading order: [`Client`] here, how it is made in `builder`; [`config`]; `topology` follows the map;
 //! `route` splits a batch; `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say
-//! what came of it, `later` and `converged` what came of it after that, `resend` sends the rest; `lines`
+//! what came of it, `later` and `converged` what came of it after that, [`history`] how it went, `resend` sends the rest; `lines`
 //! and [`writer`] are other ways in. `query` and `scan` read back, `aggregate` sums up, `shard` compares
 //! replicas, `survey` asks how all nodes are, `hints` looks at what is on its way. Under them [`pool`],
 //! [`connection`] and `lane` are the one way in which anybody in this project calls a node; [`mod@env`] is
@@ -62,6 +62,7 @@
 
 pub mod aggregate;
 pub mod backoff;
+mod budget;
 mod builder;
 pub mod config;
 pub mod connection;
@@ -73,6 +74,7 @@ pub mod error;
 mod gate;
 mod health;
 pub mod hints;
+pub mod history;
 pub mod lane;
 mod later;
 mod lines;
@@ -84,6 +86,7 @@ mod resend;
 mod route;
 mod scan;
 mod series;
+mod several;
 pub mod shard;
 pub mod survey;
 mod topology;
@@ -123,8 +126,9 @@ pub use crate::{
     env::Env,
     error::{Error, WriteError},
     hints::HintStream,
+    history::WriteHistory,
     lines::{LineOptions, LinesError, LinesReceipt},
-    query::{Query, RowStream},
+    query::{Query, QueryBuilder, QueryError, RowStream},
     receipt::Receipt,
     shard::{BucketDigest, DigestRange},
     survey::ClusterReport,
@@ -239,11 +243,13 @@ impl Client {
         topology::propose(&self.core, change, deadline).await.map(|proposed| proposed.outcome)
     }
 
-    /// Reads rows back.
+    /// Reads rows back. What [`Query::builder`] makes can be asked.
     ///
     /// # Errors
-    /// If the database or policy is not there. Failures to read come through the stream.
+    /// [`Error::Query`] if it makes no sense, before anything is sent. If the database or policy is not
+    /// there. Failures to read come through the stream.
     pub async fn query(&self, query: Query) -> Result<RowStream, Error> {
+        query.check()?;
         let deadline = Instant::now() + self.core.config.connect_timeout;
         topology::refresh(&self.core, deadline).await;
         self.core.settled(deadline).await;
@@ -256,8 +262,9 @@ impl Client {
     /// has the time it starts at, also where `from` lies within it.
     ///
     /// # Errors
-    /// If the database or policy is not there. Failures to read come through the stream.
+    /// As [`Self::query`].
     pub async fn aggregate(&self, query: Query, every: u64) -> Result<WindowStream, Error> {
+        query.check()?;
         let deadline = Instant::now() + self.core.config.connect_timeout;
         topology::refresh(&self.core, deadline).await;
         self.core.settled(deadline).await;

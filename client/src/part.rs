@@ -22,15 +22,18 @@ use quorate_protocol::{
     id::{BatchId, Epoch, MetaIndex, NodeId, ShardId},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
 };
+use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
+    budget::Share,
     copy::{Carry, CopyTask, Event},
     core::Core,
     error::{Certainty, RowId},
     gate::Gate,
+    history::{Notes, Step},
     later::Record,
     receipt::{CopyState, OwnerCopy, PartReceipt},
 };
@@ -49,6 +52,8 @@ pub(crate) struct Part {
     pub(crate) to: i64,
     /// Whether hints may still be placed.
     pub(crate) gate: Gate,
+    /// What is said about it to whoever asked for a history.
+    pub(crate) notes: Notes,
 }
 
 /// What the caller of the write asked for.
@@ -77,14 +82,16 @@ pub(crate) struct PartResult {
 }
 
 /// Starts a part; the answer comes when the level is reached or lost, or at the deadline. The
-/// permit is the part's share of the client's budget and is held until its last copy has ended.
+/// share of the client's budget is held until the part's last copy has ended.
 pub(crate) fn start(
     core: &Arc<Core>,
     part: Arc<Part>,
     goal: Goal,
-    permit: OwnedSemaphorePermit,
+    share: Share,
 ) -> oneshot::Receiver<PartResult> {
     let (answer, result) = oneshot::channel();
+    let (shard, rows, bytes) = (part.shard, part.rows.len(), part.bytes.len());
+    part.notes.add(|| Step::Started { shard, rows, bytes });
     let task = Collector {
         core: Arc::clone(core),
         tracker: Tracker::new(goal.level, part.owners.len(), hint_goal(core, goal)),
@@ -98,13 +105,16 @@ pub(crate) fn start(
         hopeless: BTreeSet::new(),
         failure: None,
         answer: Some(answer),
+        span: tracing::debug_span!("part", %shard, rows, bytes, outcome = Empty),
         part,
         goal,
     };
-    core.tasks.spawn(async move {
+    let span = task.span.clone();
+    let run = async move {
         task.run().await;
-        drop(permit);
-    });
+        drop(share);
+    };
+    core.tasks.spawn(run.instrument(span));
     result
 }
 
@@ -135,6 +145,7 @@ struct Collector {
     /// Until when the caller waits to hear whether all owners refuse, as some do by their own limits.
     unanimous: Option<Instant>,
     answer: Option<oneshot::Sender<PartResult>>,
+    span: Span,
 }
 
 impl Collector {
@@ -215,14 +226,17 @@ impl Collector {
                 // Nobody can have closed the gate yet.
                 let Some(under_way) = self.part.gate.enter() else { continue };
                 let (done, wait) = oneshot::channel();
-                carried[slot].1.push(Carry { target: *owner, done, under_way });
+                let why = Code::Unavailable;
+                carried[slot].1.push(Carry { target: *owner, done, under_way, why });
                 waits[index].push(wait);
             }
         }
         for (index, owner) in owners.iter().enumerate() {
             let position = carried.iter().position(|(node, _)| node == owner);
             let carry = position.map(|at| std::mem::take(&mut carried[at].1)).unwrap_or_default();
+            let span = tracing::debug_span!("copy", %owner, outcome = Empty);
             let task = CopyTask {
+                span: span.clone(),
                 core: Arc::clone(&self.core),
                 part: Arc::clone(&self.part),
                 goal: self.goal,
@@ -231,7 +245,7 @@ impl Collector {
                 events: sender.clone(),
             };
             let waits = std::mem::take(&mut waits[index]);
-            self.core.tasks.spawn(task.run(up[index], carry, waits));
+            self.core.tasks.spawn(task.run(up[index], carry, waits).instrument(span));
         }
         for (node, carry) in carried.into_iter().filter(|(_, carry)| !carry.is_empty()) {
             let (core, part) = (Arc::clone(&self.core), Arc::clone(&self.part));
@@ -267,6 +281,8 @@ impl Collector {
     }
 
     fn note(&mut self, event: Event) {
+        let owner = self.part.owners.get(event.owner()).copied();
+        self.part.notes.note(owner, || event.step());
         match event {
             Event::Stored { owner, sequence, buffered } => {
                 self.states[owner] = if buffered {
@@ -313,6 +329,7 @@ impl Collector {
             Event::NoHolder { owner } => {
                 self.hopeless.insert(owner);
             }
+            Event::Ended { owner } => self.record.note(owner, |copy| copy.ended = true),
         }
         if self.hopeless.len() == self.states.len() {
             self.tracker.no_more_hints();
@@ -356,6 +373,11 @@ impl Collector {
             let moved = self.moved.filter(|_| certainty == Certainty::Definite);
             PartFailure { code, certainty, detail, moved }
         });
+        self.part.notes.add(|| match &failure {
+            None => Step::Reached,
+            Some(failure) => Step::Missed { code: failure.code, certainty: failure.certainty },
+        });
+        self.span.record("outcome", if reached { "reached" } else { "missed" });
         let copies = self.part.owners.iter().zip(&self.states);
         let receipt = PartReceipt {
             batch: self.part.batch,

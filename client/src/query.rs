@@ -3,8 +3,12 @@
 //! Every shard is read from as many owners as the read level needs and merged by version; shards
 //! are merged by series key. Invariants: a stream that ends without an error is whole; an owner
 //! that fails on the way is replaced by another, from the series it failed in. Memory is bounded by
-//! a page, and by the largest series of a shard, times the owners read; no stream is held open while
-//! another is read, so that a query may span any number of shards.
+//! a page, and by the largest series of a shard, times the owners read, and by what is read ahead, whether
+//! anybody takes the rows or not; no stream is held open while another is read, so that a query may span any
+//! number of shards. With a limit, no owner is asked for more rows than the limit.
+
+pub mod builder;
+pub mod pattern;
 
 use std::sync::Arc;
 
@@ -18,6 +22,10 @@ use quorate_protocol::{
     rows::Rows,
 };
 
+pub use self::{
+    builder::{QueryBuilder, QueryError},
+    pattern::PatternError,
+};
 use crate::{
     core::Core,
     error::Error,
@@ -49,6 +57,9 @@ pub struct Query {
     pub level: Level,
     /// Read from this node's disk alone, and only the shards it owns.
     pub node: Option<NodeId>,
+    /// At most so many rows, in order of (series key, time), or windows if it is aggregated; then the reading
+    /// ends. None for all.
+    pub limit: Option<usize>,
 }
 
 impl Query {
@@ -65,6 +76,7 @@ impl Query {
             to: i64::MAX,
             level: Level::Quorum,
             node: None,
+            limit: None,
         }
     }
 }
@@ -81,10 +93,16 @@ impl RowStream {
     pub async fn next(&mut self) -> Option<Result<(Bytes, Rows), Error>> {
         self.items.next().await
     }
+
+    /// Ends the reading.
+    pub(crate) fn close(&mut self) {
+        self.items.close();
+    }
 }
 
 /// Starts a query.
 pub(crate) fn start(core: &Arc<Core>, query: &Query) -> Result<RowStream, Error> {
+    metrics::counter!("quorate_client_queries_total", "kind" => "rows").increment(1);
     let map = core.topology.map();
     let readers: Vec<ShardReader> = plan(&map, query)?
         .into_iter()
@@ -103,7 +121,8 @@ pub(crate) fn start(core: &Arc<Core>, query: &Query) -> Result<RowStream, Error>
         reader.request.limit = page;
         reader
     };
-    Ok(RowStream { items: merged(core, readers.into_iter().map(with_limit).collect()) })
+    let readers = readers.into_iter().map(with_limit).collect();
+    Ok(RowStream { items: merged(core, readers, query.limit) })
 }
 
 /// A shard that can hold something of a query, and who can be asked for it.
@@ -116,6 +135,7 @@ pub(crate) struct Plan {
 
 /// The shards of a query, in order of time.
 pub(crate) fn plan(map: &ClusterMap, query: &Query) -> Result<Vec<Plan>, Error> {
+    query.check()?;
     let database = map.database_named(&query.database).ok_or_else(|| {
         let detail = format!("{:?}; 'quorate db ls' lists what there is", query.database);
         Error::refused(Code::DatabaseNotFound, detail)
@@ -181,13 +201,24 @@ impl Reader for ShardReader {
             match self.advance().await {
                 Ok(series) => return Ok(series),
                 // That owner's stream broke: another one reads from the series after the last.
-                Err(why) => last = why,
+                Err(why) => {
+                    why.count();
+                    last = why;
+                }
             }
         }
     }
 
-    fn is_empty(rows: &Rows) -> bool {
-        rows.is_empty()
+    fn len(rows: &Rows) -> usize {
+        rows.len()
+    }
+
+    fn bytes(rows: &Rows) -> usize {
+        rows.approximate_bytes()
+    }
+
+    fn truncate(rows: Rows, len: usize) -> Rows {
+        rows.range(0..len)
     }
 }
 

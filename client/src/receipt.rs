@@ -8,7 +8,7 @@ use quorate_protocol::{
     id::{BatchId, MetaIndex, NodeId, Sequence, ShardId, Version},
 };
 
-use crate::later::Later;
+use crate::{history::WriteHistory, later::Later};
 
 /// Where one owner's copy of one part is, as far as the client knew when it answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +119,8 @@ pub struct Receipt {
     pub parts: Vec<PartReceipt>,
     /// Points beyond retention, if any.
     pub dropped: Option<Dropped>,
+    /// What was done step by step, if `WriteOptions::history_bytes` asked for it.
+    pub history: Option<WriteHistory>,
 }
 
 impl Receipt {

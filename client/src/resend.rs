@@ -34,6 +34,7 @@ pub(crate) async fn resend(
             level: options.consistency,
             parts: Vec::new(),
             dropped: None,
+            history: None,
         };
         let failed = FailedRows {
             rows: failed.rows().collect(),

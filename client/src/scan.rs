@@ -27,6 +27,7 @@ pub(crate) fn scan_request(query: &Query, shard: ShardId, meta_index: MetaIndex)
         to: query.to,
         after: None,
         limit: 0,
+        rows: query.limit.map_or(0, |rows| u32::try_from(rows).unwrap_or(u32::MAX)),
     }
 }
 
@@ -45,6 +46,12 @@ impl GivenUp {
 
     pub(crate) fn down(node: NodeId) -> Self {
         Self { code: Code::Unavailable, reason: format!("node {node} is down") }
+    }
+
+    /// Counts an owner that was given up.
+    pub(crate) fn count(&self) {
+        metrics::counter!("quorate_client_query_owners_given_up_total", "code" => self.code.name())
+            .increment(1);
     }
 
     pub(crate) fn failed(node: NodeId, error: &RequestError) -> Self {
@@ -92,8 +99,8 @@ impl Source {
             && let Some((key, block)) = self.entry().await?
         {
             let mut parts = vec![self.decode(&block)?];
-            // A series goes on as long as its key does, perhaps in the next frame.
-            while let Some((_, block)) = self.entry_if(&key).await? {
+            // A page ends between two series, or where nobody wants more.
+            while let Some((_, block)) = self.entry_if(&key) {
                 parts.push(self.decode(&block)?);
             }
             self.series = Some((key, Rows::merge(parts)));
@@ -106,10 +113,9 @@ impl Source {
         Ok(self.entries.pop_front())
     }
 
-    async fn entry_if(&mut self, key: &Bytes) -> Result<Option<(Bytes, Bytes)>, GivenUp> {
-        self.load().await?;
+    fn entry_if(&mut self, key: &Bytes) -> Option<(Bytes, Bytes)> {
         let same = self.entries.front().is_some_and(|(next, _)| next == key);
-        Ok(if same { self.entries.pop_front() } else { None })
+        if same { self.entries.pop_front() } else { None }
     }
 
     async fn load(&mut self) -> Result<(), GivenUp> {
@@ -122,6 +128,7 @@ impl Source {
     /// Reads one page, which ends between two series.
     async fn page(&mut self) -> Result<(), GivenUp> {
         let node = self.node;
+        metrics::counter!("quorate_client_query_pages_total").increment(1);
         let connection = self.core.connection(node).ok_or_else(|| GivenUp::down(node))?;
         let deadline = Instant::now() + self.core.config.connect_timeout;
         let stream = connection.open_stream(&self.request, Bytes::new(), deadline).await;

@@ -7,11 +7,11 @@
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{core::Core, error::Error};
 
-/// Series that may wait for their reader.
+/// Series that may wait for their reader, if `read_ahead_bytes` has room for them.
 const READ_AHEAD: usize = 16;
 
 /// One shard, series by series.
@@ -22,12 +22,18 @@ pub(crate) trait Reader: Send + 'static {
     /// The next series, or the next part of the same one; none at the end of the shard.
     fn next(&mut self) -> impl Future<Output = Result<Option<(Bytes, Self::Item)>, Error>> + Send;
 
-    /// Whether there is nothing in it.
-    fn is_empty(item: &Self::Item) -> bool;
+    /// Rows in it.
+    fn len(item: &Self::Item) -> usize;
+
+    /// What it takes in memory, about.
+    fn bytes(item: &Self::Item) -> usize;
+
+    /// Its first so many rows.
+    fn truncate(item: Self::Item, len: usize) -> Self::Item;
 }
 
-/// A series, or nothing to say that there are no more.
-type Item<T> = Result<Option<(Bytes, T)>, Error>;
+/// A series with its share of what may be read ahead, or nothing to say that there are no more.
+type Item<T> = Result<Option<(Bytes, T, Option<OwnedSemaphorePermit>)>, Error>;
 
 /// Series as they come.
 #[derive(Debug)]
@@ -38,13 +44,18 @@ pub(crate) struct Items<T> {
 }
 
 impl<T> Items<T> {
+    /// Ends the reading.
+    pub(crate) fn close(&mut self) {
+        self.receiver.close();
+    }
+
     /// The next one; none at the end. After an error nothing follows.
     pub(crate) async fn next(&mut self) -> Option<Result<(Bytes, T), Error>> {
         if self.ended {
             return None;
         }
         match self.receiver.recv().await {
-            Some(Ok(Some(series))) => Some(Ok(series)),
+            Some(Ok(Some((key, item, _)))) => Some(Ok((key, item))),
             other => {
                 self.ended = true;
                 match other {
@@ -57,9 +68,32 @@ impl<T> Items<T> {
     }
 }
 
-/// Reads the shards, which are in order of time, as one.
-pub(crate) fn merged<R: Reader>(core: &Arc<Core>, readers: Vec<R>) -> Items<R::Item> {
+/// Where series go, and how much may wait there.
+struct Outlet<T> {
+    sender: mpsc::Sender<Item<T>>,
+    room: Arc<Semaphore>,
+    most: usize,
+}
+
+impl<T> Outlet<T> {
+    /// Waits for room; what is larger than all of it takes all of it. False if the reader has gone.
+    async fn send(&self, key: Bytes, item: T, bytes: usize) -> bool {
+        let share = u32::try_from((key.len() + bytes).clamp(1, self.most)).unwrap_or(u32::MAX);
+        // Nobody closes it.
+        let share = Arc::clone(&self.room).acquire_many_owned(share).await.ok();
+        self.sender.send(Ok(Some((key, item, share)))).await.is_ok()
+    }
+}
+
+/// Reads the shards, which are in order of time, as one, up to so many rows.
+pub(crate) fn merged<R: Reader>(
+    core: &Arc<Core>,
+    readers: Vec<R>,
+    limit: Option<usize>,
+) -> Items<R::Item> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
+    let most = core.config.read_ahead_bytes.clamp(1, u32::MAX as usize);
+    let outlet = Outlet { sender: sender.clone(), room: Arc::new(Semaphore::new(most)), most };
     let cancel = core.cancel.clone();
     core.tasks.spawn(async move {
         tokio::select! {
@@ -68,7 +102,7 @@ pub(crate) fn merged<R: Reader>(core: &Arc<Core>, readers: Vec<R>) -> Items<R::I
             // The reader has gone: nobody is left to be told of anything.
             () = sender.closed() => {}
             () = async {
-                let result = merge(readers, &sender).await;
+                let result = merge(readers, &outlet, limit.unwrap_or(usize::MAX)).await;
                 let _ = sender.send(result.map(|()| None)).await;
             } => {}
         }
@@ -80,7 +114,8 @@ pub(crate) fn merged<R: Reader>(core: &Arc<Core>, readers: Vec<R>) -> Items<R::I
 /// the readers do.
 async fn merge<R: Reader>(
     mut readers: Vec<R>,
-    sender: &mpsc::Sender<Item<R::Item>>,
+    outlet: &Outlet<R::Item>,
+    mut left: usize,
 ) -> Result<(), Error> {
     let mut heap = BinaryHeap::with_capacity(readers.len());
     let mut heads: Vec<R::Item> = Vec::with_capacity(readers.len());
@@ -92,8 +127,17 @@ async fn merge<R: Reader>(
         heads.push(head.map(|(_, item)| item).unwrap_or_default());
     }
     while let Some(Reverse((key, index))) = heap.pop() {
-        let item = std::mem::take(&mut heads[index]);
-        if !R::is_empty(&item) && sender.send(Ok(Some((key, item)))).await.is_err() {
+        let mut item = std::mem::take(&mut heads[index]);
+        if R::len(&item) > left {
+            item = R::truncate(item, left);
+        }
+        left = left.saturating_sub(R::len(&item));
+        let bytes = R::bytes(&item);
+        if R::len(&item) > 0 && !outlet.send(key, item, bytes).await {
+            return Ok(());
+        }
+        // What is not wanted is not read.
+        if left == 0 {
             return Ok(());
         }
         if let Some((key, item)) = readers[index].next().await? {
@@ -114,7 +158,7 @@ mod tests {
     async fn a_stream_that_breaks_off_does_not_pass_as_whole() {
         let (sender, receiver) = mpsc::channel(4);
         let mut stream = Items { receiver, ended: false };
-        let series = (Bytes::from_static(b"m"), Rows::default());
+        let series = (Bytes::from_static(b"m"), Rows::default(), None);
         sender.send(Ok(Some(series))).await.unwrap();
         drop(sender);
         assert!(matches!(stream.next().await, Some(Ok(_))));

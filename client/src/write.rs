@@ -6,6 +6,8 @@
 //! routed again by the newer map, with the version they have, as long as the deadline is not over. The
 //! level itself is [`crate::part`]'s.
 
+mod rows;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,16 +19,18 @@ use quorate_protocol::{
     id::{DatabaseId, MetaIndex, PolicyId, Version},
     map::{ClusterMap, Database, Policy},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, oneshot},
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, time::Instant};
+use tracing::{Instrument, field::Empty};
 
+pub(crate) use self::rows::selection;
+use self::rows::{all_rows, row_ids, split};
 use crate::{
+    budget::Share,
     config::WriteOptions,
     core::Core,
     error::{Certainty, Error, FailedRows, RowId, WriteError},
     gate::Gate,
+    history::{Notes, Step},
     part::{self, Goal, Part, PartResult},
     receipt::{Dropped, PartReceipt, Receipt},
     route::{Routed, Selection, ShardRows, route},
@@ -52,47 +56,61 @@ pub(crate) async fn write(
     options: &WriteOptions,
     full: Full,
 ) -> Result<Receipt, WriteError> {
+    let rows = || only.map_or_else(|| batch.rows(), |only| only.iter().map(Vec::len).sum());
+    let level = options.consistency.name();
+    let span = tracing::info_span!(
+        "write",
+        db = database,
+        rows = rows(),
+        level,
+        parts = Empty,
+        outcome = Empty,
+        duration_us = Empty,
+    );
     let started = Instant::now();
-    let goal = Goal {
-        level: options.consistency,
-        hint_copies: options.hint_copies(),
-        deadline: Instant::now() + options.timeout,
-    };
-    let mut call = Call {
+    let call = Call {
         core,
         batch,
-        goal,
+        goal: Goal {
+            level: options.consistency,
+            hint_copies: options.hint_copies(),
+            deadline: started + options.timeout,
+        },
         full,
         version: options.version.unwrap_or_else(|| core.next_version()),
+        notes: Notes::new(options.history_bytes, database, options.consistency, rows),
         started: Vec::new(),
         parts: Vec::new(),
         failed: Vec::new(),
         dropped: None,
     };
-    let map = match call.resolve(database, options.retention_policy.as_deref()).await {
-        Ok((map, database, policy)) => {
-            call.send_all(&map, database, policy, only).await;
-            call.settle(map, database, policy).await
-        }
-        Err(error) => {
-            let rows = only.map_or_else(|| all_rows(batch), row_ids);
-            let code = error.code();
-            let detail = match error {
-                // Its text begins with the code, which stands beside it already.
-                Error::Refused { detail, .. } => detail,
-                other => other.to_string(),
-            };
-            call.fail(rows, code, detail);
-            core.topology.map()
-        }
+    let run = call.run(database, options.retention_policy.as_deref(), only);
+    let result = run.instrument(span.clone()).await;
+    let outcome = match &result {
+        Ok(_) => "ok",
+        Err(error) => error.kind().name(),
     };
-    let result = call.finish(map.index);
-    let outcome = if result.is_ok() { "ok" } else { "error" };
-    let level = options.consistency.name();
-    metrics::counter!("quorate_client_writes_total", "level" => level, "outcome" => outcome)
-        .increment(1);
+    let parts = result.as_ref().map_or_else(|error| &error.receipt.parts, |receipt| &receipt.parts);
+    span.record("parts", parts.len()).record("outcome", outcome);
+    span.record("duration_us", u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
+    count(level, &result);
     metrics::histogram!("quorate_client_write_seconds", "level" => level).record(started.elapsed());
     result
+}
+
+fn count(level: &'static str, result: &Result<Receipt, WriteError>) {
+    let outcome = if result.is_ok() { "ok" } else { "error" };
+    metrics::counter!("quorate_client_writes_total", "level" => level, "outcome" => outcome)
+        .increment(1);
+    let Err(error) = result else { return };
+    for FailedRows { rows, code, certainty, .. } in &error.failed {
+        let certainty = match certainty {
+            Certainty::Definite => "definite",
+            Certainty::Indefinite => "indefinite",
+        };
+        let labels = [("code", code.name()), ("certainty", certainty)];
+        metrics::counter!("quorate_client_failed_rows_total", &labels).increment(rows.len() as u64);
+    }
 }
 
 struct Call<'a> {
@@ -101,6 +119,7 @@ struct Call<'a> {
     goal: Goal,
     full: Full,
     version: Version,
+    notes: Notes,
     started: Vec<(Arc<Part>, oneshot::Receiver<PartResult>)>,
     parts: Vec<PartReceipt>,
     failed: Vec<FailedRows>,
@@ -108,6 +127,32 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    async fn run(
+        mut self,
+        database: &str,
+        policy: Option<&str>,
+        only: Option<&Selection>,
+    ) -> Result<Receipt, WriteError> {
+        let map = match self.resolve(database, policy).await {
+            Ok((map, database, policy)) => {
+                self.send_all(&map, database, policy, only).await;
+                self.settle(map, database, policy).await
+            }
+            Err(error) => {
+                let rows = only.map_or_else(|| all_rows(self.batch), row_ids);
+                let code = error.code();
+                let detail = match error {
+                    // Its text begins with the code, which stands beside it already.
+                    Error::Refused { detail, .. } => detail,
+                    other => other.to_string(),
+                };
+                self.fail(rows, code, detail);
+                self.core.topology.map()
+            }
+        };
+        self.finish(map.index)
+    }
+
     /// The newest map that has the database and the policy; asks once if the cached one has not.
     async fn resolve(
         &self,
@@ -118,6 +163,7 @@ impl Call<'_> {
         if let Ok((database, policy)) = find(&map, database, policy) {
             return Ok((map, database, policy));
         }
+        self.notes.add(|| Step::MapAsked);
         topology::refresh(self.core, self.goal.deadline).await;
         let map = self.core.topology.map();
         let (database, policy) = find(&map, database, policy)?;
@@ -133,10 +179,10 @@ impl Call<'_> {
         policy: PolicyId,
         only: Option<&Selection>,
     ) {
-        self.core.settled(self.patience()).await;
+        self.settled().await;
         let routed = self.route(map, database, policy, only);
         let Routed { shards, waiting, new_fields, new_times, refused, dropped } = routed;
-        self.failed.extend(refused);
+        self.refuse(refused);
         if let Some(dropped) = dropped {
             Dropped::join(&mut self.dropped, dropped);
         }
@@ -144,6 +190,8 @@ impl Call<'_> {
         if waiting.iter().all(Vec::is_empty) {
             return;
         }
+        let (fields, groups) = (new_fields.len(), new_times.len());
+        self.notes.add(|| Step::MetaAsked { fields, groups });
         let mut changes = Vec::new();
         if !new_fields.is_empty() {
             changes.push(Change::RegisterFields { database, fields: new_fields });
@@ -166,10 +214,12 @@ impl Call<'_> {
                 }
             }
         }
+        let refused = left_out.as_ref().map(|(code, _)| *code);
+        self.notes.add(|| Step::MetaAnswered { refused });
         let map = self.core.topology.map();
-        self.core.settled(self.patience()).await;
+        self.settled().await;
         let routed = self.route(&map, database, policy, Some(&waiting));
-        self.failed.extend(routed.refused);
+        self.refuse(routed.refused);
         // The policy may have been shortened meanwhile.
         if let Some(more) = routed.dropped {
             Dropped::join(&mut self.dropped, more);
@@ -179,6 +229,14 @@ impl Call<'_> {
             (Code::StaleMeta, "the database or policy changed during the write".to_owned())
         });
         self.fail(row_ids(&routed.waiting), code, detail);
+    }
+
+    /// Waits for the first dials of nodes, for some time.
+    async fn settled(&self) {
+        let begun = Instant::now();
+        self.core.settled(self.patience()).await;
+        let took = begun.elapsed();
+        self.notes.note(None, || (!took.is_zero()).then_some(Step::NodesAwaited { took }));
     }
 
     /// How long the first dials of nodes may hold this write up: half of its time, so that a node
@@ -247,7 +305,7 @@ impl Call<'_> {
                         continue;
                     }
                 };
-                let Some(permit) = self.room(bytes.len()).await else {
+                let Some(share) = self.room(bytes.len()).await else {
                     let detail = "the client's budget is full; wait or raise budget_bytes";
                     self.fail(rows, Code::Busy, detail.to_owned());
                     continue;
@@ -264,30 +322,45 @@ impl Call<'_> {
                     from,
                     to,
                     gate: Gate::default(),
+                    notes: self.notes.part(),
                 });
-                let result = part::start(self.core, Arc::clone(&part), self.goal, permit);
+                let result = part::start(self.core, Arc::clone(&part), self.goal, share);
                 self.started.push((part, result));
             }
         }
     }
 
     /// A share of the budget, or none if there is no room in time.
-    async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    async fn room(&self, bytes: usize) -> Option<Share> {
         let budget = &self.core.budget;
-        let share = u32::try_from(bytes.min(self.core.config.budget_bytes)).unwrap_or(u32::MAX);
-        if self.full == Full::Refuse {
-            return Arc::clone(budget).try_acquire_many_owned(share).ok();
+        let bytes = u32::try_from(bytes.min(self.core.config.budget_bytes)).unwrap_or(u32::MAX);
+        if let Some(share) = Share::at_once(budget, bytes) {
+            return Some(share);
         }
-        timeout_at(self.goal.deadline, Arc::clone(budget).acquire_many_owned(share))
-            .await
-            .ok()?
-            .ok()
+        let begun = Instant::now();
+        let share = match self.full {
+            Full::Refuse => None,
+            Full::Wait => Share::by(budget, bytes, self.goal.deadline).await,
+        };
+        let outcome = if share.is_some() { "found" } else { "refused" };
+        metrics::counter!("quorate_client_budget_waits_total", "outcome" => outcome).increment(1);
+        let (took, found) = (begun.elapsed(), share.is_some());
+        metrics::histogram!("quorate_client_budget_wait_seconds").record(took);
+        self.notes.add(|| Step::RoomAwaited { took, found });
+        share
+    }
+
+    fn refuse(&mut self, refused: Vec<FailedRows>) {
+        for FailedRows { rows, code, .. } in &refused {
+            self.notes.add(|| Step::RowsRefused { rows: rows.len(), code: *code });
+        }
+        self.failed.extend(refused);
     }
 
     fn fail(&mut self, rows: Vec<RowId>, code: Code, detail: String) {
         if !rows.is_empty() {
             let certainty = Certainty::Definite;
-            self.failed.push(FailedRows { rows, shard: None, code, certainty, detail });
+            self.refuse(vec![FailedRows { rows, shard: None, code, certainty, detail }]);
         }
     }
 
@@ -314,6 +387,7 @@ impl Call<'_> {
                 return map;
             };
             metrics::counter!("quorate_client_rerouted_total").increment(1);
+            self.notes.add(|| Step::Rerouted { index: newer.index });
             let rows = selection(self.batch, moved.iter().flat_map(|(_, failed)| &failed.rows));
             self.send_all(&newer, database, policy, Some(&rows)).await;
             map = newer;
@@ -359,12 +433,14 @@ impl Call<'_> {
     }
 
     fn finish(self, meta_index: MetaIndex) -> Result<Receipt, WriteError> {
+        self.notes.add(|| Step::Returned { reached: self.failed.is_empty() });
         let receipt = Receipt {
             version: self.version,
             meta_index,
             level: self.goal.level,
             parts: self.parts,
             dropped: self.dropped,
+            history: self.notes.history(),
         };
         if self.failed.is_empty() {
             Ok(receipt)
@@ -404,88 +480,4 @@ fn encode(
 fn time_range(bytes: &Bytes) -> (i64, i64) {
     EncodedBatch::parse(bytes.clone())
         .map_or((i64::MIN, i64::MAX), |batch| (batch.header().min_time, batch.header().max_time))
-}
-
-/// Cuts a selection into pieces of at most `limit` rows, but never between two rows of the same
-/// series and time, since the later of those must win within one part.
-fn split(batch: &Batch, selection: Selection, limit: usize) -> Vec<Selection> {
-    let total: usize = selection.iter().map(Vec::len).sum();
-    if total <= limit {
-        return vec![selection];
-    }
-    let empty = || vec![Vec::new(); selection.len()];
-    let (mut pieces, mut piece, mut count) = (Vec::new(), empty(), 0);
-    for (index, rows) in selection.iter().enumerate() {
-        let places: Vec<_> =
-            batch.measurements()[index].rows().map(|(_, series, time)| (series, time)).collect();
-        let mut rows = rows.clone();
-        rows.sort_by_key(|row| (places[*row as usize], *row));
-        for equal in rows.chunk_by(|a, b| places[*a as usize] == places[*b as usize]) {
-            if count > 0 && count + equal.len() > limit {
-                pieces.push(std::mem::replace(&mut piece, empty()));
-                count = 0;
-            }
-            piece[index].extend_from_slice(equal);
-            count += equal.len();
-        }
-    }
-    pieces.push(piece);
-    for piece in &mut pieces {
-        piece.iter_mut().for_each(|rows| rows.sort_unstable());
-    }
-    pieces
-}
-
-fn row_ids(selection: &Selection) -> Vec<RowId> {
-    let of = |(measurement, rows): (u32, &Vec<u32>)| {
-        let rows = rows.clone();
-        rows.into_iter().map(move |row| RowId { measurement, row })
-    };
-    (0u32..).zip(selection).flat_map(of).collect()
-}
-
-/// These rows of the batch.
-pub(crate) fn selection<'r>(batch: &Batch, rows: impl Iterator<Item = &'r RowId>) -> Selection {
-    let mut selection = vec![Vec::new(); batch.measurements().len()];
-    for row in rows {
-        if let Some(of) = selection.get_mut(row.measurement as usize) {
-            of.push(row.row);
-        }
-    }
-    selection.iter_mut().for_each(|rows| rows.sort_unstable());
-    selection
-}
-
-fn all_rows(batch: &Batch) -> Vec<RowId> {
-    let rows = batch.rows_iter();
-    rows.map(|(measurement, row, _, _)| RowId { measurement: measurement as u32, row }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use quorate_protocol::point::{Point, Value};
-
-    use super::*;
-
-    fn batch(times: &[i64]) -> Batch {
-        let mut batch = Batch::new();
-        for time in times {
-            let point = Point::builder("m").field("f", Value::Float(1.0)).at(*time);
-            batch.push(&point.unwrap());
-        }
-        batch
-    }
-
-    #[test]
-    fn pieces_hold_every_row_once_and_keep_equal_places_together() {
-        let batch = batch(&[1, 2, 1, 3, 2, 1]);
-        let pieces = split(&batch, vec![(0..6).collect()], 2);
-        assert_eq!(pieces, vec![vec![vec![0, 2, 5]], vec![vec![1, 4]], vec![vec![3]]]);
-    }
-
-    #[test]
-    fn rows_of_one_place_cannot_be_cut() {
-        // The caller must not try for ever.
-        assert_eq!(split(&batch(&[7, 7]), vec![vec![0, 1]], 1).len(), 1);
-    }
 }

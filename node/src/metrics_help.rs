@@ -16,12 +16,59 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 45] = [
+const METRICS: [(&str, Kind, &str); 56] = [
+    (
+        "quorate_client_budget_used_bytes",
+        Gauge,
+        "Encoded bytes of writes that are under way, of all clients' budgets together.",
+    ),
+    (
+        "quorate_client_budget_wait_seconds",
+        Histogram,
+        "Time that parts of writes waited for room in a budget that was full.",
+    ),
+    (
+        "quorate_client_budget_waits_total",
+        Counter,
+        "Parts of writes that met a full budget, by whether room was found in time.",
+    ),
     (
         "quorate_client_copies_abandoned_total",
         Counter,
-        "Copies to slow owners that were given up; a repair mark stands for each.",
+        "Copies that were given up: no node had taken them, or a hint or a repair mark of them.",
     ),
+    (
+        "quorate_client_copies_total",
+        Counter,
+        "What became of owners' copies: stored, buffered, refused, failed, lost, hinted or marked; one copy may be several in turn.",
+    ),
+    (
+        "quorate_client_copy_retries_total",
+        Counter,
+        "Times that a copy was sent again, since its owner had said not now.",
+    ),
+    (
+        "quorate_client_failed_rows_total",
+        Counter,
+        "Rows of writes that missed their level, by code and by whether they may still appear.",
+    ),
+    (
+        "quorate_client_hints_total",
+        Counter,
+        "Hints that nodes were asked to keep, by whether they do.",
+    ),
+    (
+        "quorate_client_marks_total",
+        Counter,
+        "Repair marks that were asked for, by whether somebody keeps them.",
+    ),
+    ("quorate_client_queries_total", Counter, "Queries that were begun, of rows or of windows."),
+    (
+        "quorate_client_query_owners_given_up_total",
+        Counter,
+        "Owners that failed in a query and were given up for others, by code.",
+    ),
+    ("quorate_client_query_pages_total", Counter, "Pages that queries have asked owners for."),
     (
         "quorate_client_rejected_lines_total",
         Counter,

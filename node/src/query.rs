@@ -12,12 +12,12 @@ mod scan;
 mod verify;
 
 pub(crate) use self::verify::verified;
+use quorate_client::query::pattern::{PatternError, compile};
 use quorate_protocol::{
     code::Code,
     id::{MetaIndex, ShardId},
     message::{Failure, TagMatch},
 };
-use regex::bytes::Regex;
 
 use crate::{
     core::Core,
@@ -40,7 +40,7 @@ impl Core {
 
     fn tag_filters(&self, tags: Vec<TagMatch>) -> Result<Vec<TagFilter>, Failure> {
         let tags = tags.into_iter().map(tag_filter).collect::<Result<_, _>>();
-        tags.map_err(|error: regex::Error| self.failure(Code::Invalid, error.to_string()))
+        tags.map_err(|error: PatternError| self.failure(Code::Invalid, error.to_string()))
     }
 
     /// Another owner has what is damaged here.
@@ -68,9 +68,9 @@ const fn code(error: &ShardError) -> Code {
     }
 }
 
-fn tag_filter(wanted: TagMatch) -> Result<TagFilter, regex::Error> {
+fn tag_filter(wanted: TagMatch) -> Result<TagFilter, PatternError> {
     let test = match wanted.pattern {
-        Some(pattern) => TagTest::Matches(Regex::new(&pattern)?),
+        Some(pattern) => TagTest::Matches(compile(&pattern)?),
         None => TagTest::In(wanted.values),
     };
     Ok(TagFilter { key: wanted.key, test })

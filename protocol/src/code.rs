@@ -62,6 +62,15 @@ macro_rules! codes {
                 }
             }
 
+            /// The name in `SPEC.md`, for labels of metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                    Self::Unknown(_) => "Unknown",
+                }
+            }
+
             /// A short phrase for people.
             #[must_use]
             pub const fn text(self) -> &'static str {

@@ -24,8 +24,8 @@ pub use self::{
         HintsVerify, MarkInfo, MarkList, Marks, QueueVerified,
     },
     read::{
-        Aggregate, Aggregated, Digest, Digested, Rows, Scan, ShardList, ShardProblem, ShardState,
-        Shards, TagMatch, Verified, Verify,
+        Aggregate, Aggregated, Digest, Digested, MAX_PATTERN_BYTES, Rows, Scan, ShardList,
+        ShardProblem, ShardState, Shards, TagMatch, Verified, Verify,
     },
     survey::{Lacking, Member, MemberReport, Survey, Surveyed},
 };

@@ -279,6 +279,7 @@ fn cases() -> Vec<Case> {
                 to: i64::MAX,
                 after: Some(Bytes::from_static(b"cpu,host=a")),
                 limit: 4096,
+                rows: 100,
             },
             b"",
         ),

@@ -63,6 +63,8 @@ pub struct Counters {
     pub sent: u64,
     /// Put into an inbox, duplicates included.
     pub delivered: u64,
+    /// Bytes of those.
+    pub delivered_bytes: u64,
     /// Lost by chance.
     pub lost: u64,
     /// Delivered a second time.
@@ -277,6 +279,7 @@ impl SimNet {
             let more = Duration::from_nanos(random.next() % jitter.saturating_add(1).max(1));
             state.order += 1;
             state.counters.delivered += 1;
+            state.counters.delivered_bytes += datagram.len() as u64;
             let due = (now + state.link.latency + more, from, state.order);
             let mut inbox = lock(&inbox);
             inbox.waiting.insert(due, (from, datagram.to_vec()));

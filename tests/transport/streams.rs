@@ -27,6 +27,7 @@ fn scan(frames: i64, bytes: i64) -> Scan {
         to: bytes,
         after: None,
         limit: 0,
+        rows: 0,
     }
 }
 

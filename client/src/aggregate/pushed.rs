@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use quorate_protocol::{
-    aggregate::{FieldWindows, Windows},
+    aggregate::{FieldWindows, Partial, Windows},
     id::{NodeId, ShardId},
     message::Aggregate,
 };
@@ -50,7 +50,7 @@ pub(super) fn start(
         owner: None,
         last_key: None,
     });
-    Ok(merged(core, readers.collect()))
+    Ok(merged(core, readers.collect(), None))
 }
 
 /// One shard, from one owner at a time.
@@ -95,13 +95,26 @@ impl Reader for ShardWindows {
                     }
                     return Ok(round);
                 }
-                Err(why) => (self.owner, last) = (None, why),
+                Err(why) => {
+                    why.count();
+                    (self.owner, last) = (None, why);
+                }
             }
         }
     }
 
-    fn is_empty(fields: &Vec<FieldWindows>) -> bool {
-        fields.is_empty()
+    fn len(fields: &Vec<FieldWindows>) -> usize {
+        fields.len()
+    }
+
+    fn bytes(fields: &Vec<FieldWindows>) -> usize {
+        let windows = fields.iter().map(|field| field.windows.len());
+        windows.sum::<usize>() * size_of::<(i64, Partial)>() + size_of_val(&fields[..])
+    }
+
+    /// Windows are counted where they are whole, behind this.
+    fn truncate(fields: Vec<FieldWindows>, _: usize) -> Vec<FieldWindows> {
+        fields
     }
 }
 
@@ -144,6 +157,7 @@ impl Pages {
 
     async fn page(&mut self) -> Result<(), GivenUp> {
         let node = self.node;
+        metrics::counter!("quorate_client_query_pages_total").increment(1);
         let failed = |error| GivenUp::failed(node, &error);
         let connection = self.core.connection(node).ok_or_else(|| GivenUp::down(node))?;
         let deadline = Instant::now() + self.core.config.connect_timeout;

@@ -24,6 +24,10 @@ impl Entry for FieldWindows {
         page.encoded(|bytes| self.encode(bytes));
     }
 
+    fn cut(&mut self, _: usize) -> usize {
+        0
+    }
+
     fn answer(entries: u32, complete: bool) -> Aggregated {
         Aggregated { entries, complete }
     }
@@ -40,7 +44,7 @@ impl Reading for Aggregation {
 impl Core {
     /// Streams the answer to an aggregate.
     pub(crate) async fn aggregate(&self, request: Aggregate, reply: ReplySink) {
-        let limit = request.limit;
+        let limit = (request.limit, 0);
         match self.begin_aggregate(request).await {
             Ok(aggregation) => self.stream(aggregation, limit, reply).await,
             Err(failure) => reply.fail(failure).await,

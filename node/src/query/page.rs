@@ -2,7 +2,7 @@
 //!
 //! Invariants: memory is bounded by one page of the store, and the stream's window holds the reading
 //! back when the asker is slow; a page ends between two series, never within one, so that the next
-//! can go on behind a key. Scans and aggregates are answered by this.
+//! can go on behind a key, unless the asker wants no more rows than it has. Scans and aggregates are answered by this.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quorate_protocol::frame::Message;
@@ -27,6 +27,9 @@ pub(super) trait Entry {
     /// Appends its pieces.
     fn put(&self, page: &mut Page);
 
+    /// Its rows, of which those of one time count once; cut off behind the first so many, where rows can be.
+    fn cut(&mut self, most: usize) -> usize;
+
     /// `complete`: nothing is left.
     fn answer(entries: u32, complete: bool) -> Self::Answer;
 }
@@ -48,14 +51,23 @@ pub(super) struct Page {
     payload: BytesMut,
     scratch: Vec<u8>,
     left: usize,
+    /// Rows that are still wanted.
+    rows: usize,
     last: Bytes,
 }
 
 impl Page {
-    /// A page of about `limit` payload bytes; 0 for no end.
-    fn new(limit: u32) -> Self {
-        let left = if limit == 0 { usize::MAX } else { limit as usize };
-        Self { entries: 0, payload: BytesMut::new(), scratch: Vec::new(), left, last: Bytes::new() }
+    /// A page of about `limit` payload bytes and `rows` rows at most; 0 for no end.
+    fn new(limit: u32, rows: u32) -> Self {
+        let most = |limit: u32| if limit == 0 { usize::MAX } else { limit as usize };
+        Self {
+            entries: 0,
+            payload: BytesMut::new(),
+            scratch: Vec::new(),
+            left: most(limit),
+            rows: most(rows),
+            last: Bytes::new(),
+        }
     }
 
     /// Whether an entry of this series belongs to the page.
@@ -94,15 +106,19 @@ impl Page {
 }
 
 impl Core {
-    /// Streams one page of a reading.
+    /// Streams one page of a reading, which ends behind so many rows.
     pub(super) async fn stream<R: Reading>(
         &self,
         mut reading: R,
-        limit: u32,
+        (limit, rows): (u32, u32),
         mut reply: ReplySink,
     ) {
-        let mut page = Page::new(limit);
+        let mut page = Page::new(limit, rows);
         loop {
+            if page.rows == 0 {
+                let (last, payload) = page.frame::<R::Entry>(false);
+                return reply.send(&last, payload).await;
+            }
             let (rest, entries) = match reading.next(&self.shards).await {
                 Ok(next) => next,
                 Err(error) => return reply.fail(self.shard_failure(&error)).await,
@@ -113,14 +129,15 @@ impl Core {
                 return reply.send(&last, payload).await;
             }
             for entry in entries {
-                let entry = match entry {
+                let mut entry = match entry {
                     Ok(entry) => entry,
                     Err(error) => return reply.fail(self.scan_failure(&error)).await,
                 };
-                if !page.enters(entry.key()) {
+                if page.rows == 0 || !page.enters(entry.key()) {
                     let (last, payload) = page.frame::<R::Entry>(false);
                     return reply.send(&last, payload).await;
                 }
+                page.rows -= entry.cut(page.rows);
                 entry.put(&mut page);
                 page.entries += 1;
                 if page.payload.len() >= FRAME_BYTES {

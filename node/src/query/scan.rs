@@ -22,6 +22,19 @@ impl Entry for SeriesRows {
         page.encoded(|block| self.rows.encode(block));
     }
 
+    fn cut(&mut self, most: usize) -> usize {
+        let mut times = 0;
+        let first = |row: &usize| *row == 0 || self.rows.times[*row] != self.rows.times[row - 1];
+        let end = (0..self.rows.len()).find(|row| {
+            times += usize::from(first(row));
+            times > most
+        });
+        if let Some(end) = end {
+            self.rows = self.rows.range(0..end);
+        }
+        times.min(most)
+    }
+
     fn answer(entries: u32, complete: bool) -> Rows {
         Rows { entries, complete }
     }
@@ -38,7 +51,7 @@ impl Reading for shard::Scan {
 impl Core {
     /// Streams the answer to a scan.
     pub(crate) async fn scan(&self, request: Scan, reply: ReplySink) {
-        let limit = request.limit;
+        let limit = (request.limit, request.rows);
         match self.begin_scan(request).await {
             Ok(scan) => self.stream(scan, limit, reply).await,
             Err(failure) => reply.fail(failure).await,

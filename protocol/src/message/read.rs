@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{MetaIndex, ShardId, Version};
 
+/// Bytes of a regular expression at most.
+pub const MAX_PATTERN_BYTES: usize = 4096;
+
 /// A condition on one tag; all conditions of a request must hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TagMatch {
@@ -41,6 +44,9 @@ pub struct Scan {
     /// Payload bytes after which the answer ends with the series it is in; 0 for no limit. Pages
     /// let a reader of many shards hold no stream open while it reads another.
     pub limit: u32,
+    /// Rows after which the answer ends, within a series too: the reader wants no more; 0 for no limit. Rows of
+    /// one series and time count once.
+    pub rows: u32,
 }
 
 /// Some series of a [`Scan`] as the payload: `u32 key length | key | u32 block length | row block`

@@ -62,8 +62,8 @@ pub(crate) struct QueryArgs {
     /// What to compute per window, series and field
     #[arg(long, value_name = "A", requires = "every")]
     agg: Option<Aggregate>,
-    /// At most this many rows
-    #[arg(long, value_name = "N")]
+    /// At most this many rows; no more are read
+    #[arg(long, value_name = "N", value_parser = parse_limit)]
     limit: Option<usize>,
     /// How many owners of each shard must be read: one, quorum or all
     #[arg(long, value_name = "L", default_value = "quorum")]
@@ -104,12 +104,26 @@ pub(crate) async fn run(args: QueryArgs, env: Env) -> Result<(), Fail> {
         to: args.to.map_or(i64::MAX, |time| time.resolve(now)),
         level: args.consistency,
         node,
+        // Of windows, those count that have the aggregate; that is seen here only.
+        limit: args.limit.filter(|_| args.agg.is_none()),
     };
     let default = if args.connect.json { Format::Json } else { Format::Table };
     let formatter = Formatter::new(args.format.unwrap_or(default), fields)?;
     let ended = show(&client, query, &args, formatter).await;
     client.close().await;
-    ended
+    // Whoever has some rows must not take them for all.
+    ended.map_err(|fail| match fail {
+        Fail::Failed(text) => Fail::Failed(format!("not all rows could be read: {text}")),
+        other => other,
+    })
+}
+
+fn parse_limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("a limit of 0 rows asks for nothing".to_owned()),
+        Ok(limit) => Ok(limit),
+        Err(error) => Err(format!("{text:?} is no number of rows: {error}")),
+    }
 }
 
 /// The fields that rows can have, sorted; those asked for must exist and have the aggregate.

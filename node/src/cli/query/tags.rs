@@ -1,6 +1,7 @@
 //! `--tag` conditions as people write them.
 
 use bytes::Bytes;
+use quorate_client::query::pattern::compile;
 use quorate_protocol::message::TagMatch;
 
 /// Reads `K=V`, `K=A|B` or `K=~RE`. A backslash before `|` makes it part of the value.
@@ -12,11 +13,7 @@ pub(crate) fn parse_tag(text: &str) -> Result<TagMatch, String> {
     }
     let key = Bytes::copy_from_slice(key.as_bytes());
     if let Some(pattern) = condition.strip_prefix('~') {
-        // Nodes have the same library: what compiles here compiles there.
-        regex::bytes::Regex::new(pattern).map_err(|error| {
-            let reason = error.to_string();
-            format!("{pattern:?} is no regular expression: {}", reason.replace('\n', " "))
-        })?;
+        compile(pattern).map_err(|error| error.to_string())?;
         return Ok(TagMatch { key, values: Vec::new(), pattern: Some(pattern.to_owned()) });
     }
     let values = alternatives(condition);

@@ -18,6 +18,7 @@ mod send;
 mod signals;
 mod state;
 mod tally;
+mod trace;
 mod unpack;
 
 use std::{path::PathBuf, time::Duration};
@@ -50,6 +51,7 @@ pub(crate) use rejects::Rejects;
 pub(crate) use send::{Sending, Target};
 use state::Plan;
 pub(crate) use tally::{Tally, round};
+use trace::Trace;
 
 /// How long a load with a state waits for a cluster that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,6 +63,7 @@ const EXAMPLES: &str = "\
   generate | quorate write metrics --precision s --rejects bad.lp
   echo 'room,floor=2 temperature=21.5,open=false' | quorate write metrics
   quorate write metrics big.lp.zst --state big.state --rate 200k
+  quorate write metrics data.lp --trace=200ms    tells where slow batches waited
   quorate write metrics data.lp --dry-run | head
 
 A line is MEASUREMENT[,TAG=VALUE...] FIELD=VALUE[,FIELD=VALUE...] [TIME]. Values are 1.5 (float),
@@ -121,8 +124,12 @@ pub(crate) struct Write {
     /// Remember in FILE how far the load got, and go on there
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
+    /// Tell step by step, on standard error, of batches that failed or took longer than D
+    #[arg(long, value_name = "D", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1s", value_parser = parse_positive)]
+    trace: Option<u64>,
     /// Contact nobody; print the canonical lines that would be written
-    #[arg(long, conflicts_with_all = ["rate", "state", "retry"])]
+    #[arg(long, conflicts_with_all = ["rate", "state", "retry", "trace"])]
     dry_run: bool,
     #[command(flatten)]
     connect: Connect,
@@ -149,11 +156,12 @@ impl Write {
     }
 
     fn write_options(&self) -> WriteOptions {
-        WriteOptions {
+        let options = WriteOptions {
             timeout: Duration::from_nanos(self.timeout),
             retention_policy: self.rp.clone(),
             ..WriteOptions::at(self.consistency)
-        }
+        };
+        if self.trace.is_some() { options.with_history() } else { options }
     }
 }
 
@@ -190,6 +198,7 @@ pub(crate) async fn run(args: Write, env: Env) -> Result<(), Fail> {
         run.bar.set_draw_target(ProgressDrawTarget::hidden());
     }
     run.pace = args.rate.map(Pace::new);
+    run.trace = args.trace.map(|slow| Trace { slow: Duration::from_nanos(slow) });
     run.mark = input.mark.clone();
     progress::begin_at(&run.bar, input.stored.bytes());
     if let Some(keeper) = keeper {

@@ -22,8 +22,9 @@ use super::{
     pace::Pace,
     progress,
     state::Mark,
+    trace::Trace,
 };
-use crate::cli::fail::Fail;
+use crate::cli::{fail::Fail, tell};
 
 /// Batches behind one that has no answer yet, for each that may be under way.
 const AHEAD: u64 = 4;
@@ -58,6 +59,8 @@ pub(crate) struct Sending {
     pub(crate) tally: Tally,
     pub(crate) bar: ProgressBar,
     pub(crate) pace: Option<Pace>,
+    /// Tells of batches, where that was asked for.
+    pub(crate) trace: Option<Trace>,
     keeper: Option<Keeper>,
     /// Points of the runs before.
     points_before: usize,
@@ -91,6 +94,7 @@ impl Sending {
             tally: Tally::default(),
             bar,
             pace: None,
+            trace: None,
             keeper: None,
             points_before: 0,
             mark: Mark::start(),
@@ -220,7 +224,11 @@ impl Sending {
     }
 
     fn settle(&mut self, answered: Answered) -> Result<(), Fail> {
-        let Answered { parsed, sent, .. } = answered;
+        let Answered { number, parsed, sent } = answered;
+        let told = self.trace.zip(sent.as_ref());
+        if let Some(text) = told.and_then(|(trace, sent)| trace.tell(number, sent)) {
+            self.bar.suspend(|| tell(&text));
+        }
         self.rejects.unreadable(&parsed)?;
         self.tally.rejected += parsed.errors.len();
         match sent {

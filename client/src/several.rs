@@ -1,0 +1,71 @@
+//! Some futures at a time, their results as they come.
+//!
+//! Invariants: never more than the bound are under way, the others have not been begun; dropping it drops
+//! all of them. For asking several nodes at once, where one that is silent must not hold up the others.
+
+use std::{future::poll_fn, pin::Pin, task::Poll};
+
+pub(crate) struct Several<I: Iterator> {
+    waiting: I,
+    under_way: Vec<Pin<Box<I::Item>>>,
+    most: usize,
+}
+
+impl<I: Iterator<Item: Future>> Several<I> {
+    /// At most `most` of them at a time, and at least one.
+    pub(crate) fn new(futures: I, most: usize) -> Self {
+        Self { waiting: futures, under_way: Vec::new(), most: most.max(1) }
+    }
+
+    /// The next result; none when all have come.
+    pub(crate) async fn next(&mut self) -> Option<<I::Item as Future>::Output> {
+        while self.under_way.len() < self.most
+            && let Some(future) = self.waiting.next()
+        {
+            self.under_way.push(Box::pin(future));
+        }
+        if self.under_way.is_empty() {
+            return None;
+        }
+        let (at, output) = poll_fn(|context| {
+            for (at, future) in self.under_way.iter_mut().enumerate() {
+                if let Poll::Ready(output) = future.as_mut().poll(context) {
+                    return Poll::Ready((at, output));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        drop(self.under_way.swap_remove(at));
+        Some(output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, time::Duration};
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_bound_is_kept_and_the_first_to_come_is_first() {
+        let (open, most) = (Cell::new(0), Cell::new(0));
+        let task = async |ms: u64| {
+            open.set(open.get() + 1);
+            most.set(most.get().max(open.get()));
+            sleep(Duration::from_millis(ms)).await;
+            open.set(open.get() - 1);
+            ms
+        };
+        let begun = Instant::now();
+        let mut several = Several::new([300, 100, 50, 60].into_iter().map(&task), 2);
+        let mut came = Vec::new();
+        while let Some(ms) = several.next().await {
+            came.push(ms);
+        }
+        assert_eq!(came, [100, 50, 60, 300]);
+        assert_eq!((most.get(), begun.elapsed()), (2, Duration::from_millis(300)));
+    }
+}
