@@ -3,6 +3,7 @@
 mod aggregates;
 mod bench;
 mod bulk;
+mod cancel;
 mod cardinality;
 mod cold;
 mod converged;
@@ -33,6 +34,7 @@ mod membership;
 mod meta;
 mod mute;
 mod operators;
+mod peers;
 mod policies;
 mod reads;
 mod resend;

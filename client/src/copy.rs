@@ -21,6 +21,7 @@ use crate::{
     core::Core,
     gate::UnderWay,
     part::{Goal, Part, hopeless},
+    pool::{Pass, PeerHandle},
 };
 
 /// Time for one node to write a mark down.
@@ -99,16 +100,16 @@ enum Attempt {
 }
 
 impl CopyTask {
-    /// Runs until the copy has ended. `carry` are hints for others that travel with this copy,
+    /// Runs until the copy has ended; without a pass the owner counts as down. `carry` are hints for others that travel with this copy,
     /// `waits` the answers of hints for this owner that travel with others' copies.
     pub(crate) async fn run(
         self,
-        up: bool,
+        pass: Option<Pass>,
         carry: Vec<Carry>,
         waits: Vec<oneshot::Receiver<Placed>>,
     ) {
-        if up {
-            match self.store(carry, self.goal).await {
+        if let Some(pass) = pass {
+            match self.store(Some(pass), carry, self.goal).await {
                 Attempt::Ended => return,
                 Attempt::Slow => return self.mark().await,
                 Attempt::Down => {}
@@ -141,7 +142,7 @@ impl CopyTask {
     }
 
     /// Sends the copy, again while the owner answers "not now", until the deadline of `goal`.
-    async fn store(&self, mut carry: Vec<Carry>, goal: Goal) -> Attempt {
+    async fn store(&self, pass: Option<Pass>, mut carry: Vec<Carry>, goal: Goal) -> Attempt {
         loop {
             let error = match write(
                 &self.core,
@@ -157,6 +158,9 @@ impl CopyTask {
                     copy: Some(Answer { error: None, sequence, .. }), buffered, ..
                 }) => {
                     let owner = self.index;
+                    if let Some(pass) = pass {
+                        pass.worked();
+                    }
                     self.send(Event::Stored { owner, sequence, buffered }).await;
                     return Attempt::Ended;
                 }
@@ -183,6 +187,9 @@ impl CopyTask {
             if is_over {
                 // The hints in it have had their answers before the collector hears of the copy.
                 drop(carry);
+                if let Some(pass) = pass {
+                    pass.worked();
+                }
                 self.send(Event::Refused {
                     owner: self.index,
                     code: error.code,
@@ -200,6 +207,11 @@ impl CopyTask {
                 continue;
             }
             drop(carry);
+            if cannot_store(error.code)
+                && let Some(pass) = pass
+            {
+                pass.failed();
+            }
             let slow = again || error.code == Code::DeadlineExceeded;
             self.send(Event::Failed {
                 owner: self.index,
@@ -264,7 +276,7 @@ impl CopyTask {
             // As with a hint, the write must not be called definitely failed meanwhile.
             let Some(_under_way) = self.part.gate.enter() else { return };
             if self.core.is_live(self.owner)
-                && matches!(self.store(Vec::new(), self.late()).await, Attempt::Ended)
+                && matches!(self.store(None, Vec::new(), self.late()).await, Attempt::Ended)
             {
                 return;
             }
@@ -307,11 +319,12 @@ impl CopyTask {
         self.hint(Vec::new()).await;
     }
 
-    /// Live nodes that may keep a hint, co-owners first.
+    /// Live nodes that may keep a hint: those that are well first, of these co-owners.
     fn candidates(&self, not: &[NodeId]) -> Vec<NodeId> {
         let mut live = self.core.live();
         live.retain(|node| *node != self.owner && !not.contains(node));
-        live.sort_by_key(|node| (!self.part.owners.contains(node), *node));
+        let owns = |node: &NodeId| self.part.owners.contains(node);
+        live.sort_by_key(|node| (self.core.rank(*node), !owns(node), *node));
         live
     }
 
@@ -334,6 +347,11 @@ impl CopyTask {
         // The collector listens until the last sender is gone.
         let _ = self.events.send(event).await;
     }
+}
+
+/// Whether a node that says this will say it of whatever it is asked to store.
+const fn cannot_store(code: Code) -> bool {
+    matches!(code, Code::Poisoned | Code::DiskFull | Code::Io | Code::Internal)
 }
 
 /// What to do about a refusal, for people.
@@ -418,7 +436,8 @@ async fn write(
     store: bool,
     carry: &mut Vec<Carry>,
 ) -> Result<Written, Refusal> {
-    let Some(connection) = core.connection(node) else {
+    let peer = core.pool.peer(node);
+    let Some(connection) = peer.as_ref().and_then(PeerHandle::connection) else {
         let detail = format!("node {node} is down");
         let retry_after = Duration::ZERO;
         let (code, index) = (Code::Unavailable, MetaIndex(0));
@@ -436,6 +455,10 @@ async fn write(
     };
     let reply = connection.request(&request, part.bytes.clone(), goal.deadline).await;
     let (written, _) = reply.map_err(|error| {
+        if let (RequestError::Protocol(_), Some(peer)) = (&error, &peer) {
+            // Whoever answers what cannot be read is not what was dialled, or not any more.
+            peer.evict(&connection);
+        }
         let refusal = Refusal::from_request(node, error);
         if refusal.sent {
             carry.iter().for_each(|carry| carry.under_way.uncertain());

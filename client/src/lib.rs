@@ -87,6 +87,7 @@ mod series;
 pub mod shard;
 pub mod survey;
 mod topology;
+mod usage;
 mod write;
 pub mod writer;
 
@@ -127,6 +128,7 @@ pub use crate::{
     receipt::Receipt,
     shard::{BucketDigest, DigestRange},
     survey::ClusterReport,
+    usage::{ConnectionUsage, PeerUsage, Usage},
     writer::{Pending, PushError, Pushed, Writer, WriterConfig, WriterStats},
 };
 use crate::{core::Core, write::Full};

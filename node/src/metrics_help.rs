@@ -16,11 +16,21 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 45] = [
+const METRICS: [(&str, Kind, &str); 47] = [
+    (
+        "quorate_client_breakers_opened_total",
+        Counter,
+        "Times that a node lost its share of writes, since it went silent, kept leaving or cannot store.",
+    ),
     (
         "quorate_client_copies_abandoned_total",
         Counter,
         "Copies to slow owners that were given up; a repair mark stands for each.",
+    ),
+    (
+        "quorate_client_peers",
+        Gauge,
+        "Nodes that this process keeps connections to, by state: connecting, up, trial, down.",
     ),
     (
         "quorate_client_rejected_lines_total",
