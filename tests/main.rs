@@ -2,6 +2,7 @@
 
 mod aggregates;
 mod bench;
+mod budgets;
 mod bulk;
 mod cancel;
 mod cardinality;
