@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod disk;
+pub mod gauges;
 pub mod history;
 pub mod limit;
 pub mod load;

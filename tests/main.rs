@@ -2,7 +2,9 @@
 
 mod aggregates;
 mod bench;
+mod budgets;
 mod bulk;
+mod cancel;
 mod cardinality;
 mod cold;
 mod converged;
@@ -34,6 +36,7 @@ mod membership;
 mod meta;
 mod mute;
 mod operators;
+mod peers;
 mod policies;
 mod queries;
 mod reads;

@@ -1,8 +1,15 @@
 //! The batching writer: many tasks, each with its own outcomes, over nodes that come and go.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use quorate_client::{Client, Pending, PushError, Pushed, WriteOptions, Writer, WriterConfig};
+use quorate_node::disk::Keep;
 use quorate_protocol::{
     change::{Change, PolicySpec},
     code::Code,
@@ -15,9 +22,9 @@ use quorate_tests::harness::{
     history::Ledger,
     limit::simulated,
     load::{EPOCH, sample, write},
-    observe::{PATIENCE, create_database, exports, wait_drained, wait_healthy},
+    observe::{PATIENCE, create_database, exports, wait_drained, wait_healthy, wait_until},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Notes what became of a push as the ledger of all writes has it.
 fn note(ledger: &Ledger, point: &Point, outcome: &Result<Pushed, PushError>) {
@@ -269,29 +276,46 @@ fn ten_thousand_tasks_hear_everything_with_one_node_killed_and_one_silent() {
         let budget_bytes = 256 << 10;
         let config = WriterConfig { options: one, budget_bytes, ..WriterConfig::default() };
         let writer = client.writer("db", config);
+        // Each takes 256 bytes at least.
+        let waiting = |writer: &Writer| {
+            let stats = writer.stats();
+            (stats.pushed - stats.written - stats.dropped - stats.failed) as usize * 256
+        };
+        let heard = Arc::new(AtomicU64::new(0));
         let tasks = (0..10_000_u64).map(|task| {
             let (writer, ledger) = (writer.clone(), Arc::clone(&ledger));
+            let heard = Arc::clone(&heard);
             tokio::spawn(async move {
-                for n in 0..2 {
+                for n in 0.. {
                     let point = sample(task, n);
-                    let outcome = writer.write(&point).await;
-                    assert!(writer.waiting_bytes() <= budget_bytes);
+                    let pending = match writer.push(&point).await {
+                        Ok(pending) => pending,
+                        Err(PushError { code: Code::ShuttingDown, .. }) => return n,
+                        Err(full) => panic!("{full}"),
+                    };
+                    assert!(waiting(&writer) <= budget_bytes, "{:?}", writer.stats());
+                    let outcome = pending.await;
+                    heard.fetch_add(1, Ordering::Relaxed);
                     note(&ledger, &point, &outcome);
                 }
+                0
             })
         });
         let tasks: Vec<_> = tasks.collect();
         sleep(Duration::from_millis(20)).await;
-        cluster.stop(NodeId(2)).await;
+        cluster.crash(NodeId(2), Keep::Synced);
         for other in [host(NodeId(1)), client_host(1)] {
             cluster.net().partition(host(NodeId(3)), other);
         }
+        wait_until("outcomes", async || heard.load(Ordering::Relaxed) > 20_000).await;
+        // While all of them go on pushing.
+        timeout(PATIENCE, writer.close()).await.expect("the writer closes");
+        let mut pushed = 0;
         for task in tasks {
-            task.await.unwrap();
+            pushed += task.await.unwrap();
         }
-        writer.close().await;
         let stats = writer.stats();
-        assert_eq!(stats.pushed, 20_000);
+        assert_eq!((stats.pushed, heard.load(Ordering::Relaxed)), (pushed, pushed));
         assert_eq!(stats.written + stats.failed, stats.pushed, "{stats:?}");
         assert!(stats.written > 19_000, "{stats:?}");
         assert_eq!(writer.waiting_bytes(), 0);
@@ -299,6 +323,7 @@ fn ten_thousand_tasks_hear_everything_with_one_node_killed_and_one_silent() {
         cluster.net().heal_all();
         cluster.restart(NodeId(2)).await;
         check(&cluster, &client, &ledger).await;
+        assert_eq!(client.usage().budget_bytes, 0);
         cluster.finish().await;
     });
 }

@@ -17,7 +17,10 @@ pub use transport::TransportConfig;
 pub struct ClientConfig {
     /// Encoded bytes of writes that may be under way, background work included. Default 64 MiB.
     /// A `write` waits for room until its deadline; more room rides out longer pauses of a node,
-    /// at the price of memory.
+    /// at the price of memory. A client that writes takes at most this, what its callers hold (their
+    /// batches, and 8 bytes for each row under way), and some 16 MiB for itself: what is queued, sent
+    /// and not answered, or hinted is one and the same copy. So a stopped node costs at most this, for
+    /// `mute_after`; then its share is free again.
     pub budget_bytes: usize,
     /// Rows of one encoded part at most; larger ones are split. Default 20,000.
     pub max_part_rows: usize,

@@ -13,7 +13,10 @@ mod stream;
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, OnceLock, atomic::AtomicUsize},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -35,6 +38,7 @@ pub use dial::{Dialer, Local, client_config, peer_chain};
 pub use error::{ConnectError, Lost, NotSent, RequestError, alert, alert_text};
 pub use stream::ReplyStream;
 
+use crate::usage::ConnectionUsage;
 use crate::{
     lane::{
         Abandoned, Class, Held, LANES, Lane, credited,
@@ -68,6 +72,8 @@ pub struct Connection {
     requests: Arc<Semaphore>,
     /// Places for streams of their own.
     streams: Arc<Semaphore>,
+    /// Of these two, as many as there are in all.
+    most: (usize, usize),
     state: Arc<State>,
 }
 
@@ -121,6 +127,10 @@ impl Connection {
             .unwrap_or(usize::MAX)
             // Semaphores take at most u32 at once, and one frame is far less.
             .min(u32::MAX as usize);
+        let most = (
+            config.max_requests.max(1) as usize,
+            (config.max_streams() as usize).saturating_sub(LANES.len()).max(1),
+        );
         let connection = Self {
             quic,
             welcome,
@@ -128,10 +138,9 @@ impl Connection {
             lanes: LANES.map(|_| Lane::new()),
             credit: Arc::new(Semaphore::new(limit)),
             limit,
-            requests: Arc::new(Semaphore::new(config.max_requests.max(1) as usize)),
-            streams: Arc::new(Semaphore::new(
-                (config.max_streams() as usize).saturating_sub(LANES.len()).max(1),
-            )),
+            requests: Arc::new(Semaphore::new(most.0)),
+            streams: Arc::new(Semaphore::new(most.1)),
+            most,
             state: Arc::default(),
         };
         for ((class, lane), (writer, reader)) in LANES.iter().zip(&connection.lanes).zip(lanes) {
@@ -239,6 +248,19 @@ impl Connection {
     #[must_use]
     pub fn open_requests(&self) -> usize {
         self.lanes.iter().map(|lane| lane.open()).sum()
+    }
+
+    /// What it holds for requests that have no answer.
+    #[must_use]
+    pub fn usage(&self) -> ConnectionUsage {
+        let taken = |of: usize, left: &Semaphore| of.saturating_sub(left.available_permits());
+        ConnectionUsage {
+            requests: self.open_requests(),
+            places: taken(self.most.0, &self.requests),
+            credit_bytes: taken(self.limit, &self.credit),
+            streams: taken(self.most.1, &self.streams),
+            owed: self.state.owed.load(Ordering::Relaxed),
+        }
     }
 
     /// Why the connection is gone, if it is.

@@ -229,7 +229,11 @@ impl Client {
         deadline: Instant,
     ) -> Look {
         match self.hint_fate(holder, owner, sequence, patience(deadline)).await {
-            Ok(Fate::Delivered) => Look::There,
+            Ok(Fate::Delivered) => {
+                // So it lives.
+                self.core.pool.nudge(owner);
+                Look::There
+            }
             Ok(Fate::Pending) => Look::NotYet(Lacking::Waiting { holder }),
             Ok(Fate::Quarantined) => Look::Never(Lacking::Quarantined { holder }),
             Ok(Fate::Discarded) => Look::Never(Lacking::Discarded { holder }),

@@ -27,6 +27,7 @@ use crate::{
     gate::UnderWay,
     history::Step,
     part::{Goal, Part, hopeless},
+    pool::Pass,
 };
 
 mod event;
@@ -71,22 +72,28 @@ enum Attempt {
 }
 
 impl CopyTask {
-    /// Runs until the copy has ended. `carry` are hints for others that travel with this copy,
-    /// `waits` the answers of hints for this owner that travel with others' copies.
+    /// Runs until the copy has ended; without a pass the owner counts as down. `carry` are hints for
+    /// others that travel with this copy, `waits` the answers of hints for this owner that travel with
+    /// others' copies.
     pub(crate) async fn run(
         self,
-        up: bool,
+        pass: Option<Pass>,
         carry: Vec<Carry>,
         waits: Vec<oneshot::Receiver<Placed>>,
     ) {
-        self.bring(up, carry, waits).await;
+        self.bring(pass, carry, waits).await;
         self.send(Event::Ended { owner: self.index }).await;
     }
 
-    async fn bring(&self, up: bool, carry: Vec<Carry>, waits: Vec<oneshot::Receiver<Placed>>) {
+    async fn bring(
+        &self,
+        pass: Option<Pass>,
+        carry: Vec<Carry>,
+        waits: Vec<oneshot::Receiver<Placed>>,
+    ) {
         let mut why = Code::Unavailable;
-        if up {
-            match self.store(carry, self.goal).await {
+        if let Some(pass) = pass {
+            match self.store(Some(pass), carry, self.goal).await {
                 Attempt::Ended => return,
                 Attempt::Slow(why) => return self.mark(why).await,
                 Attempt::Down(code) => why = code,
@@ -119,7 +126,7 @@ impl CopyTask {
     }
 
     /// Sends the copy, again while the owner answers "not now", until the deadline of `goal`.
-    async fn store(&self, mut carry: Vec<Carry>, goal: Goal) -> Attempt {
+    async fn store(&self, pass: Option<Pass>, mut carry: Vec<Carry>, goal: Goal) -> Attempt {
         loop {
             let error = match write(
                 &self.core,
@@ -135,6 +142,9 @@ impl CopyTask {
                     copy: Some(Answer { error: None, sequence, .. }), buffered, ..
                 }) => {
                     let owner = self.index;
+                    if let Some(pass) = pass {
+                        pass.worked();
+                    }
                     self.send(Event::Stored { owner, sequence, buffered }).await;
                     return Attempt::Ended;
                 }
@@ -161,6 +171,9 @@ impl CopyTask {
             if is_over {
                 // The hints in it have had their answers before the collector hears of the copy.
                 drop(carry);
+                if let Some(pass) = pass {
+                    pass.worked();
+                }
                 self.send(Event::Refused {
                     owner: self.index,
                     code: error.code,
@@ -180,6 +193,11 @@ impl CopyTask {
                 continue;
             }
             drop(carry);
+            if cannot_store(error.code)
+                && let Some(pass) = pass
+            {
+                pass.failed();
+            }
             let slow = again || error.code == Code::DeadlineExceeded;
             self.send(Event::Failed {
                 owner: self.index,
@@ -245,7 +263,7 @@ impl CopyTask {
             // As with a hint, the write must not be called definitely failed meanwhile.
             let Some(_under_way) = self.part.gate.enter() else { return };
             if self.core.is_live(self.owner)
-                && matches!(self.store(Vec::new(), self.late()).await, Attempt::Ended)
+                && matches!(self.store(None, Vec::new(), self.late()).await, Attempt::Ended)
             {
                 return;
             }
@@ -288,11 +306,12 @@ impl CopyTask {
         self.hint(Vec::new(), why).await;
     }
 
-    /// Live nodes that may keep a hint, co-owners first.
+    /// Live nodes that may keep a hint: those that are well first, of these co-owners.
     fn candidates(&self, not: &[NodeId]) -> Vec<NodeId> {
         let mut live = self.core.live();
         live.retain(|node| *node != self.owner && !not.contains(node));
-        live.sort_by_key(|node| (!self.part.owners.contains(node), *node));
+        let owns = |node: &NodeId| self.part.owners.contains(node);
+        live.sort_by_key(|node| (self.core.rank(*node), !owns(node), *node));
         live
     }
 
@@ -319,4 +338,9 @@ impl CopyTask {
         // The collector listens until the last sender is gone.
         let _ = self.events.send(event).await;
     }
+}
+
+/// Whether a node that says this will say it of whatever it is asked to store.
+const fn cannot_store(code: Code) -> bool {
+    matches!(code, Code::Poisoned | Code::DiskFull | Code::Io | Code::Internal)
 }

@@ -1,17 +1,18 @@
 //! Which nodes are live, as the write path and the reads see it.
 //!
-//! Invariant: nothing here dials or waits for a dial, apart from the very first one of a node
-//! ([`Core::settled`]), so that a node nobody has tried yet does not pass for one that is down.
+//! Invariants: nothing here dials or waits for a dial, apart from the very first one of a node
+//! ([`Core::settled`]), so that a node nobody has tried yet does not pass for one that is down; a node that
+//! has failed lately counts as down wherever others will do, and as live where they will not.
 
 use std::sync::Arc;
 
-use quorate_protocol::id::NodeId;
+use quorate_protocol::{consistency::Level, id::NodeId};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     connection::Connection,
     core::Core,
-    pool::{DownReason, PeerHandle, PeerState},
+    pool::{DownReason, Pass, PeerHandle, PeerState, Trust},
 };
 
 impl Core {
@@ -25,13 +26,64 @@ impl Core {
         self.connection(node).is_some()
     }
 
+    /// In which order nodes are asked for what any of them can give: those that are well, those that have
+    /// failed lately, those that are down.
+    pub(crate) fn rank(&self, node: NodeId) -> u8 {
+        match self.pool.peer(node) {
+            Some(peer) if peer.connection().is_some() => u8::from(peer.trust() != Trust::Full),
+            _ => 2,
+        }
+    }
+
+    /// The nodes that may be given hints, of which there shall be so many copies: those that are well, or
+    /// all that are live if those are too few.
+    pub(crate) fn holders(&self, copies: usize) -> Vec<NodeId> {
+        let live = self.live();
+        let well: Vec<NodeId> = live.iter().copied().filter(|node| self.is_well(*node)).collect();
+        if well.len() < copies { live } else { well }
+    }
+
+    fn is_well(&self, node: NodeId) -> bool {
+        self.rank(node) == 0
+    }
+
+    /// Leave to send a part to each of its owners; none for those that count as down. Doubts about a
+    /// node never put a level out of reach: if `level` needs it, it is asked.
+    pub(crate) fn passes(&self, owners: &[NodeId], level: Level) -> Vec<Option<Pass>> {
+        let up = |node: &NodeId| self.pool.peer(*node).filter(|peer| peer.connection().is_some());
+        let peers: Vec<Option<PeerHandle>> = owners.iter().map(up).collect();
+        let mut passes: Vec<Option<Pass>> =
+            peers.iter().map(|peer| peer.as_ref()?.admit()).collect();
+        let needed = match level {
+            // Somebody else can keep a hint.
+            Level::Any if self.live().iter().any(|node| self.is_well(*node)) => 0,
+            Level::Any => 1,
+            level => level.required(owners.len()),
+        };
+        let mut missing = needed.saturating_sub(passes.iter().flatten().count());
+        for (pass, peer) in passes.iter_mut().zip(&peers) {
+            if missing > 0
+                && pass.is_none()
+                && let Some(peer) = peer
+            {
+                *pass = Some(peer.insist());
+                missing -= 1;
+            }
+        }
+        passes
+    }
+
     pub(crate) fn connection(&self, node: NodeId) -> Option<Arc<Connection>> {
         self.pool.peer(node)?.connection()
     }
 
-    /// Some live connection, another one for each `turn`; a seed's while no node is known.
+    /// Some live connection, another one for each `turn`, of nodes that are well as long as there are
+    /// any; a seed's while no node is known.
     pub(crate) fn any(&self, turn: usize) -> Option<Arc<Connection>> {
-        let up = self.pool.up();
+        let mut up = self.pool.up();
+        if up.iter().any(|connection| self.is_well(connection.node())) {
+            up.retain(|connection| self.is_well(connection.node()));
+        }
         let index = turn.checked_rem(up.len())?;
         up.get(index).cloned()
     }

@@ -91,6 +91,7 @@ pub mod shard;
 pub mod survey;
 mod topology;
 pub mod traffic;
+mod usage;
 mod write;
 pub mod writer;
 
@@ -133,6 +134,7 @@ pub use crate::{
     shard::{BucketDigest, DigestRange},
     survey::ClusterReport,
     traffic::NodeTraffic,
+    usage::{ConnectionUsage, PeerUsage, Usage},
     writer::{Pending, PushError, Pushed, Writer, WriterConfig, WriterStats},
 };
 use crate::{core::Core, write::Full};

@@ -35,6 +35,7 @@ use crate::{
     gate::Gate,
     history::{Notes, Step},
     later::Record,
+    pool::Pass,
     receipt::{CopyState, OwnerCopy, PartReceipt},
 };
 
@@ -151,7 +152,8 @@ struct Collector {
 impl Collector {
     async fn run(mut self) {
         let live = self.core.live();
-        let up: Vec<bool> = self.part.owners.iter().map(|owner| live.contains(owner)).collect();
+        let passes = self.core.passes(&self.part.owners, self.goal.level);
+        let up: Vec<bool> = passes.iter().map(Option::is_some).collect();
         if !self.possible(&live, &up) {
             let down = up.iter().filter(|up| !**up).count();
             let detail = format!(
@@ -167,7 +169,7 @@ impl Collector {
             }
             return self.reply(Certainty::Definite);
         }
-        let mut events = self.spawn_copies(&live, &up);
+        let mut events = self.spawn_copies(passes);
         while let Some(event) = self.next(&mut events).await {
             self.note(event);
             self.decide();
@@ -209,12 +211,15 @@ impl Collector {
 
     /// One task per owner. The hints for owners that are down travel with the copies of live
     /// owners, or with messages of their own to other live nodes if no owner is up.
-    fn spawn_copies(&self, live: &[NodeId], up: &[bool]) -> mpsc::Receiver<Event> {
+    fn spawn_copies(&self, passes: Vec<Option<Pass>>) -> mpsc::Receiver<Event> {
         let owners = &self.part.owners;
         let (sender, events) = mpsc::channel(owners.len() * 4 + 4);
-        let live_owners: Vec<NodeId> =
-            owners.iter().copied().filter(|owner| live.contains(owner)).collect();
-        let carriers = if live_owners.is_empty() { live } else { &live_owners };
+        let up: Vec<bool> = passes.iter().map(Option::is_some).collect();
+        let mut carriers: Vec<NodeId> =
+            owners.iter().zip(&up).filter(|(_, up)| **up).map(|(owner, _)| *owner).collect();
+        if carriers.is_empty() {
+            carriers = self.core.holders(self.goal.hint_copies);
+        }
         let mut carried: Vec<(NodeId, Vec<Carry>)> =
             carriers.iter().map(|node| (*node, Vec::new())).collect();
         let copies = self.goal.hint_copies.min(carried.len());
@@ -231,7 +236,7 @@ impl Collector {
                 waits[index].push(wait);
             }
         }
-        for (index, owner) in owners.iter().enumerate() {
+        for (index, (owner, pass)) in owners.iter().zip(passes).enumerate() {
             let position = carried.iter().position(|(node, _)| node == owner);
             let carry = position.map(|at| std::mem::take(&mut carried[at].1)).unwrap_or_default();
             let span = tracing::debug_span!("copy", %owner, outcome = Empty);
@@ -245,7 +250,7 @@ impl Collector {
                 events: sender.clone(),
             };
             let waits = std::mem::take(&mut waits[index]);
-            self.core.tasks.spawn(task.run(up[index], carry, waits).instrument(span));
+            self.core.tasks.spawn(task.run(pass, carry, waits).instrument(span));
         }
         for (node, carry) in carried.into_iter().filter(|(_, carry)| !carry.is_empty()) {
             let (core, part) = (Arc::clone(&self.core), Arc::clone(&self.part));

@@ -6,7 +6,10 @@
 //! its writes, and by nodes for drains, Raft and forwarding. Two nodes that call each other have
 //! two connections, one each way: roles stay simple and no tie has to be broken.
 
+mod breaker;
+mod pass;
 mod peer;
+mod worker;
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +22,10 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Connection, Dialer};
-use peer::Worker;
+pub use breaker::Trust;
+pub use pass::Pass;
 pub use peer::{DownReason, PeerHandle, PeerState};
+use worker::Worker;
 
 /// The connections of a process.
 pub struct Pool {

@@ -184,7 +184,7 @@ impl Reader for ShardReader {
         loop {
             // Owners that are up first, so that a node that is down costs nothing.
             while self.sources.len() < self.required {
-                self.unused.sort_by_key(|node| !self.core.is_live(*node));
+                self.unused.sort_by_key(|node| self.core.rank(*node));
                 if self.unused.is_empty() {
                     return Err(Error::ReadLevel {
                         shard: self.shard,

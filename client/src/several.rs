@@ -3,22 +3,24 @@
 //! Invariants: never more than the bound are under way, the others have not been begun; dropping it drops
 //! all of them. For asking several nodes at once, where one that is silent must not hold up the others.
 
-use std::{future::poll_fn, pin::Pin, task::Poll};
+use std::{future::poll_fn, pin::Pin, task::Poll, vec};
 
-pub(crate) struct Several<I: Iterator> {
-    waiting: I,
-    under_way: Vec<Pin<Box<I::Item>>>,
+pub(crate) struct Several<F> {
+    /// A list, not the iterator: a closure that is held across an await may cost whoever awaits its `Send`.
+    waiting: vec::IntoIter<F>,
+    under_way: Vec<Pin<Box<F>>>,
     most: usize,
 }
 
-impl<I: Iterator<Item: Future>> Several<I> {
+impl<F: Future> Several<F> {
     /// At most `most` of them at a time, and at least one.
-    pub(crate) fn new(futures: I, most: usize) -> Self {
-        Self { waiting: futures, under_way: Vec::new(), most: most.max(1) }
+    pub(crate) fn new(futures: impl Iterator<Item = F>, most: usize) -> Self {
+        let waiting = futures.collect::<Vec<F>>().into_iter();
+        Self { waiting, under_way: Vec::new(), most: most.max(1) }
     }
 
     /// The next result; none when all have come.
-    pub(crate) async fn next(&mut self) -> Option<<I::Item as Future>::Output> {
+    pub(crate) async fn next(&mut self) -> Option<F::Output> {
         while self.under_way.len() < self.most
             && let Some(future) = self.waiting.next()
         {

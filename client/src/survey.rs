@@ -48,7 +48,14 @@ pub(crate) async fn survey(core: &Core, timeout: Duration) -> Result<ClusterRepo
         let asked = connection.node();
         failed = Some(match answer {
             Ok((surveyed, payload)) => match postcard::from_bytes(&payload) {
-                Ok(members) => return Ok(report(surveyed, members)),
+                Ok(members) => {
+                    let report = report(surveyed, members);
+                    // Who has answered another node is alive.
+                    for (node, _) in report.members.iter().filter(|(_, said)| said.is_ok()) {
+                        core.pool.nudge(*node);
+                    }
+                    return Ok(report);
+                }
                 Err(why) => {
                     let detail = format!("node {asked} sent a list that cannot be read: {why}");
                     Error::refused(Code::Malformed, detail)

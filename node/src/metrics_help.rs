@@ -16,7 +16,12 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 56] = [
+const METRICS: [(&str, Kind, &str); 58] = [
+    (
+        "quorate_client_breakers_opened_total",
+        Counter,
+        "Times that a node lost its share of writes, since it went silent, kept leaving or cannot store.",
+    ),
     (
         "quorate_client_budget_used_bytes",
         Gauge,
@@ -69,6 +74,11 @@ const METRICS: [(&str, Kind, &str); 56] = [
         "Owners that failed in a query and were given up for others, by code.",
     ),
     ("quorate_client_query_pages_total", Counter, "Pages that queries have asked owners for."),
+    (
+        "quorate_client_peers",
+        Gauge,
+        "Nodes that this process keeps connections to, by state: connecting, up, trial, down.",
+    ),
     (
         "quorate_client_rejected_lines_total",
         Counter,

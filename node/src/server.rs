@@ -52,6 +52,9 @@ pub trait Service: Send + Sync + 'static {
     /// Who we are.
     fn greeting(&self) -> Greeting;
 
+    /// A peer has come that may be served. Must not wait for anything.
+    fn seen(&self, _peer: &Peer) {}
+
     /// Answers one request, which `peer` is allowed to make: exactly one final answer through
     /// `reply`. The future is dropped when the peer cancels the request or is gone; if it ends
     /// without a final answer, the peer gets `Internal`. A request of several frames arrives

@@ -48,6 +48,11 @@ impl Service for NodeService {
         }
     }
 
+    /// A node that is back comes to us before our next dial may be due.
+    fn seen(&self, peer: &Peer) {
+        self.core.pool.nudge(peer.node);
+    }
+
     fn call(&self, peer: Arc<Peer>, request: Frame, reply: ReplySink) -> BoxFuture<'static, ()> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {

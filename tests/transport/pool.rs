@@ -151,3 +151,59 @@ fn shutdown_ends_every_task_even_with_connections_in_use() {
         assert_eq!(node.server.sessions(), 0);
     });
 }
+
+#[test]
+fn a_peer_that_went_silent_is_shown_after_a_ping_and_trusted_by_degrees() {
+    simulate(75, async |net| {
+        let _node = sim_node(&net, 1);
+        let pool = Pool::new(sim_dialer(&net));
+        pool.update([at(1)]);
+        let peer = pool.peer(NodeId(1)).unwrap();
+        let connection = peer.wait_up().await.unwrap();
+        assert!(matches!(peer.state(), PeerState::Up(_)));
+        net.partition(host(1), host(200));
+        connection.request(&Ping {}, Bytes::new(), later()).await.unwrap_err();
+        assert!(peer.admit().is_none(), "nothing for a node that has not answered yet");
+        net.heal_all();
+        let again = peer.wait_up().await.unwrap();
+        assert!(matches!(peer.state(), PeerState::Trial(_)), "{:?}", peer.state());
+        let passes = |peer: &quorate_client::pool::PeerHandle| -> Vec<_> {
+            std::iter::from_fn(|| peer.admit()).take(100).collect()
+        };
+        for allowed in [1, 2, 4, 8, 16] {
+            // What is given up teaches nothing.
+            drop(passes(&peer));
+            let passes = passes(&peer);
+            assert_eq!(passes.len(), allowed);
+            passes.into_iter().for_each(quorate_client::pool::Pass::worked);
+        }
+        let mut state = peer.watch();
+        state.wait_for(|state| matches!(state, PeerState::Up(_))).await.unwrap();
+        assert_eq!(passes(&peer).len(), 100);
+        assert_eq!(peer.connection().unwrap().stable_id(), again.stable_id(), "not dialled anew");
+        pool.shutdown().await;
+    });
+}
+
+#[test]
+fn a_peer_that_keeps_leaving_is_on_trial() {
+    simulate(76, async |net| {
+        let pool = Pool::new(sim_dialer(&net));
+        pool.update([at(1)]);
+        let peer = pool.peer(NodeId(1)).unwrap();
+        let mut states = Vec::new();
+        for _ in 0..4 {
+            let node = sim_node(&net, 1);
+            peer.wait_up().await.unwrap();
+            states.push(peer.state().name());
+            node.server.shutdown().await;
+            let mut state = peer.watch();
+            state.wait_for(|state| matches!(state, PeerState::Down { .. })).await.unwrap();
+            drop(node);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        // Restarts are no failures, until they do not end.
+        assert_eq!(states, ["up", "up", "up", "trial"]);
+        pool.shutdown().await;
+    });
+}

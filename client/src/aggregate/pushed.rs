@@ -73,7 +73,7 @@ impl Reader for ShardWindows {
         loop {
             let Some(owner) = &mut self.owner else {
                 // Owners that are up first, so that a node that is down costs nothing.
-                self.unused.sort_by_key(|node| !self.core.is_live(*node));
+                self.unused.sort_by_key(|node| self.core.rank(*node));
                 if self.unused.is_empty() {
                     return Err(Error::ReadLevel {
                         shard: self.shard,

@@ -42,6 +42,19 @@ pub struct TransportConfig {
     /// Longest wait between dials of a peer that is down. Default 5 s.
     #[serde(with = "duration")]
     pub backoff_max: Duration,
+    /// Answers in a row that say a node cannot store (its disk has failed or is full, its journal is
+    /// poisoned, it has a defect) after which it gets no writes that others can take. Default 5.
+    pub breaker_failures: u32,
+    /// A node that has failed so, or whose connection was lost in a way that lets expect the same again
+    /// (it went silent, or ended more than two connections in a row before they were as old as
+    /// `breaker_hold`), gets a ping first, then one write at a time, then two, four, up to so many, each step when the one before has gone well.
+    /// Default 16. What it does not get is hinted. More doubts longer; 1 trusts the first good answer.
+    pub breaker_trials: u32,
+    /// Such a node has full trust again in any case when its connection has held for so long; one that
+    /// fails again before that gets one write at a time until then. Default 10 s. A node that fails more
+    /// rarely costs all writes that wait for it `mute_after` each time.
+    #[serde(with = "duration")]
+    pub breaker_hold: Duration,
     /// Assumed round trip time until one is measured. Default 50 ms. Lower retransmits lost
     /// handshakes sooner; much lower than the real one sends some packets twice.
     #[serde(with = "duration")]
@@ -91,6 +104,9 @@ impl Default for TransportConfig {
             mute_after: Duration::from_secs(1),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),
+            breaker_failures: 5,
+            breaker_trials: 16,
+            breaker_hold: Duration::from_secs(10),
             initial_rtt: Duration::from_millis(50),
             credit: 16 << 20,
             max_requests: 1024,

@@ -18,6 +18,7 @@ use crate::{
     core::Core,
     history::Step,
     part::{Goal, Part},
+    pool::PeerHandle,
 };
 
 /// Time for one node to write a mark down.
@@ -110,7 +111,8 @@ pub(super) async fn write(
     store: bool,
     carry: &mut Vec<Carry>,
 ) -> Result<Written, Refusal> {
-    let Some(connection) = core.connection(node) else {
+    let peer = core.pool.peer(node);
+    let Some(connection) = peer.as_ref().and_then(PeerHandle::connection) else {
         let detail = format!("node {node} is down");
         let retry_after = Duration::ZERO;
         let (code, index) = (Code::Unavailable, MetaIndex(0));
@@ -135,6 +137,10 @@ pub(super) async fn write(
     };
     let reply = connection.request(&request, part.bytes.clone(), goal.deadline).await;
     let (written, _) = reply.map_err(|error| {
+        if let (RequestError::Protocol(_), Some(peer)) = (&error, &peer) {
+            // Whoever answers what cannot be read is not what was dialled, or not any more.
+            peer.evict(&connection);
+        }
         let refusal = Refusal::from_request(node, error);
         for carry in carry.iter() {
             hint_refused(part, carry.target, node, refusal.code);

@@ -1,22 +1,25 @@
-//! One peer of a pool: its worker, which dials, and its handle, which callers look at.
+//! One peer of a pool as callers see it: its state and its connection.
 //!
-//! Invariants: only the worker changes the state, and at most one dial is in progress; a connection
-//! is evicted only by its own id, so that a late failure cannot evict its successor; waits between
-//! dials grow with failures and start over once a connection has held. Used by [`super::Pool`].
+//! Invariants: only the worker changes the state; a connection is evicted only by its own id, so that a
+//! late failure cannot evict its successor. Used by [`super::Pool`] and whoever calls a node.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use quorate_protocol::{code::Close, id::NodeId};
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    backoff::Backoff,
-    connection::{ConnectError, Connection, Dialer, Lost},
+use super::{
+    breaker::{Breaker, Outcome, Ticket, Trust},
+    pass::Pass,
 };
+use crate::connection::{ConnectError, Connection, Lost};
 
 /// Whether a peer can be talked to.
 #[derive(Clone, Debug)]
@@ -26,6 +29,9 @@ pub enum PeerState {
     Connecting,
     /// There is a connection.
     Up(Arc<Connection>),
+    /// There is one, to a node that has failed lately: it gets a few writes at a time, until these
+    /// have gone well or it has held for `breaker_hold`.
+    Trial(Arc<Connection>),
     /// There is none. The worker goes on trying.
     Down {
         /// Why.
@@ -35,6 +41,27 @@ pub enum PeerState {
     },
     /// The pool has let go of the peer.
     Removed,
+}
+
+impl PeerState {
+    /// The name of the state, as metrics and people are told.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Up(_) => "up",
+            Self::Trial(_) => "trial",
+            Self::Down { .. } => "down",
+            Self::Removed => "removed",
+        }
+    }
+
+    fn connection(self) -> Option<Arc<Connection>> {
+        match self {
+            Self::Up(connection) | Self::Trial(connection) => Some(connection),
+            _ => None,
+        }
+    }
 }
 
 /// Why a peer is down.
@@ -57,17 +84,57 @@ impl fmt::Display for DownReason {
 }
 
 #[derive(Debug)]
-struct Shared {
-    node: NodeId,
-    addr: watch::Sender<String>,
-    state: watch::Sender<PeerState>,
-    nudge: Notify,
-    stop: CancellationToken,
+pub(super) struct Shared {
+    pub(super) node: NodeId,
+    pub(super) addr: watch::Sender<String>,
+    pub(super) state: watch::Sender<PeerState>,
+    pub(super) nudge: Notify,
+    breaker: Mutex<Breaker>,
+    /// The trust in the node is another one.
+    pub(super) turned: Notify,
+    pub(super) stop: CancellationToken,
+}
+
+impl Shared {
+    pub(super) fn new(
+        node: NodeId,
+        addr: String,
+        state: PeerState,
+        breaker: Breaker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            node,
+            addr: watch::Sender::new(addr),
+            state: watch::Sender::new(state),
+            nudge: Notify::new(),
+            breaker: Mutex::new(breaker),
+            turned: Notify::new(),
+            stop,
+        }
+    }
+
+    /// Asks or tells the breaker something, and wakes the worker if the trust has changed.
+    pub(super) fn breaker<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
+        // A panic while it was locked would have been a defect of the breaker alone.
+        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = breaker.trust();
+        let result = act(&mut breaker);
+        let now = breaker.trust();
+        drop(breaker);
+        if now != before {
+            if now == Trust::Nothing {
+                metrics::counter!("quorate_client_breakers_opened_total").increment(1);
+            }
+            self.turned.notify_one();
+        }
+        result
+    }
 }
 
 /// A peer, up or down; cheap to clone.
 #[derive(Clone)]
-pub struct PeerHandle(Arc<Shared>);
+pub struct PeerHandle(pub(super) Arc<Shared>);
 
 impl PeerHandle {
     /// The node; 0 for a seed.
@@ -95,10 +162,30 @@ impl PeerHandle {
     /// Its connection, if it is up and not lost in this instant.
     #[must_use]
     pub fn connection(&self) -> Option<Arc<Connection>> {
-        match self.state() {
-            PeerState::Up(connection) if connection.lost().is_none() => Some(connection),
-            _ => None,
-        }
+        self.state().connection().filter(|connection| connection.lost().is_none())
+    }
+
+    /// How much of the writes it gets while it is up.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        self.0.breaker(|breaker| breaker.trust())
+    }
+
+    /// Leave to send it a write, if it is trusted with one more.
+    #[must_use]
+    pub fn admit(&self) -> Option<Pass> {
+        let ticket = self.0.breaker(Breaker::admit)?;
+        Some(Pass::new(self.clone(), ticket))
+    }
+
+    /// Leave to send it a write that nobody else can take.
+    #[must_use]
+    pub fn insist(&self) -> Pass {
+        Pass::new(self.clone(), self.0.breaker(Breaker::insist))
+    }
+
+    pub(super) fn ended(&self, ticket: Ticket, outcome: Outcome) {
+        self.0.breaker(|breaker| breaker.ended(ticket, outcome));
     }
 
     /// Its state now and from now on.
@@ -112,12 +199,11 @@ impl PeerHandle {
         let mut state = self.watch();
         loop {
             state.mark_unchanged();
-            match self.state() {
-                PeerState::Up(connection) if connection.lost().is_none() => {
-                    return Some(connection);
-                }
-                PeerState::Removed => return None,
-                _ => {}
+            if let Some(connection) = self.connection() {
+                return Some(connection);
+            }
+            if matches!(self.state(), PeerState::Removed) {
+                return None;
             }
             state.changed().await.ok()?;
         }
@@ -125,16 +211,19 @@ impl PeerHandle {
 
     /// Gives up a connection that has failed its user, unless it has been replaced already.
     pub fn evict(&self, failed: &Connection) {
-        if let PeerState::Up(current) = self.state()
+        if let Some(current) = self.state().connection()
             && current.stable_id() == failed.stable_id()
         {
             current.close(Close::Done, "evicted");
         }
     }
 
-    /// Dials now if it is down.
+    /// Dials now if it is down: somebody has seen it alive. One dial per call at most.
     pub fn nudge(&self) {
-        self.0.nudge.notify_one();
+        // A nudge that is kept until the connection is lost would say nothing about the node then.
+        if self.connection().is_none() {
+            self.0.nudge.notify_one();
+        }
     }
 
     pub(super) fn set_addr(&self, addr: &str) {
@@ -158,133 +247,5 @@ impl fmt::Debug for PeerHandle {
             .field("node", &self.0.node)
             .field("state", &*self.0.state.borrow())
             .finish_non_exhaustive()
-    }
-}
-
-/// The task that keeps one peer connected.
-pub(super) struct Worker {
-    dialer: Arc<Dialer>,
-    shared: Arc<Shared>,
-    addr: watch::Receiver<String>,
-    changes: watch::Sender<u64>,
-    backoff: Backoff,
-}
-
-impl Worker {
-    pub(super) fn spawn(
-        dialer: Arc<Dialer>,
-        addr: String,
-        node: NodeId,
-        first: Option<Arc<Connection>>,
-        changes: watch::Sender<u64>,
-        stop: CancellationToken,
-    ) -> PeerHandle {
-        let (addr, watched) = watch::channel(addr);
-        let state = first.clone().map_or(PeerState::Connecting, PeerState::Up);
-        let shared = Arc::new(Shared {
-            node,
-            addr,
-            state: watch::Sender::new(state),
-            nudge: Notify::new(),
-            stop,
-        });
-        let config = dialer.config();
-        let worker = Self {
-            backoff: Backoff::new(config.backoff_min, config.backoff_max),
-            shared: Arc::clone(&shared),
-            addr: watched,
-            changes,
-            dialer: Arc::clone(&dialer),
-        };
-        dialer.tasks().spawn(worker.run(first));
-        PeerHandle(shared)
-    }
-
-    async fn run(mut self, first: Option<Arc<Connection>>) {
-        let stop = self.shared.stop.clone();
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.keep(first) => {}
-        }
-        // The connection closes when its last user lets go of it.
-        self.set(PeerState::Removed);
-    }
-
-    async fn keep(&mut self, mut first: Option<Arc<Connection>>) {
-        loop {
-            let connection = match first.take() {
-                Some(connection) => connection,
-                None => self.connect().await,
-            };
-            self.set(PeerState::Up(Arc::clone(&connection)));
-            let since = Instant::now();
-            let lost = tokio::select! {
-                biased;
-                lost = connection.closed() => lost,
-                () = self.moved() => {
-                    connection.close(Close::Done, "the address has changed");
-                    Lost::Local
-                }
-            };
-            // A peer that accepts and drops us at once must not be dialled in a tight loop.
-            if since.elapsed() >= self.dialer.config().mute_after {
-                self.backoff.reset();
-            }
-            tracing::info!(node = %self.shared.node, addr = %self.shared.addr.borrow().as_str(), "connection lost: {lost}");
-            self.down(DownReason::Lost(lost));
-            self.pause().await;
-        }
-    }
-
-    /// Dials until it works.
-    async fn connect(&mut self) -> Arc<Connection> {
-        loop {
-            let addr = self.addr.borrow_and_update().clone();
-            match self.dialer.dial(&addr, self.shared.node).await {
-                Ok(connection) => return connection,
-                Err(error) => {
-                    if error.retryable() {
-                        tracing::debug!(node = %self.shared.node, "{error}");
-                    } else {
-                        tracing::warn!(node = %self.shared.node, "{error}");
-                    }
-                    self.down(DownReason::Connect(Arc::new(error)));
-                }
-            }
-            self.pause().await;
-        }
-    }
-
-    /// Waits before the next dial: the backoff, a nudge or a new address.
-    async fn pause(&mut self) {
-        let wait = self.backoff.failed(&*self.dialer.env().entropy);
-        tokio::select! {
-            biased;
-            () = self.shared.nudge.notified() => {}
-            // The sender is in `shared`, so it cannot be gone.
-            _ = self.addr.changed() => {}
-            () = sleep(wait) => {}
-        }
-    }
-
-    /// Returns when the peer's address is no longer the one that was dialled.
-    async fn moved(&mut self) {
-        if self.addr.changed().await.is_err() {
-            std::future::pending().await
-        }
-    }
-
-    fn down(&self, reason: DownReason) {
-        let since = match &*self.shared.state.borrow() {
-            PeerState::Down { since, .. } => *since,
-            _ => Instant::now(),
-        };
-        self.set(PeerState::Down { reason, since });
-    }
-
-    fn set(&self, state: PeerState) {
-        self.shared.state.send_replace(state);
-        self.changes.send_modify(|count| *count += 1);
     }
 }

@@ -101,6 +101,7 @@ pub(crate) async fn greet(
     };
     writer.set_priority(Class::Control.priority());
     writer.write(&[Frame::new(first.id, &welcome, Bytes::new())?]).await?;
+    shared.service.seen(&peer);
     Ok(Greeted { peer, writer, reader })
 }
 
