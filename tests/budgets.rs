@@ -27,7 +27,7 @@ const TASKS: usize = 32;
 fn plan() -> (Duration, usize, usize) {
     match soak(1) {
         1 => (Duration::from_secs(4), 4 * MIB, 16 << 10),
-        _ => (Duration::from_secs(60), ClientConfig::default().budget_bytes, 4 << 10),
+        _ => (Duration::from_secs(60), ClientConfig::default().budget_bytes, 1 << 10),
     }
 }
 

@@ -43,6 +43,10 @@ fn f22_a_mute_node_costs_bounded_memory_and_nobody_s_time() {
         write(&client, "db", &[large(0, 10)], &options, &ledger).await.unwrap();
         cluster.isolate(THREE);
         let begun = Instant::now();
+        // However little is in it, there are a task for it and three for its copies.
+        assert!(client.settle(PATIENCE).await);
+        write(&client, "db", &[large(500, 10)], &options, &ledger).await.unwrap();
+        assert!(client.usage().budget_bytes > 8 << 10, "{:?}", client.usage());
         let mut refused = 0;
         for n in 1..40 {
             // 12 KiB each, half a megabyte in all.

@@ -15,7 +15,8 @@ pub use transport::TransportConfig;
 /// How a client behaves. `Default` suits a service in the cluster's own network.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Encoded bytes of writes that may be under way, background work included. Default 64 MiB.
+    /// Encoded bytes of writes that may be under way, background work included, and 2 KiB for each part
+    /// and each owner's copy of one. Default 64 MiB.
     /// A `write` waits for room until its deadline; more room rides out longer pauses of a node,
     /// at the price of memory. A client that writes takes at most this, what its callers hold (their
     /// batches, and 8 bytes for each row under way), and some 16 MiB for itself: what is queued, sent

@@ -39,7 +39,7 @@ pub struct PeerUsage {
 /// What a client holds at one moment.
 #[derive(Clone, Debug)]
 pub struct Usage {
-    /// Encoded bytes of writes that are under way, of `budget_bytes`.
+    /// Taken of `budget_bytes` by writes that are under way.
     pub budget_bytes: usize,
     /// Background tasks: copies, writers' batches, and one that follows the map.
     pub tasks: usize,

@@ -37,6 +37,10 @@ use crate::{
     topology,
 };
 
+/// What a task of a part takes in memory, beside the part's bytes: small parts would take several times
+/// their own size if it did not count. Measured, in a release build, with 10,000 parts under way.
+const TASK_BYTES: usize = 2 << 10;
+
 /// What a write does when the budget is full.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Full {
@@ -305,7 +309,8 @@ impl Call<'_> {
                         continue;
                     }
                 };
-                let Some(share) = self.room(bytes.len()).await else {
+                let tasks = 1 + shard.owners.len();
+                let Some(share) = self.room(bytes.len() + tasks * TASK_BYTES).await else {
                     let detail = "the client's budget is full; wait or raise budget_bytes";
                     self.fail(rows, Code::Busy, detail.to_owned());
                     continue;
