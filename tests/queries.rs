@@ -161,15 +161,16 @@ fn a_limit_gives_the_first_rows_and_reads_no_others() {
     });
 }
 
-/// Rows of about 2 kB in series of their own.
-async fn fill_large(client: &Client, rows: u64) {
+/// Rows of about 2 kB, so many in a series.
+async fn fill_large(client: &Client, rows: u64, in_series: u64) {
     let ledger = Ledger::new();
     create_database(client, "db", 3).await;
     for n in 0..rows {
         let text = large(n, 2 << 10);
         let text = text.fields()[0].1.clone();
-        let point = Point::builder("large").tag("t", format!("t{n:05}")).field("text", text);
-        let point = point.at(EPOCH).unwrap();
+        let point =
+            Point::builder("large").tag("t", format!("t{:05}", n / in_series)).field("text", text);
+        let point = point.at(EPOCH + n as i64).unwrap();
         write(client, "db", &[point], &WriteOptions::at(Level::All), &ledger).await.unwrap();
     }
 }
@@ -184,11 +185,18 @@ fn nothing_is_read_ahead_for_who_does_not_read_beyond_what_is_said() {
             ClientConfig { query_bytes: 1, read_ahead_bytes: 64 << 10, ..ClientConfig::default() };
         let mut cluster = Cluster::simulated_with(plan, 903).await;
         let client = cluster.client().await;
-        fill_large(&client, ROWS).await;
+        fill_large(&client, ROWS, 30).await;
         sleep(Duration::from_secs(10)).await;
         let before = cluster.net().counters().delivered_bytes;
         sleep(Duration::from_secs(60)).await;
         let idle = cluster.net().counters().delivered_bytes - before;
+
+        // With a limit, a page ends where nobody wants more.
+        let few = Query::builder("db").limit(5).build().unwrap();
+        let before = cluster.net().counters().delivered_bytes;
+        assert_eq!(lines(&client, &few).await.len(), 5);
+        let moved = cluster.net().counters().delivered_bytes - before;
+        assert!(moved < 2 * 5 * (3 << 10), "{moved} bytes for five rows");
 
         let mut rows = client.query(Query::all("db")).await.unwrap();
         let before = cluster.net().counters().delivered_bytes;
@@ -214,7 +222,7 @@ fn an_owner_that_fails_in_the_middle_ends_in_an_error_where_the_level_needs_it()
             ClientConfig { query_bytes: 1, read_ahead_bytes: 1, ..ClientConfig::default() };
         let mut cluster = Cluster::simulated_with(plan, 904).await;
         let client = cluster.client().await;
-        fill_large(&client, 600).await;
+        fill_large(&client, 600, 1).await;
         let query = |level| Query::builder("db").level(level).build().unwrap();
         let mut whole = client.query(query(Level::Quorum)).await.unwrap();
         let mut broken = client.query(query(Level::All)).await.unwrap();

@@ -83,7 +83,7 @@ pub struct WriteOptions {
     /// nothing written in between is overwritten. None, the default, takes a new one.
     pub version: Option<Version>,
     /// Bytes of history at most that the receipt or the error carries: what was sent to whom, when, and how
-    /// it was answered. 0, the default, keeps none and costs nothing; 64 KiB hold some 500 steps, which
+    /// it was answered. 0, the default, keeps none and costs nothing; 64 KiB hold some 800 steps, which
     /// is enough for most writes. See [`WriteHistory`](crate::WriteHistory).
     pub history_bytes: usize,
 }

@@ -286,6 +286,9 @@ impl Connection {
     /// [`RequestError::NotSent`]: too large for the peer, no room in time, or disconnected.
     pub async fn reserve(&self, bytes: usize, deadline: Instant) -> Result<Permit, RequestError> {
         let need = self.need(bytes)?;
+        if self.requests.available_permits() == 0 || self.credit_left() < need as usize {
+            metrics::counter!("quorate_client_credit_waits_total").increment(1);
+        }
         let acquire = async {
             let request = Arc::clone(&self.requests).acquire_owned().await;
             let credit = match need {

@@ -61,8 +61,8 @@ pub enum Lacking {
         /// Who keeps the mark.
         holder: NodeId,
     },
-    /// The owner refused it for good.
-    #[error("it was refused there")]
+    /// The owner refused it for good, or it was never sent, as its level was out of reach.
+    #[error("it was refused there, or never sent")]
     Refused,
     /// The client gave it up, or was closed before it knew.
     #[error("the client gave it up; send the batch again")]

@@ -30,11 +30,12 @@ impl Core {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner).next(wall)
     }
 
-    /// Takes note of what a node's reply says about versions and metadata.
-    pub(crate) fn observe(&self, version: Version, index: MetaIndex) {
+    /// Takes note of what a node's reply says about versions and metadata. Whether later versions are
+    /// higher than this one.
+    pub(crate) fn observe(&self, version: Version, index: MetaIndex) -> bool {
         let wall = self.env.clock.wall_ns();
-        self.clock.lock().unwrap_or_else(PoisonError::into_inner).observe(version, wall);
         self.topology.want(index);
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).observe(version, wall)
     }
 
     pub(crate) fn next_batch_id(&self) -> BatchId {

@@ -230,9 +230,11 @@ impl Client {
         resend::resend(&self.core, database, batch, failed, options).await
     }
 
-    /// Takes note of a write of another client, so that this client's later writes win over it.
-    pub fn observe(&self, receipt: &Receipt) {
-        self.core.observe(receipt.version, receipt.meta_index);
+    /// Takes note of a write of another client, so that this client's later writes win over it. False if
+    /// they do not, because that client's clock is ahead of this one's by more than half of
+    /// `max_clock_skew`; nodes refuse writes beyond the whole of it.
+    pub fn observe(&self, receipt: &Receipt) -> bool {
+        self.core.observe(receipt.version, receipt.meta_index)
     }
 
     /// Changes metadata, and waits until this client's map has the change.

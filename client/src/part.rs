@@ -326,6 +326,8 @@ impl Collector {
                 if self.holders.insert(holder) {
                     self.tracker.hinted();
                 }
+                // An owner that has fallen silent was counted among those that can hold.
+                self.tracker.hints_suffice(hint_goal(&self.core, self.goal));
             }
             Event::Marked { owner, holder } => {
                 self.states[owner] = CopyState::Marked { holder };

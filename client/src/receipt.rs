@@ -1,6 +1,6 @@
 //! What a write tells its caller: where every part is durable, and what was dropped.
 //!
-//! Invariant: a receipt says only what a node has answered; whatever is not known is
+//! Invariant: a receipt says only what a node has answered, or what was never sent; whatever is not known is
 //! [`CopyState::Outstanding`].
 
 use quorate_protocol::{
@@ -38,7 +38,8 @@ pub enum CopyState {
         /// The co-owner that keeps the mark.
         holder: NodeId,
     },
-    /// Refused by the owner before anything was stored.
+    /// Refused by the owner before anything was stored, or never sent, since the level was known to be out of
+    /// reach.
     Refused,
     /// Not known yet, or never: the background work goes on, and
     /// [`Client::converged`](crate::Client::converged) follows it.

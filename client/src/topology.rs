@@ -142,6 +142,7 @@ async fn listen(core: &Core, turn: usize) {
     };
     let heard = async {
         if let Err(why) = hear(core, &connection).await {
+            metrics::counter!("quorate_client_map_watch_lost_total").increment(1);
             tracing::debug!(%why, "the cluster map is followed elsewhere");
         }
     };

@@ -196,6 +196,7 @@ impl Call<'_> {
         }
         let (fields, groups) = (new_fields.len(), new_times.len());
         self.notes.add(|| Step::MetaAsked { fields, groups });
+        let begun = Instant::now();
         let mut changes = Vec::new();
         if !new_fields.is_empty() {
             changes.push(Change::RegisterFields { database, fields: new_fields });
@@ -220,6 +221,9 @@ impl Call<'_> {
         }
         let refused = left_out.as_ref().map(|(code, _)| *code);
         self.notes.add(|| Step::MetaAnswered { refused });
+        let outcome = if refused.is_none() { "done" } else { "refused" };
+        metrics::counter!("quorate_client_meta_waits_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("quorate_client_meta_wait_seconds").record(begun.elapsed());
         let map = self.core.topology.map();
         self.settled().await;
         let routed = self.route(&map, database, policy, Some(&waiting));

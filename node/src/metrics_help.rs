@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 58] = [
+const METRICS: [(&str, Kind, &str); 62] = [
     (
         "quorate_client_breakers_opened_total",
         Counter,
@@ -53,6 +53,11 @@ const METRICS: [(&str, Kind, &str); 58] = [
         "Times that a copy was sent again, since its owner had said not now.",
     ),
     (
+        "quorate_client_credit_waits_total",
+        Counter,
+        "Requests that had to wait for a connection's credit.",
+    ),
+    (
         "quorate_client_failed_rows_total",
         Counter,
         "Rows of writes that missed their level, by code and by whether they may still appear.",
@@ -63,9 +68,24 @@ const METRICS: [(&str, Kind, &str); 58] = [
         "Hints that nodes were asked to keep, by whether they do.",
     ),
     (
+        "quorate_client_map_watch_lost_total",
+        Counter,
+        "Times that the stream of the cluster map was lost and taken up again.",
+    ),
+    (
         "quorate_client_marks_total",
         Counter,
         "Repair marks that were asked for, by whether somebody keeps them.",
+    ),
+    (
+        "quorate_client_meta_wait_seconds",
+        Histogram,
+        "Time that writes waited for metadata: for new fields or groups.",
+    ),
+    (
+        "quorate_client_meta_waits_total",
+        Counter,
+        "Writes that waited for new fields or groups, by whether all were made.",
     ),
     ("quorate_client_queries_total", Counter, "Queries that were begun, of rows or of windows."),
     (

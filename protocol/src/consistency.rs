@@ -141,6 +141,12 @@ impl Tracker {
         self.decide()
     }
 
+    /// Takes note that fewer holders are enough, as fewer nodes are live than when it began; more never are.
+    pub fn hints_suffice(&mut self, copies: usize) -> Verdict {
+        self.hints_needed = self.hints_needed.min(copies.max(1));
+        self.decide()
+    }
+
     /// Takes note that no further hint can be placed.
     pub fn no_more_hints(&mut self) -> Verdict {
         self.hints_possible = false;
@@ -231,6 +237,10 @@ mod tests {
         let mut tracker = Tracker::new(Level::Any, 3, 2);
         assert_eq!(tracker.hinted(), Verdict::Waiting);
         assert_eq!(tracker.hinted(), Verdict::Reached);
+        let mut tracker = Tracker::new(Level::Any, 3, 2);
+        assert_eq!(tracker.hinted(), Verdict::Waiting);
+        assert_eq!(tracker.hints_suffice(3), Verdict::Waiting);
+        assert_eq!(tracker.hints_suffice(1), Verdict::Reached);
     }
 
     #[test]

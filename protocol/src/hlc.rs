@@ -29,11 +29,13 @@ impl HybridClock {
     }
 
     /// Takes note of a version seen elsewhere. One too far ahead of the wall clock is ignored, so
-    /// that a single broken clock cannot drag everybody else's into the future.
-    pub fn observe(&mut self, seen: Version, wall_ns: u64) {
+    /// that a single broken clock cannot drag everybody else's into the future. Whether the next version
+    /// is higher than the one seen.
+    pub fn observe(&mut self, seen: Version, wall_ns: u64) -> bool {
         if seen.0 <= wall_ns.saturating_add(self.max_ahead) {
             self.last = self.last.max(seen.0);
         }
+        seen.0 <= self.last
     }
 
     /// The highest version given or adopted.
