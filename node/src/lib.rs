@@ -16,6 +16,7 @@ mod directory;
 pub mod disk;
 pub mod endpoint;
 pub mod executor;
+mod feed;
 pub mod handoff;
 mod health;
 mod hints;
