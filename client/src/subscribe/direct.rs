@@ -1,0 +1,77 @@
+//! Decides who is followed for what, whenever the map, a connection or a node's answers change.
+//!
+//! Invariant: one stream per node; it is asked anew only when something else is wanted of it. Runs for as
+//! long as the subscription does.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use quorate_protocol::{code::Code, id::NodeId, map::ClusterMap};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Shared, shards::Wanted, stream};
+use crate::error::Error;
+
+/// Ends when the policy is gone.
+pub(super) async fn run(shared: &Arc<Shared>, stop: &CancellationToken) {
+    let core = &shared.core;
+    let (mut maps, mut peers) = (core.topology.watch(), core.pool.changes());
+    let mut nodes: BTreeMap<NodeId, watch::Sender<Wanted>> = BTreeMap::new();
+    loop {
+        maps.mark_unchanged();
+        peers.mark_unchanged();
+        let map = core.topology.map();
+        let (mut wanted, again) = match plan(shared, &map) {
+            Ok(plan) => plan,
+            Err(gone) => return shared.end(Some(gone)),
+        };
+        for (node, sender) in &nodes {
+            let wanted = wanted.remove(node).unwrap_or_default();
+            sender.send_if_modified(|last| {
+                let other = *last != wanted;
+                if other {
+                    *last = wanted;
+                }
+                other
+            });
+        }
+        for (node, wanted) in wanted {
+            let (sender, receiver) = watch::channel(wanted);
+            nodes.insert(node, sender);
+            let follow = stream::run(Arc::clone(shared), node, receiver);
+            let stop = stop.clone();
+            core.tasks.spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => {}
+                    () = follow => {}
+                }
+            });
+        }
+        shared.progress.notify_one();
+        tokio::select! {
+            Ok(()) = maps.changed() => {}
+            Ok(()) = peers.changed() => {}
+            () = shared.changed.notified() => {}
+            () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
+        }
+    }
+}
+
+type Plan = (BTreeMap<NodeId, Wanted>, Option<Instant>);
+
+fn plan(shared: &Shared, map: &ClusterMap) -> Result<Plan, Error> {
+    let database = map.database(shared.database);
+    let database =
+        database.ok_or_else(|| Error::refused(Code::DatabaseNotFound, "it was dropped"))?;
+    let mut policies = database.policies.iter();
+    let policy = policies.find(|policy| policy.id == shared.policy);
+    let policy = policy.ok_or_else(|| Error::refused(Code::PolicyNotFound, "it was dropped"))?;
+    let shards = policy.groups.iter().flat_map(|group| &group.shards);
+    let shards = shards.map(|shard| (shard.id, &shard.owners[..]));
+    let up = |node| shared.core.is_live(node);
+    Ok(shared.shards().plan(shards, up, Instant::now()))
+}
