@@ -26,7 +26,7 @@ use quorate_protocol::{
 use quorate_tests::harness::{
     cluster::{Cluster, Plan, client_host, host},
     history::Ledger,
-    limit::simulated,
+    limit::{simulated, soak},
     load::{EPOCH, Writer, large, sample, write},
     observe::{
         PATIENCE, create_database, export, wait_drained, wait_for, wait_healthy, wait_until,
@@ -132,21 +132,31 @@ impl Listener {
 
     /// Waits until it has heard what is there, and nothing twice, and no gap.
     async fn whole(&self, client: &Client, database: &str) {
+        self.all(client, database).await;
+        self.look(|heard| assert_eq!((heard.twice, &heard.gaps[..]), (0, &[][..])));
+    }
+
+    async fn all(&self, client: &Client, database: &str) {
         let there = export(client, database, None).await.unwrap();
         assert!(!there.is_empty());
         wait_for("all that is there", PATIENCE, async || {
             let heard = self.look(Heard::lines);
             let (here, all) = (heard.lines().count(), there.lines().count());
-            if heard == there { Ok(()) } else { Err(format!("{here} lines of {all}")) }
+            let gaps = self.look(|heard| heard.gaps.clone());
+            if heard == there { Ok(()) } else { Err(format!("{here} lines of {all}, {gaps:?}")) }
         })
         .await;
-        self.look(|heard| assert_eq!((heard.twice, &heard.gaps[..]), (0, &[][..])));
     }
 }
 
 /// The client whose host is `number`; the harness has made one for itself.
 async fn clients(cluster: &mut Cluster) -> (Client, Client) {
     (cluster.client().await, cluster.client().await)
+}
+
+/// Leaves no owner that is up.
+fn patient() -> SubscribeOptions {
+    SubscribeOptions { patience: Duration::from_secs(3_600), ..SubscribeOptions::default() }
 }
 
 fn writer(client: &Client, database: &str, number: u64, ledger: &Arc<Ledger>) -> Writer {
@@ -264,13 +274,70 @@ fn an_owner_that_falls_silent_is_left_within_two_seconds() {
 }
 
 #[test]
-fn hints_that_the_followed_owner_gets_late_come_late() {
+fn nothing_is_missed_whatever_becomes_of_one_owner_after_the_other() {
+    for seed in 0..soak(3) as u64 {
+        simulated(async {
+            let mut cluster = Cluster::simulated(3, 820 + seed).await;
+            let (client, reader) = clients(&mut cluster).await;
+            let ledger = Arc::new(Ledger::new());
+            create_database(&client, "db", 3).await;
+            create_database(&client, "two", 2).await;
+            let listeners = [Listener::to(&reader, "db").await, Listener::to(&reader, "two").await];
+            let slow = Duration::from_millis(40);
+            let writers = ["db", "two"].map(|name| {
+                let number = name.len() as u64;
+                Writer::start(&client, name, number, 3, slow, WriteOptions::default(), &ledger)
+            });
+            for listener in &listeners {
+                wait_until("some", async || listener.look(|heard| heard.source.is_some())).await;
+            }
+            let mut draw = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed + 1);
+            for _ in 0..4 {
+                draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let node = NodeId(1 + (draw >> 33) % 3);
+                let (to_writer, to_reader) = (client_host(2), client_host(3));
+                match (draw >> 40) % 5 {
+                    0 => cluster.crash(node, Keep::Synced),
+                    1 => cluster.stop(node).await,
+                    2 => cluster.isolate(node),
+                    3 => cluster.net().partition(host(node), to_reader),
+                    _ => cluster.net().partition(host(node), to_writer),
+                }
+                let moment = Duration::from_millis((draw >> 45) % 3_000);
+                sleep(moment).await;
+                // What is folded cannot be replayed.
+                for other in cluster.ids().into_iter().filter(|other| *other != node) {
+                    cluster.node(other).fold().await;
+                }
+                sleep(moment).await;
+                match (draw >> 40) % 5 {
+                    0 | 1 => cluster.restart(node).await,
+                    _ => cluster.rejoin(node),
+                }
+                wait_healthy(&client, &cluster.ids()).await;
+                cluster.wait_up(&reader, &cluster.ids()).await;
+                sleep(moment).await;
+            }
+            for writer in writers {
+                writer.stop().await;
+            }
+            wait_drained(&client, &cluster.ids()).await;
+            // Of two owners one alone may be left with what it cannot tell any more.
+            listeners[1].all(&client, "two").await;
+            listeners[0].whole(&client, "db").await;
+            cluster.finish().await;
+        });
+    }
+}
+
+#[test]
+fn hints_that_the_only_followed_owner_gets_late_come_late() {
     simulated(async {
         let mut cluster = Cluster::simulated(3, 805).await;
         let (client, reader) = clients(&mut cluster).await;
         let ledger = Arc::new(Ledger::new());
         create_database(&client, "db", 3).await;
-        let listener = Listener::to(&reader, "db").await;
+        let listener = Listener::start(reader.subscribe_with("db", None, patient()).await.unwrap());
         let writer = writer(&client, "db", 0, &ledger);
         writer.acked(20).await;
         // Only the writer cannot reach it: its subscriber has no reason to leave it.
@@ -288,13 +355,35 @@ fn hints_that_the_followed_owner_gets_late_come_late() {
 }
 
 #[test]
+fn an_owner_that_does_not_get_what_others_have_is_left() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(3, 816).await;
+        let (client, reader) = clients(&mut cluster).await;
+        let ledger = Arc::new(Ledger::new());
+        create_database(&client, "db", 3).await;
+        let listener = Listener::to(&reader, "db").await;
+        let writer = writer(&client, "db", 0, &ledger);
+        writer.acked(20).await;
+        let source = listener.source();
+        cluster.isolate(source);
+        cluster.net().heal(host(source), client_host(3));
+        let others = async || listener.source() != source;
+        timeout(Duration::from_secs(4), wait_until("another owner", others)).await.unwrap();
+        writer.stop().await;
+        listener.whole(&client, "db").await;
+        cluster.rejoin(source);
+        cluster.finish().await;
+    });
+}
+
+#[test]
 fn what_the_killed_owner_never_had_comes_from_the_next_one() {
     simulated(async {
         let mut cluster = Cluster::simulated(3, 806).await;
         let (client, reader) = clients(&mut cluster).await;
         let ledger = Arc::new(Ledger::new());
         create_database(&client, "db", 3).await;
-        let listener = Listener::to(&reader, "db").await;
+        let listener = Listener::start(reader.subscribe_with("db", None, patient()).await.unwrap());
         let writer = writer(&client, "db", 0, &ledger);
         writer.acked(20).await;
         // Nobody but the subscriber reaches it, so that neither writes nor hints do.

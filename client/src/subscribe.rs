@@ -22,8 +22,9 @@
 //!
 //! **What comes.** Everything that is stored after [`Client::subscribe`] has returned, in all shards of
 //! the policy, those of later groups included: also what an owner gets late, as a hint. What was under
-//! way meanwhile may come. Of each shard one owner sends the batches; a shard's batches come in the order
-//! in which that owner stored them, which is not the order of their versions.
+//! way to an owner meanwhile may come. Of each shard one owner sends the batches; they come in the order
+//! in which that owner stored them, which is not the order of their versions. If another owner has one
+//! for longer than [`SubscribeOptions::patience`] that does not come, it sends from then on.
 //!
 //! **How often.** At least once. A batch that comes again, because another owner is followed, is left
 //! out as long as it is remembered ([`SubscribeOptions::remembered`]). [`Client::resend`] writes rows
@@ -36,8 +37,9 @@
 //! with whatever the one before had not told. A gap is told if that cannot be known to be whole:
 //!
 //! - the new owner was down, or unknown, when the shard began to be followed;
-//! - while this client had no connection to it, it stored and folded more than it keeps
-//!   (`[feed]` of the nodes);
+//! - something of what it has stored since the last batch that had come of all before it, it keeps no
+//!   more: it restarted after it had folded that, or has stored more than its bound (`[feed]` of the nodes)
+//!   while this client did not reach it;
 //! - it has told more names that no followed owner ever sent than [`SubscribeOptions::pending`];
 //! - the shard is new, and its first batches were folded before it was followed;
 //! - its journal was damaged.
@@ -91,6 +93,9 @@ pub struct SubscribeOptions {
     /// Names of batches that one owner has and the followed one has not sent, per shard and owner.
     /// Default 4,096. More outlasts a followed owner that lags for longer without a gap.
     pub pending: usize,
+    /// How long the owner that is followed may lack what another one has, before that one is followed.
+    /// Default 2 s. Less brings sooner what comes to an owner as a hint; more changes owners less.
+    pub patience: Duration,
     /// How long [`Client::subscribe`] waits for an owner of every shard. Default 10 s.
     pub start_timeout: Duration,
     /// How long a node may say nothing before it is asked for a sign of life. Default 500 ms; one that
@@ -104,6 +109,7 @@ impl Default for SubscribeOptions {
             buffer_bytes: 16 << 20,
             remembered: 65_536,
             pending: 4_096,
+            patience: Duration::from_secs(2),
             start_timeout: Duration::from_secs(10),
             silence: Duration::from_millis(500),
         }
@@ -209,7 +215,7 @@ pub(crate) async fn start(
         core: Arc::clone(core),
         database: found.id,
         policy: policy.id,
-        shards: Mutex::new(Shards::new(options.remembered, options.pending)),
+        shards: Mutex::new(Shards::new(&options)),
         events: Mutex::new(Events::new(options.buffer_bytes)),
         options,
         came: Notify::new(),

@@ -3,7 +3,7 @@
 //! Invariant: one stream per node; it is asked anew only when something else is wanted of it. Runs for as
 //! long as the subscription does.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use quorate_protocol::{code::Code, id::NodeId, map::ClusterMap};
 use tokio::{
@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, shards::Wanted, stream};
 use crate::error::Error;
+
+/// How often it is looked for batches that do not come, at most, times four.
+const MIN_LOOK: Duration = Duration::from_millis(40);
 
 /// Ends when the policy is gone.
 pub(super) async fn run(shared: &Arc<Shared>, stop: &CancellationToken) {
@@ -51,17 +54,24 @@ pub(super) async fn run(shared: &Arc<Shared>, stop: &CancellationToken) {
                 }
             });
         }
+        // Whoever has no stream may be who tells this client of the map, and fall silent.
+        let unasked = |node: &NodeId| !nodes.get(node).is_some_and(|it| !it.borrow().is_empty());
+        for node in core.live().into_iter().filter(unasked) {
+            if let Some(connection) = core.connection(node) {
+                stream::probe(shared, &connection);
+            }
+        }
         shared.progress.notify_one();
         tokio::select! {
             Ok(()) = maps.changed() => {}
             Ok(()) = peers.changed() => {}
             () = shared.changed.notified() => {}
-            () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
+            () = sleep_until(again) => {}
         }
     }
 }
 
-type Plan = (BTreeMap<NodeId, Wanted>, Option<Instant>);
+type Plan = (BTreeMap<NodeId, Wanted>, Instant);
 
 fn plan(shared: &Shared, map: &ClusterMap) -> Result<Plan, Error> {
     let database = map.database(shared.database);
@@ -73,5 +83,9 @@ fn plan(shared: &Shared, map: &ClusterMap) -> Result<Plan, Error> {
     let shards = policy.groups.iter().flat_map(|group| &group.shards);
     let shards = shards.map(|shard| (shard.id, &shard.owners[..]));
     let up = |node| shared.core.is_live(node);
-    Ok(shared.shards().plan(shards, up, Instant::now()))
+    let now = Instant::now();
+    let (wanted, again) = shared.shards().plan(shards, up, now);
+    // Names that wait for too long make no noise.
+    let look = now + shared.options.patience.max(MIN_LOOK) / 4;
+    Ok((wanted, again.map_or(look, |again| again.min(look))))
 }

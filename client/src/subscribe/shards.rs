@@ -3,7 +3,8 @@
 //! Invariants: of each shard one owner sends batches, the other live ones their names; an owner's
 //! `floor` is a record of its journal up to which the consumer has everything or was told otherwise, and
 //! what it is asked for next stands behind it; an owner is `unproven` while that cannot be known, and
-//! when it sends batches a gap is told. Pure.
+//! when it sends batches a gap is told; what an owner has and the one that sends does not get in time, it
+//! sends itself. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,7 +16,7 @@ use quorate_protocol::{
 use tokio::time::{Duration, Instant};
 
 use super::{
-    Gap, GapReason,
+    Gap, GapReason, SubscribeOptions,
     seen::{Name, Seen},
 };
 use crate::error::Error;
@@ -31,6 +32,7 @@ pub(super) struct Shards {
     failed: BTreeMap<NodeId, Failed>,
     seen: Seen,
     pending: usize,
+    patience: Duration,
     /// The first shards are not all followed yet.
     starting: bool,
     /// It is known which shards there are.
@@ -50,8 +52,8 @@ struct Shard {
 struct Owner {
     /// None while it was never heard.
     floor: Option<Sequence>,
-    /// What it has behind the floor that nobody has sent.
-    pending: VecDeque<(Sequence, Name)>,
+    /// What it has behind the floor that nobody has sent, and when it said so.
+    pending: VecDeque<(Sequence, Name, Instant)>,
     unproven: bool,
     /// It has begun to answer.
     begun: bool,
@@ -101,7 +103,7 @@ impl Owner {
     }
 
     fn settle(&mut self, seen: &Seen) {
-        while let Some((sequence, name)) = self.pending.front()
+        while let Some((sequence, name, _)) = self.pending.front()
             && seen.contains(name)
         {
             self.floor = self.floor.max(Some(*sequence));
@@ -112,7 +114,7 @@ impl Owner {
     /// Gives up waiting for the first pending ones.
     fn limit(&mut self, limit: usize) {
         while self.pending.len() > limit
-            && let Some((sequence, _)) = self.pending.pop_front()
+            && let Some((sequence, ..)) = self.pending.pop_front()
         {
             self.floor = self.floor.max(Some(sequence));
             self.unproven = true;
@@ -121,12 +123,13 @@ impl Owner {
 }
 
 impl Shards {
-    pub(super) fn new(remembered: usize, pending: usize) -> Self {
+    pub(super) fn new(options: &SubscribeOptions) -> Self {
         Self {
             shards: BTreeMap::new(),
             failed: BTreeMap::new(),
-            seen: Seen::new(remembered),
-            pending,
+            seen: Seen::new(options.remembered),
+            pending: options.pending,
+            patience: options.patience,
             starting: true,
             planned: false,
         }
@@ -165,6 +168,15 @@ impl Shards {
                 };
                 shard.source = candidates.min_by_key(|node| late(node)).copied();
             }
+            // Who has something that the one that sends has not got for too long, sends it.
+            let waiting = owners.iter().filter(|node| usable(node)).filter_map(|node| {
+                let owner = shard.owners.get(node)?;
+                let (_, _, since) = owner.pending.front()?;
+                (!owner.whole && *since + self.patience <= now).then_some((*since, *node))
+            });
+            if let Some((_, ahead)) = waiting.min() {
+                shard.source = Some(ahead);
+            }
             for node in owners.iter().filter(|node| usable(node)) {
                 wanted.entry(*node).or_default().push((id, shard.source == Some(*node)));
             }
@@ -197,7 +209,13 @@ impl Shards {
     }
 
     /// Takes an answer of a node; `body` says whether the batch came along.
-    pub(super) fn take(&mut self, node: NodeId, told: &Followed, body: bool) -> Taken {
+    pub(super) fn take(
+        &mut self,
+        node: NodeId,
+        told: &Followed,
+        body: bool,
+        now: Instant,
+    ) -> Taken {
         let mut taken = Taken::default();
         let Some(shard) = self.shards.get_mut(&told.shard) else { return taken };
         let from_start = self.starting || shard.newborn;
@@ -235,7 +253,7 @@ impl Shards {
         if owner.whole {
             taken.deliver = self.seen.insert(name) && body;
         }
-        owner.pending.push_back((told.sequence, name));
+        owner.pending.push_back((told.sequence, name, now));
         for owner in shard.owners.values_mut() {
             owner.settle(&self.seen);
             owner.limit(self.pending);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_protocol::{
     batch::EncodedBatch,
+    code::Code,
     id::NodeId,
     message::{Follow, Followed, Ping},
 };
@@ -30,7 +31,7 @@ pub(super) async fn run(shared: Arc<Shared>, node: NodeId, mut wanted: watch::Re
             }
             let Err(why) = hear(&shared, node, &now).await else { return };
             tracing::debug!(%node, %why, "its shards are followed elsewhere");
-            shared.shards().failed(node, why.code(), why.to_string(), Instant::now());
+            shared.shards().failed(node, why.code(), why.of(node), Instant::now());
             shared.changed.notify_one();
             shared.progress.notify_one();
             // It is wanted of somebody else next.
@@ -58,8 +59,15 @@ enum Unheard {
 }
 
 impl Unheard {
-    fn code(&self) -> quorate_protocol::code::Code {
-        use quorate_protocol::code::Code;
+    /// What people are told.
+    fn of(&self, node: NodeId) -> String {
+        match self.code() {
+            Code::Unsupported => format!("node {node} knows no subscriptions yet; upgrade it"),
+            _ => format!("node {node}: {self}"),
+        }
+    }
+
+    const fn code(&self) -> Code {
         match self {
             Self::Request(error) => error.code(),
             Self::Down => Code::Unavailable,
@@ -93,7 +101,7 @@ async fn hear(shared: &Arc<Shared>, node: NodeId, wanted: &Wanted) -> Result<(),
 }
 
 /// Asks for a sign of life; whoever gives none is given up as mute, and the stream fails.
-fn probe(shared: &Shared, connection: &Arc<Connection>) {
+pub(super) fn probe(shared: &Shared, connection: &Arc<Connection>) {
     let connection = Arc::clone(connection);
     let deadline = Instant::now() + 2 * shared.core.config.transport.mute_after;
     shared.core.tasks.spawn(async move {
@@ -109,7 +117,7 @@ fn take(shared: &Shared, node: NodeId, told: &Followed, body: Bytes) -> Result<b
         false => Some(parse(node, told, Bytes::copy_from_slice(&body))?),
     };
     let mut shards = shared.shards();
-    let taken = shards.take(node, told, batch.is_some());
+    let taken = shards.take(node, told, batch.is_some(), Instant::now());
     // Under the same lock, so that what two nodes send comes in the order in which it was taken.
     let mut events = shared.events();
     if let Some(gap) = taken.gap {
@@ -138,4 +146,25 @@ fn parse(node: NodeId, told: &Followed, body: Bytes) -> Result<StoredBatch, Unhe
         return Err(Unheard::Wrong);
     }
     Ok(StoredBatch { encoded, node, sequence: told.sequence })
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_protocol::{id::MetaIndex, message::Failure};
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_too_old_is_named_with_what_to_do() {
+        let failure = |code| Failure {
+            code,
+            retry_after_ms: 0,
+            meta_index: MetaIndex(0),
+            detail: "op 0x0036".to_owned(),
+        };
+        let why = |code| Unheard::from(RequestError::Failure(failure(code)));
+        assert_eq!(why(Code::Unsupported).code(), Code::Unsupported);
+        assert!(why(Code::Unsupported).of(NodeId(3)).contains("node 3 knows no subscriptions"));
+        assert!(why(Code::Busy).of(NodeId(3)).contains("op 0x0036"));
+    }
 }

@@ -203,18 +203,17 @@ impl Feeds {
                 idle: Instant::now(),
             }),
         });
-        // From here on the sink waits for this: what it brings stands behind what the store has.
-        let mut inner = feed.lock();
         by_shard.insert(shard, Arc::clone(&feed));
         self.by_shard.store(Arc::new(by_shard));
+        // From here on the sink adds to it; what it brought before is in the store. Looking there takes
+        // time, for which no write must wait.
         let (begins, kept) = self.shards.unfolded(shard);
-        let distrusted = Sequence(self.distrusted.load(Ordering::Relaxed));
-        inner.ring = Ring::new(begins, share);
+        let mut ring = Ring::new(begins, share);
         for (sequence, batch) in kept {
-            inner.ring.push(Entry { sequence, batch });
+            ring.push(Entry { sequence, batch });
         }
-        inner.ring.distrust(distrusted);
-        drop(inner);
+        ring.distrust(Sequence(self.distrusted.load(Ordering::Relaxed)));
+        feed.lock().ring.begin_with(ring);
         feed
     }
 

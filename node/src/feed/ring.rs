@@ -67,6 +67,15 @@ impl Ring {
         self.shrink();
     }
 
+    /// Puts what was there before in front of what has come since.
+    pub(super) fn begin_with(&mut self, mut before: Self) {
+        // If some of it went already, nobody knows what stands between the two.
+        if self.gone == 0 {
+            self.entries.drain(..).for_each(|entry| before.push(entry));
+            *self = before;
+        }
+    }
+
     /// Records up to here may be missing, whatever is here.
     pub(super) fn distrust(&mut self, through: Sequence) {
         while let Some(first) = self.entries.front()
@@ -171,6 +180,24 @@ mod tests {
         assert_eq!((start.sequence, start.last), (Sequence(12), Sequence(20)));
         let mut cursor = ring.start(Some(Sequence(15))).cursor;
         assert_eq!(read(&ring, &mut cursor), (0, vec![20]));
+    }
+
+    #[test]
+    fn what_was_there_before_comes_first_unless_some_of_the_rest_is_gone() {
+        let cost = entry(1).cost();
+        let mut before = Ring::new(Sequence(3), cost * 10);
+        [4, 5].map(|sequence| before.push(entry(sequence)));
+        let mut since = Ring::new(Sequence(0), cost * 2);
+        [5, 6].map(|sequence| since.push(entry(sequence)));
+        since.begin_with(before);
+        let start = since.start(Some(Sequence(3)));
+        let mut cursor = start.cursor;
+        assert_eq!((start.gap, read(&since, &mut cursor)), (false, (0, vec![4, 5, 6])));
+
+        let mut since = Ring::new(Sequence(0), cost * 2);
+        [5, 6, 7].map(|sequence| since.push(entry(sequence)));
+        since.begin_with(Ring::new(Sequence(3), cost * 10));
+        assert!(since.start(Some(Sequence(3))).gap && !since.start(Some(Sequence(5))).gap);
     }
 
     #[test]

@@ -371,10 +371,12 @@ impl ShardStore {
         if slot.is_unread() {
             return (self.inner.accepted(), Vec::new());
         }
-        let fresh = slot.fresh();
-        let entries = fresh.behind(Sequence(0));
+        let (applied, entries) = {
+            let fresh = slot.fresh();
+            (fresh.applied(), fresh.behind(Sequence(0)))
+        };
         let kept = entries.iter().map(|entry| (entry.sequence, entry.batch.clone()));
-        (fresh.applied(), kept.collect())
+        (applied, kept.collect())
     }
 
     /// How the store is.
