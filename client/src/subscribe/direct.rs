@@ -55,7 +55,7 @@ pub(super) async fn run(shared: &Arc<Shared>, stop: &CancellationToken) {
             });
         }
         // Whoever has no stream may be who tells this client of the map, and fall silent.
-        let unasked = |node: &NodeId| !nodes.get(node).is_some_and(|it| !it.borrow().is_empty());
+        let unasked = |node: &NodeId| nodes.get(node).is_none_or(|it| it.borrow().is_empty());
         for node in core.live().into_iter().filter(unasked) {
             if let Some(connection) = core.connection(node) {
                 stream::probe(shared, &connection);

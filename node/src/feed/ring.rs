@@ -186,16 +186,16 @@ mod tests {
     fn what_was_there_before_comes_first_unless_some_of_the_rest_is_gone() {
         let cost = entry(1).cost();
         let mut before = Ring::new(Sequence(3), cost * 10);
-        [4, 5].map(|sequence| before.push(entry(sequence)));
+        [4, 5].into_iter().for_each(|sequence| before.push(entry(sequence)));
         let mut since = Ring::new(Sequence(0), cost * 2);
-        [5, 6].map(|sequence| since.push(entry(sequence)));
+        [5, 6].into_iter().for_each(|sequence| since.push(entry(sequence)));
         since.begin_with(before);
         let start = since.start(Some(Sequence(3)));
         let mut cursor = start.cursor;
         assert_eq!((start.gap, read(&since, &mut cursor)), (false, (0, vec![4, 5, 6])));
 
         let mut since = Ring::new(Sequence(0), cost * 2);
-        [5, 6, 7].map(|sequence| since.push(entry(sequence)));
+        [5, 6, 7].into_iter().for_each(|sequence| since.push(entry(sequence)));
         since.begin_with(Ring::new(Sequence(3), cost * 10));
         assert!(since.start(Some(Sequence(3))).gap && !since.start(Some(Sequence(5))).gap);
     }
