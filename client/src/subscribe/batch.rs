@@ -8,7 +8,7 @@ use quorate_protocol::{
     rows::Rows,
 };
 
-/// A batch that an owner has stored: the part of one write that lies in one shard, or some of it.
+/// A batch that an owner has stored: the rows of one write that lie in one shard, or some of them.
 #[derive(Clone, Debug)]
 pub struct StoredBatch {
     pub(super) encoded: EncodedBatch,
@@ -17,7 +17,7 @@ pub struct StoredBatch {
 }
 
 impl StoredBatch {
-    /// The write it is part of: the batch id of its receipt.
+    /// Its batch id, which the receipt of its write names.
     #[must_use]
     pub const fn id(&self) -> BatchId {
         self.header().part.batch

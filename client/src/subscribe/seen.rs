@@ -1,8 +1,8 @@
 //! The batches a subscription has had, by name.
 //!
-//! Invariant: the last `limit` of them, and no others. A write may have several parts in one shard, all
-//! with its batch id, so the checksum and the length belong to the name; they are the same on every
-//! owner, since the bytes are.
+//! Invariant: the last `limit` of them, and no others. Nothing but this client's habit keeps a writer from
+//! giving one batch id to several parts, so the checksum and the length belong to the name; they are the
+//! same on every owner, since the bytes are.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -50,5 +50,36 @@ impl Seen {
 
     pub(super) fn contains(&self, name: &Name) -> bool {
         self.names.contains(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(batch: u128, checksum: u32) -> Name {
+        let told = Followed {
+            batch: BatchId(batch),
+            checksum,
+            length: 7,
+            shard: 1.into(),
+            sequence: 1.into(),
+            version: 1.into(),
+            missed: 0,
+            gap: false,
+            ended: None,
+        };
+        Name::from(&told)
+    }
+
+    #[test]
+    fn the_last_names_are_remembered_and_parts_with_one_id_are_told_apart() {
+        let mut seen = Seen::new(3);
+        assert!(seen.insert(name(1, 1)) && seen.insert(name(1, 2)) && seen.insert(name(2, 1)));
+        assert!(!seen.insert(name(1, 1)) && !seen.insert(name(1, 2)));
+        assert!(seen.insert(name(3, 1)) && !seen.contains(&name(1, 1)));
+        assert!(seen.contains(&name(1, 2)) && seen.contains(&name(2, 1)));
+        assert!(seen.insert(name(1, 1)));
+        assert_eq!((seen.names.len(), seen.order.len()), (3, 3));
     }
 }

@@ -55,11 +55,11 @@ pub struct Followed {
     /// The batch's place in the owner's journal; at the beginning, the record behind which
     /// everything is told.
     pub sequence: Sequence,
-    /// The write it is part of; 0 without a batch.
+    /// Its batch id; 0 without a batch.
     pub batch: BatchId,
     /// Its version; 0 without a batch.
     pub version: Version,
-    /// The checksum in its header, which tells parts of one write apart.
+    /// The checksum in its header; with the id it names the batch.
     pub checksum: u32,
     /// Its length in bytes; 0 without a batch.
     pub length: u32,
