@@ -11,7 +11,7 @@ use bytes::Bytes;
 use quorate_certs::{Role, UnixTime};
 use quorate_client::{
     Client, Event, Gap, GapReason, SubscribeOptions, Subscription, WriteOptions,
-    connection::ReplyStream,
+    connection::{ReplyStream, RequestError},
 };
 use quorate_node::{config::Durability, disk::Keep};
 use quorate_protocol::{
@@ -521,9 +521,13 @@ fn new_groups_are_followed_from_their_beginning_and_policies_are_kept_apart() {
 
 /// Virtual time of so many writes, one after the other.
 async fn time_of(client: &Client, from: u64, count: u64) -> Duration {
+    time_of_large(client, from, count, 2_000).await
+}
+
+async fn time_of_large(client: &Client, from: u64, count: u64, bytes: usize) -> Duration {
     let (begun, ledger) = (Instant::now(), Ledger::new());
     for n in from..from + count {
-        let points = [large(n, 2_000)];
+        let points = [large(n, bytes)];
         write(client, "db", &points, &WriteOptions::default(), &ledger).await.unwrap();
     }
     begun.elapsed()
@@ -603,10 +607,10 @@ fn a_follower_that_does_not_read_costs_its_node_no_more_than_the_bound() {
         let (beginning, _) = answer(&mut stream).await;
         assert_eq!((beginning.length, beginning.gap), (0, false));
         // More than what the connection takes without a reader, and the rest.
-        const WRITES: u64 = 1_000;
+        const WRITES: u64 = 250;
         let mut most = 0;
         for n in 0..WRITES {
-            time_of(&client, 1_000 + n, 1).await;
+            time_of_large(&client, 1_000 + n, 1, 20_000).await;
             most = most.max(cluster.node(NodeId(1)).followed_bytes());
         }
         assert!(most <= KEPT, "{most} bytes are kept");
@@ -624,7 +628,7 @@ fn a_follower_that_does_not_read_costs_its_node_no_more_than_the_bound() {
 }
 
 #[test]
-fn a_follower_by_name_gets_no_bodies_and_asks_again_from_where_it_was() {
+fn a_follower_asks_for_names_or_bodies_from_any_place_until_its_shard_is_gone() {
     simulated(async {
         let mut cluster = Cluster::simulated(1, 812).await;
         let client = cluster.client().await;
@@ -651,6 +655,13 @@ fn a_follower_by_name_gets_no_bodies_and_asks_again_from_where_it_was() {
             lengths.push(answer(&mut new).await.1.len());
         }
         assert!(lengths[..2] == [0, 0] && lengths[2] > 2_000, "{lengths:?}");
+        // The shard goes: that is said of it, and then ends the answer.
+        client.change(Change::DropDatabase { name: "db".to_owned() }).await.unwrap();
+        assert_eq!(answer(&mut new).await.0.ended, Some(Code::ShardGone));
+        match timeout(PATIENCE, new.next()).await.unwrap() {
+            Err(RequestError::Failure(failure)) => assert_eq!(failure.code, Code::ShardGone),
+            other => panic!("{other:?}"),
+        }
         cluster.finish().await;
     });
 }
