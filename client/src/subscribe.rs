@@ -14,6 +14,7 @@
 //!         }
 //!         // Whatever was missed can be read back by a query.
 //!         Event::Gap(gap) => println!("shard {}: {}", gap.shard, gap.reason),
+//!         _ => {}
 //!     }
 //! }
 //! # Ok(())
