@@ -13,6 +13,8 @@ use quorate_tests::harness::{
 
 #[path = "../client/examples/bulk_load.rs"]
 mod bulk_load;
+#[path = "../client/examples/follow.rs"]
+mod follow;
 #[path = "../client/examples/host_metrics.rs"]
 mod host_metrics;
 #[path = "../client/examples/query.rs"]
@@ -28,7 +30,10 @@ fn examples_do_what_they_say() {
         let mut cluster = Cluster::simulated(3, 721).await;
         let client = cluster.client().await;
         create_database(&client, "metrics", 3).await;
+        let mut followed = client.subscribe("metrics", None).await.unwrap();
         quickstart::run(&client, EPOCH).await.unwrap();
+        assert_eq!(follow::run(&mut followed, 1).await.unwrap(), 1);
+        drop(followed);
         quickstart::run(&client, EPOCH + 60_000_000_000).await.unwrap();
         assert_eq!(query::run(&client, "a").await.unwrap(), (2, 2));
         assert_eq!(query::run(&client, "nobody").await.unwrap(), (0, 0));

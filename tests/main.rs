@@ -49,6 +49,7 @@ mod shard_sync;
 mod shard_total;
 mod status;
 mod strangers;
+mod subscriptions;
 mod surveys;
 mod sync;
 mod torn;

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use quorate_protocol::{
     frame::{Frame, Message},
     message::{
-        Aggregate, Cancel, Deliver, Digest, Hints, HintsVerify, MetaWatch, Ping, RaftSnapshot,
-        Scan, Verify, Write,
+        Aggregate, Cancel, Deliver, Digest, Follow, Hints, HintsVerify, MetaWatch, Ping,
+        RaftSnapshot, Scan, Verify, Write,
     },
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -47,7 +47,7 @@ impl Class {
     pub const fn of(op: u16) -> Self {
         match op {
             Write::OP => Self::Write,
-            Scan::OP | Aggregate::OP => Self::Read,
+            Scan::OP | Aggregate::OP | Follow::OP => Self::Read,
             Digest::OP | Verify::OP | Hints::OP | HintsVerify::OP => Self::Repair,
             Deliver::OP => Self::Drain,
             RaftSnapshot::OP => Self::Repair,
@@ -89,7 +89,7 @@ pub const fn credited(op: u16) -> bool {
 
 /// Whether an op's answer goes on without an end, so that its silence says nothing.
 pub(crate) const fn never_ends(op: u16) -> bool {
-    op == MetaWatch::OP
+    matches!(op, MetaWatch::OP | Follow::OP)
 }
 
 /// Bytes that the writer hands to QUIC at once. Enough to fill packets, little enough that a

@@ -34,11 +34,11 @@
 //!
 //! Reading order: [`Client`] here, how it is made in `builder`; [`config`]; `topology` follows the map;
 //! `route` splits a batch; `write`, `part` and `copy` bring it to its owners; [`receipt`] and [`error`] say
-//! what came of it, `later` and `converged` what came of it after that, [`history`] how it went, `resend` sends the rest; `lines`
-//! and [`writer`] are other ways in. `query` and `scan` read back, `aggregate` sums up, `shard` compares
-//! replicas, `survey` asks how all nodes are, `hints` looks at what is on its way. Under them [`pool`],
-//! [`connection`] and `lane` are the one way in which anybody in this project calls a node; [`mod@env`] is
-//! the way to the world.
+//! what came of it, `later` and `converged` what came of it after that, [`history`] how it went, `resend`
+//! sends the rest; `lines` and [`writer`] are other ways in. `query` and `scan` read back, `aggregate` sums
+//! up, [`subscribe`] follows what is written, `shard` compares replicas, `survey` asks how all nodes are,
+//! `hints` looks at what is on its way. Under them [`pool`], [`connection`] and `lane` are the one way in
+//! which anybody in this project calls a node; [`mod@env`] is the way to the world.
 //!
 //! A [`Batch`] is filled by [points](Point), by lines ([`line::parse_into`]), or, fastest, by the
 //! handles of a [`Layout`], which are made once:
@@ -88,6 +88,7 @@ mod scan;
 mod series;
 mod several;
 pub mod shard;
+pub mod subscribe;
 pub mod survey;
 mod topology;
 pub mod traffic;
@@ -132,6 +133,7 @@ pub use crate::{
     query::{Query, QueryBuilder, QueryError, RowStream},
     receipt::Receipt,
     shard::{BucketDigest, DigestRange},
+    subscribe::{Event, Gap, GapReason, StoredBatch, SubscribeOptions, Subscription},
     survey::ClusterReport,
     traffic::NodeTraffic,
     usage::{ConnectionUsage, PeerUsage, Usage},
@@ -258,6 +260,38 @@ impl Client {
         topology::refresh(&self.core, deadline).await;
         self.core.settled(deadline).await;
         query::start(&self.core, &query)
+    }
+
+    /// Follows what is written to a policy (none for the database's default one): every batch that an
+    /// owner has synced from now on comes, at least once, or a gap is told. See [`subscribe`].
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the database or policy is not there, if nodes are too old
+    /// ([`Code::Unsupported`]) or have too many followers ([`Code::Busy`]); [`Code::Unavailable`] if no
+    /// owner of a shard is up.
+    ///
+    /// [`Code::Unsupported`]: quorate_protocol::code::Code::Unsupported
+    /// [`Code::Busy`]: quorate_protocol::code::Code::Busy
+    /// [`Code::Unavailable`]: quorate_protocol::code::Code::Unavailable
+    pub async fn subscribe(
+        &self,
+        database: &str,
+        policy: Option<&str>,
+    ) -> Result<Subscription, Error> {
+        self.subscribe_with(database, policy, SubscribeOptions::default()).await
+    }
+
+    /// As [`Client::subscribe`], with other limits.
+    ///
+    /// # Errors
+    /// As [`Client::subscribe`].
+    pub async fn subscribe_with(
+        &self,
+        database: &str,
+        policy: Option<&str>,
+        options: SubscribeOptions,
+    ) -> Result<Subscription, Error> {
+        subscribe::start(self, database, policy, options).await
     }
 
     /// Aggregates what a query would give over windows of `every` ns, aligned as shard groups are;

@@ -113,6 +113,7 @@ async fn housekeeping(core: Arc<Core>) {
     loop {
         timer.tick().await;
         tell_over(&core);
+        core.feeds.tidy();
         if let Some(failure) = core.meta.failure() {
             tracing::error!(
                 failure,

@@ -10,6 +10,7 @@ use quorate_protocol::hlc::MAX_CLOCK_SKEW_NS;
 use serde::{Deserialize, Serialize};
 
 pub use crate::{
+    feed::FeedConfig,
     handoff::{DrainConfig, HandoffConfig},
     http::HttpConfig,
     journal::{Durability, JournalConfig},
@@ -88,6 +89,8 @@ pub struct NodeConfig {
     pub journal: JournalConfig,
     /// The shard store.
     pub shard: ShardConfig,
+    /// Followers of shards.
+    pub feed: FeedConfig,
     /// The hint queues.
     pub handoff: HandoffConfig,
     /// Delivering hints.
@@ -126,6 +129,7 @@ impl Default for NodeConfig {
             transport: TransportConfig::default(),
             journal: JournalConfig::default(),
             shard: ShardConfig::default(),
+            feed: FeedConfig::default(),
             handoff: HandoffConfig::default(),
             drain: DrainConfig::default(),
             meta: MetaConfig::default(),

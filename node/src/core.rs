@@ -22,6 +22,7 @@ use crate::{
     config::NodeConfig,
     data::DataDir,
     directory::Directory,
+    feed::Feeds,
     handoff::{DrainConfig, Handoff, Marks},
     intake::Intake,
     journal::Journal,
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) data: DataDir,
     pub(crate) directory: Directory,
     pub(crate) shards: ShardStore,
+    /// What followers of shards are told.
+    pub(crate) feeds: Arc<Feeds>,
     pub(crate) journal: Journal,
     pub(crate) handoff: Handoff,
     /// The latest times of what it has accepted.

@@ -100,6 +100,7 @@ impl View {
         set("quorate_meta_has_leader", f64::from(u8::from(core.meta.leaderless().is_none())));
         set("quorate_meta_log_index", log.last as f64);
         set("quorate_meta_applied_index", log.applied as f64);
+        core.feeds.publish();
         set("quorate_shard_fresh_bytes", core.shards.stats().fresh_bytes as f64);
     }
 }

@@ -16,6 +16,7 @@ mod directory;
 pub mod disk;
 pub mod endpoint;
 pub mod executor;
+mod feed;
 #[doc(hidden)]
 pub mod fleet;
 pub mod handoff;

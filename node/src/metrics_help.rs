@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 62] = [
+const METRICS: [(&str, Kind, &str); 67] = [
     (
         "quorate_client_breakers_opened_total",
         Counter,
@@ -138,6 +138,15 @@ const METRICS: [(&str, Kind, &str); 62] = [
         Gauge,
         "Bytes of hints that other nodes have delivered and that are not answered yet.",
     ),
+    ("quorate_feed_followers", Gauge, "Subscriptions that follow shards of this node."),
+    ("quorate_feed_kept_bytes", Gauge, "Bytes of batches that are kept for followers."),
+    (
+        "quorate_feed_missed_batches_total",
+        Counter,
+        "Batches that followers did not take in time and were told they missed.",
+    ),
+    ("quorate_feed_sent_bytes_total", Counter, "Bytes of batches that followers were sent."),
+    ("quorate_feed_told_batches_total", Counter, "Batches that followers were told of."),
     (
         "quorate_hints_accepted_total",
         Counter,

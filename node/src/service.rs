@@ -13,10 +13,10 @@ use quorate_protocol::{
     frame::{Frame, FrameError, Message},
     id::NodeId,
     message::{
-        Aggregate, Deliver, Digest, Failure, HandOn, HintFate, Hints, HintsDo, HintsVerified,
-        HintsVerify, Join, Mark, MarkList, Marks, MetaGet, MetaWatch, Ping, Pong, Propose,
-        RaftAppend, RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted, Request, Scan,
-        ShardList, Shards, Status, Survey, Surveyed, Verify, Write,
+        Aggregate, Deliver, Digest, Failure, Follow, HandOn, HintFate, Hints, HintsDo,
+        HintsVerified, HintsVerify, Join, Mark, MarkList, Marks, MetaGet, MetaWatch, Ping, Pong,
+        Propose, RaftAppend, RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted,
+        Request, Scan, ShardList, Shards, Status, Survey, Surveyed, Verify, Write,
     },
 };
 
@@ -70,6 +70,7 @@ impl Service for NodeService {
                 Aggregate::OP => return stream!(Aggregate, aggregate),
                 Digest::OP => return stream!(Digest, digest),
                 Hints::OP => return stream!(Hints, hints),
+                Follow::OP => return stream!(Follow, follow),
                 MetaWatch::OP => return stream!(MetaWatch, meta_watch),
                 _ => {}
             }

@@ -1,22 +1,29 @@
 //! From the journal into the shard store: what is durable becomes visible.
 //!
 //! Invariant: the store sees records in order of sequence, at recovery and while running, each
-//! before its writer is answered.
+//! before its writer is answered; then followers see them, once they are synced.
 
-use quorate_protocol::{batch::EncodedBatch, id::Version};
+use std::sync::Arc;
+
+use quorate_protocol::{
+    batch::EncodedBatch,
+    id::{Sequence, Version},
+};
 
 use crate::{
+    feed::Feeds,
     journal::{Committed, Sink},
     shard::ShardStore,
 };
 
 pub(crate) struct ShardSink {
     shards: ShardStore,
+    feeds: Arc<Feeds>,
 }
 
 impl ShardSink {
-    pub(crate) const fn new(shards: ShardStore) -> Self {
-        Self { shards }
+    pub(crate) const fn new(shards: ShardStore, feeds: Arc<Feeds>) -> Self {
+        Self { shards, feeds }
     }
 
     /// Takes one record, whose own checksum holds; the version of its batch, if it is one.
@@ -42,6 +49,13 @@ impl Sink for ShardSink {
     fn committed(&self, records: &[Committed]) {
         for record in records {
             self.take(record);
+            self.feeds.push(record.shard, record.sequence, || {
+                EncodedBatch::parse_verified(record.payload.clone()).ok()
+            });
         }
+    }
+
+    fn synced(&self, through: Sequence) {
+        self.feeds.synced(through);
     }
 }

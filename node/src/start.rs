@@ -35,6 +35,7 @@ use crate::{
     disk::Disk,
     endpoint::{self, BindError, Port},
     executor::Executor,
+    feed::Feeds,
     handoff::{self, Handoff, HandoffError, Marks},
     health::View,
     intake::Intake,
@@ -273,6 +274,12 @@ impl Node {
         self.core.meta.leads()
     }
 
+    /// Bytes of batches that are kept for followers; for tests of what they cost.
+    #[must_use]
+    pub fn followed_bytes(&self) -> u64 {
+        self.core.feeds.kept_bytes()
+    }
+
     /// Folds everything that is fresh into LMDB, now; for tests of what is at rest.
     pub async fn fold(&self) {
         for shard in self.core.shards.shards() {
@@ -319,7 +326,8 @@ async fn open(
         applied: shards.found_applied(),
         durability: config.durability,
     };
-    let sink = Arc::new(ShardSink::new(shards.clone()));
+    let feeds = Feeds::new(config.feed.clone(), shards.clone());
+    let sink = Arc::new(ShardSink::new(shards.clone(), Arc::clone(&feeds)));
     let mut highest_version = data.highest_version()?;
     let (journal, recovery) = Journal::open(
         config.journal.clone(),
@@ -333,6 +341,10 @@ async fn open(
             }
         },
     )?;
+    feeds.synced(recovery.highest);
+    if recovery.damaged_records + recovery.unreadable_segments > 0 {
+        feeds.distrust(recovery.highest);
+    }
     if recovery.damaged_records > 0 {
         tracing::error!(
             records = recovery.damaged_records,
@@ -378,6 +390,7 @@ async fn open(
         data,
         directory: Directory::new(identity.node),
         shards,
+        feeds,
         journal,
         handoff,
         marks,

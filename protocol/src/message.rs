@@ -14,11 +14,13 @@ use crate::{
     id::{ClusterId, Epoch, MetaIndex, NodeId, Sequence, ShardId, Version},
 };
 
+mod follow;
 mod hints;
 mod read;
 mod survey;
 
 pub use self::{
+    follow::{Bodies, Follow, FollowShard, Followed, MAX_FOLLOWED},
     hints::{
         HintAction, HintBatch, HintInfo, HintList, Hints, HintsDo, HintsDone, HintsVerified,
         HintsVerify, MarkInfo, MarkList, Marks, QueueVerified,
@@ -71,6 +73,7 @@ ops! {
     0x0032 Digest => Digested;
     0x0033 Verify => Verified;
     0x0034 Shards => ShardList;
+    0x0036 Follow => Followed;
     0x0040 RaftAppend => RaftAppended;
     0x0041 RaftVote => RaftVoted;
     0x0042 RaftSnapshot => RaftInstalled;

@@ -198,6 +198,9 @@ impl JournalLog {
                     self.sync_wanted.notify_one();
                 }
                 self.sink.committed(&records);
+                if sync {
+                    self.sink.synced(Sequence(self.next_sequence - 1));
+                }
                 for (index, record) in places.into_iter().zip(records) {
                     let appended = Appended { sequence: record.sequence, buffered: !sync };
                     answer(outputs, index, Ok(appended));
@@ -235,6 +238,8 @@ impl JournalLog {
                 self.unsynced = 0;
                 self.stats.lock().unwrap_or_else(PoisonError::into_inner).syncs += 1;
                 counter!("quorate_journal_syncs_total").increment(1);
+                // Nothing is pushed and not flushed between two groups, nor before this in a group.
+                self.sink.synced(Sequence(self.next_sequence - 1));
                 Ok(())
             }
             Err(FlushError::Full) => Err(self.failed(std::io::ErrorKind::StorageFull.into())),

@@ -61,6 +61,10 @@ pub trait Sink: Send + Sync + 'static {
     /// were written) and before their writers are answered. Others wait for it to return: must be
     /// quick and must not call the journal.
     fn committed(&self, records: &[Committed]);
+
+    /// Everything up to `through`, which [`committed`](Self::committed) has shown, is synced. Called
+    /// before the writers are answered whose records were synced with it.
+    fn synced(&self, _through: Sequence) {}
 }
 
 /// What [`Journal::open`] found.

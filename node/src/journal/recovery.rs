@@ -13,7 +13,7 @@ use quorate_protocol::id::{NodeId, Sequence, ShardId};
 
 use super::log::{JournalLog, Sealed};
 use super::spare::is_spare;
-use super::{Committed, JournalDamage, JournalError, JournalOpenError, Recovery};
+use super::{Committed, Durability, JournalDamage, JournalError, JournalOpenError, Recovery};
 use crate::disk::{DiskFile, Open};
 use crate::segment::header::{self, Header, Kind, Parsed};
 use crate::segment::{Damage, Found, Reader, name};
@@ -148,6 +148,10 @@ impl JournalLog {
                     break;
                 }
             }
+        }
+        // A process that ended has left what it had only written, and that counts as synced from now on.
+        if self.home.durability != Durability::Commit {
+            file.sync_data().map_err(failed(path))?;
         }
         *last = Some(seen);
         let bytes = file.length().map_err(failed(path))?;

@@ -10,9 +10,9 @@ use quorate_protocol::{
     code::Code,
     frame::{Frame, FrameError, Message},
     message::{
-        Aggregate, Deliver, Digest, HandOn, HintFate, Hints, HintsDo, HintsVerify, Join, Mark,
-        Marks, MetaGet, MetaWatch, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan, Shards,
-        Status, Survey, Verify, Write,
+        Aggregate, Deliver, Digest, Follow, HandOn, HintFate, Hints, HintsDo, HintsVerify, Join,
+        Mark, Marks, MetaGet, MetaWatch, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan,
+        Shards, Status, Survey, Verify, Write,
     },
 };
 
@@ -54,7 +54,9 @@ pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
     match request.op {
         Ping::OP => Ok(()),
         Write::OP | Mark::OP | HintFate::OP => role(identity, Role::Write),
-        Scan::OP | Aggregate::OP | Digest::OP | Hints::OP => role(identity, Role::Read),
+        Scan::OP | Aggregate::OP | Follow::OP | Digest::OP | Hints::OP => {
+            role(identity, Role::Read)
+        }
         Verify::OP | HandOn::OP | HintsVerify::OP | HintsDo::OP => role(identity, Role::Admin),
         MetaGet::OP | MetaWatch::OP | Status::OP | Survey::OP | Shards::OP | Marks::OP => {
             role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
@@ -128,8 +130,8 @@ mod tests {
             .filter(|op| !matches!(allowed(&empty(*op), &node), Err(Denied::Unknown(_))));
         let listed = [
             0x0002, 0x0010, 0x0011, 0x0012, 0x0013, 0x0014, 0x0020, 0x0021, 0x0022, 0x0023, 0x0030,
-            0x0031, 0x0032, 0x0033, 0x0034, 0x0040, 0x0041, 0x0042, 0x0050, 0x0051, 0x0052, 0x0053,
-            0x0054, 0x0055,
+            0x0031, 0x0032, 0x0033, 0x0034, 0x0036, 0x0040, 0x0041, 0x0042, 0x0050, 0x0051, 0x0052,
+            0x0053, 0x0054, 0x0055,
         ];
         assert!(known.eq(listed));
     }
@@ -155,6 +157,7 @@ mod tests {
             bucket: 0,
             up_to: Version(0),
         });
+        let follow = frame(&Follow { meta_index: shard.1, shards: vec![] });
         let verify = frame(&Verify { shard: shard.0, meta_index: shard.1 });
         let target = NodeId(1);
         let hints = frame(&Hints { target, quarantined: false, content: true, limit: 0 });
@@ -174,6 +177,7 @@ mod tests {
             (&status, [true, true, true, true]),
             (&frame(&Survey { deadline_ms: 1, forwarded: true }), [true, true, true, true]),
             (&digest, [true, false, true, true]),
+            (&follow, [true, false, true, true]),
             (&verify, [false, false, true, true]),
             (&frame(&Shards {}), [true, true, true, true]),
             (&hints, [true, false, true, true]),

@@ -360,6 +360,25 @@ impl ShardStore {
         slots.iter().map(size).collect()
     }
 
+    /// The batches of a shard that are as they came, ascending, and the record up to which there are
+    /// none: all that stand behind it are here.
+    #[must_use]
+    pub fn unfolded(&self, shard: ShardId) -> (Sequence, Vec<(Sequence, EncodedBatch)>) {
+        let Some(slot) = self.inner.slot(shard) else {
+            return (Sequence(0), Vec::new());
+        };
+        // Of a shard that could not be read nobody knows what is folded.
+        if slot.is_unread() {
+            return (self.inner.accepted(), Vec::new());
+        }
+        let (applied, entries) = {
+            let fresh = slot.fresh();
+            (fresh.applied(), fresh.behind(Sequence(0)))
+        };
+        let kept = entries.iter().map(|entry| (entry.sequence, entry.batch.clone()));
+        (applied, kept.collect())
+    }
+
     /// How the store is.
     #[must_use]
     pub fn stats(&self) -> Stats {

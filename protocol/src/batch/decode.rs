@@ -47,6 +47,13 @@ impl EncodedBatch {
         &self.header
     }
 
+    /// The checksum in the header, of everything behind it.
+    #[must_use]
+    pub fn checksum(&self) -> u32 {
+        // There is a header, or this would not exist.
+        BatchHeader::read(&self.bytes).map_or(0, |(_, checksum)| checksum)
+    }
+
     /// The bytes, header included.
     #[must_use]
     pub const fn bytes(&self) -> &Bytes {
