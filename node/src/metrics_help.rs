@@ -87,6 +87,11 @@ const METRICS: [(&str, Kind, &str); 67] = [
         Counter,
         "Writes that waited for new fields or groups, by whether all were made.",
     ),
+    (
+        "quorate_client_peers",
+        Gauge,
+        "Nodes that this process keeps connections to, by state: connecting, up, trial, down.",
+    ),
     ("quorate_client_queries_total", Counter, "Queries that were begun, of rows or of windows."),
     (
         "quorate_client_query_owners_given_up_total",
@@ -94,11 +99,6 @@ const METRICS: [(&str, Kind, &str); 67] = [
         "Owners that failed in a query and were given up for others, by code.",
     ),
     ("quorate_client_query_pages_total", Counter, "Pages that queries have asked owners for."),
-    (
-        "quorate_client_peers",
-        Gauge,
-        "Nodes that this process keeps connections to, by state: connecting, up, trial, down.",
-    ),
     (
         "quorate_client_rejected_lines_total",
         Counter,
