@@ -224,10 +224,11 @@ impl Collector {
             carriers.iter().map(|node| (*node, Vec::new())).collect();
         let copies = self.goal.hint_copies.min(carried.len());
         let mut waits: Vec<Vec<_>> = owners.iter().map(|_| Vec::new()).collect();
+        let start = (self.part.batch.0 % carried.len().max(1) as u128) as usize;
         for (index, owner) in owners.iter().enumerate().filter(|(index, _)| !up[*index]) {
-            // Start at the owner's own place, so that holders share the load.
+            // Each part starts elsewhere, by its random id, so that holders share the load.
             for turn in 0..copies {
-                let slot = (index + turn) % carried.len();
+                let slot = (start + index + turn) % carried.len();
                 // Nobody can have closed the gate yet.
                 let Some(under_way) = self.part.gate.enter() else { continue };
                 let (done, wait) = oneshot::channel();
