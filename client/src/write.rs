@@ -8,7 +8,7 @@
 
 mod rows;
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use quorate_protocol::{
@@ -19,7 +19,10 @@ use quorate_protocol::{
     id::{DatabaseId, MetaIndex, PolicyId, Version},
     map::{ClusterMap, Database, Policy},
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 use tracing::{Instrument, field::Empty};
 
 pub(crate) use self::rows::selection;
@@ -347,9 +350,20 @@ impl Call<'_> {
             return Some(share);
         }
         let begun = Instant::now();
+        let backlog = &self.core.backlog;
+        // Slow owners that the level does not need make room, in a moment.
+        let _wanted = backlog.want(bytes as usize);
         let share = match self.full {
             Full::Refuse => None,
-            Full::Wait => Share::by(budget, bytes, self.goal.deadline).await,
+            Full::Wait => {
+                let mut room = pin!(Share::by(budget, bytes, self.goal.deadline));
+                loop {
+                    match timeout(backlog.pause(), &mut room).await {
+                        Ok(share) => break share,
+                        Err(_) => backlog.make_room(),
+                    }
+                }
+            }
         };
         let outcome = if share.is_some() { "found" } else { "refused" };
         metrics::counter!("quorate_client_budget_waits_total", "outcome" => outcome).increment(1);
