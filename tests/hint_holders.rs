@@ -182,3 +182,33 @@ fn a_target_with_old_metadata_makes_nobody_discard_a_hint() {
         cluster.finish().await;
     });
 }
+
+#[test]
+fn co_owners_share_the_hints_of_one_shard() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(3, 125).await;
+        let client = cluster.client().await;
+        let ledger = Ledger::new();
+        create_database(&client, "db", 3).await;
+        let options = WriteOptions::default();
+        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
+        cluster.stop(THREE).await;
+        cluster.wait_up(&client, &[ONE, TWO]).await;
+        let mut shards = BTreeSet::new();
+        for n in 1..=200 {
+            let receipt = write(&client, "db", &[sample(0, n)], &options, &ledger).await.unwrap();
+            shards.extend(receipt.parts.iter().map(|part| part.shard));
+        }
+        assert_eq!(shards.len(), 1);
+        assert!(client.settle(PATIENCE).await);
+        let queues = queues(&client, &[ONE, TWO]).await.unwrap();
+        let kept = [ONE, TWO].map(|holder| queues[&(holder, THREE)].accepted);
+        assert_eq!(kept.iter().sum::<u64>(), 200, "{kept:?}");
+        assert!(kept.iter().all(|kept| (75..=125).contains(kept)), "{kept:?}");
+        cluster.restart(THREE).await;
+        wait_healthy(&client, &cluster.ids()).await;
+        wait_drained(&client, &cluster.ids()).await;
+        ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
+        cluster.finish().await;
+    });
+}

@@ -58,7 +58,8 @@ fn a_hint_is_delivered_after_its_holder_was_killed_and_restarted() {
         assert!(client.settle(PATIENCE).await);
         let live = [ONE, TWO];
         let (holder, before) = holder_of(&client, &live, target).await;
-        assert_eq!(before.pending, 50);
+        assert!(before.pending > 10, "{before:?}");
+        assert_eq!(total(&queues(&client, &live).await.unwrap()).pending, 50);
 
         let pid = cluster.pid(holder);
         cluster.kill(holder).await;
@@ -66,7 +67,8 @@ fn a_hint_is_delivered_after_its_holder_was_killed_and_restarted() {
         cluster.restart(holder).await;
         let all = wait_for("statuses", PATIENCE, async || queues(&client, &live).await).await;
         let after = all[&(holder, target)];
-        assert_eq!((after.accepted, after.pending), (50, 50), "the crash has cost hints");
+        let kept = (before.accepted, before.pending);
+        assert_eq!((after.accepted, after.pending), kept, "the crash has cost hints");
 
         cluster.restart(target).await;
         wait_healthy(&client, &cluster.ids()).await;

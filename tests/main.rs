@@ -1,6 +1,7 @@
 //! The one test binary: one module per behaviour.
 
 mod aggregates;
+mod backlog;
 mod bench;
 mod budgets;
 mod bulk;

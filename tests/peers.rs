@@ -199,7 +199,7 @@ fn a_node_that_is_back_is_dialled_at_once_by_whom_it_comes_to() {
             .await;
             slowest = slowest.max(back.elapsed());
         }
-        assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
         cluster.finish().await;
     });
 }

@@ -26,6 +26,10 @@ impl Share {
         Self { _permit: permit, bytes }
     }
 
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes as usize
+    }
+
     /// Some bytes, if they are free; nobody who waits is overtaken.
     pub(crate) fn at_once(budget: &Arc<Semaphore>, bytes: u32) -> Option<Self> {
         let permit = Arc::clone(budget).try_acquire_many_owned(bytes).ok()?;

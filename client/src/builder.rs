@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Client, StopOnDrop,
+    backlog::Backlog,
     config::{ClientConfig, TransportConfig, WriteOptions},
     connection::Dialer,
     core::Core,
@@ -214,6 +215,7 @@ async fn open(
     let skew = u64::try_from(config.max_clock_skew.as_nanos()).unwrap_or(u64::MAX);
     let core = Arc::new(Core {
         budget: Arc::new(Semaphore::new(config.budget_bytes)),
+        backlog: Arc::new(Backlog::new(&config)),
         env,
         pool,
         topology: Topology::new(),

@@ -23,6 +23,13 @@ pub struct ClientConfig {
     /// and not answered, or hinted is one and the same copy. So a stopped node costs at most this, for
     /// `mute_after`; then its share is free again.
     pub budget_bytes: usize,
+    /// What one node may hold of `budget_bytes` with copies that only it still lacks, their level having been
+    /// reached. Default half of `budget_bytes`. Beyond it, or when a write waits for room, the oldest of
+    /// them are let go and become repair marks on a co-owner, but only if the node is slow: it has not
+    /// answered for such a copy within twice `mute_after`. A node that answers in time is waited for. More
+    /// rides out longer pauses of a node without marks, which repair has to make good; from `budget_bytes` on,
+    /// writes must first find the budget full, and wait as long as it takes to write a mark.
+    pub node_budget_bytes: Option<usize>,
     /// Rows of one encoded part at most; larger ones are split. Default 20,000.
     pub max_part_rows: usize,
     /// How far ahead of the wall clock a version seen elsewhere may be, twice over, to be adopted.
@@ -54,6 +61,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             budget_bytes: 64 << 20,
+            node_budget_bytes: None,
             max_part_rows: 20_000,
             max_clock_skew: Duration::from_nanos(MAX_CLOCK_SKEW_NS),
             connect_timeout: Duration::from_secs(5),

@@ -1,8 +1,9 @@
 //! One owner's copy of one part, brought to an end: stored, hinted, marked or refused.
 //!
 //! Down is not slow: an owner without a live connection gets a hint at once, on whoever is live; an
-//! owner that answers, but says busy or takes its time, is waited for until the deadline and then
-//! gets a repair mark, since hints must not amplify an overload. Called by the part's collector.
+//! owner that answers, but says busy or takes its time, is waited for until the deadline, or until others
+//! need the room once the level is reached ([`crate::backlog`]), and then gets a repair mark, since hints must
+//! not amplify an overload. Called by the part's collector.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,6 +27,7 @@ use crate::{
     core::Core,
     gate::UnderWay,
     history::Step,
+    later::Later,
     part::{Goal, Part, hopeless},
     pool::Pass,
 };
@@ -54,6 +56,10 @@ pub(crate) struct CopyTask {
     pub(crate) core: Arc<Core>,
     pub(crate) part: Arc<Part>,
     pub(crate) goal: Goal,
+    /// The part's place in the client's backlog.
+    pub(crate) seat: u64,
+    /// Who has it already.
+    pub(crate) record: Later,
     pub(crate) index: usize,
     pub(crate) owner: NodeId,
     pub(crate) events: mpsc::Sender<Event>,
@@ -93,7 +99,7 @@ impl CopyTask {
     ) {
         let mut why = Code::Unavailable;
         if let Some(pass) = pass {
-            match self.store(Some(pass), carry, self.goal).await {
+            match self.wait_for_owner(pass, carry).await {
                 Attempt::Ended => return,
                 Attempt::Slow(why) => return self.mark(why).await,
                 Attempt::Down(code) => why = code,
@@ -125,44 +131,64 @@ impl CopyTask {
         self.hint(holders, why).await;
     }
 
+    /// As [`Self::store`], unless the copy must make room meanwhile.
+    async fn wait_for_owner(&self, pass: Pass, mut carry: Vec<Carry>) -> Attempt {
+        let waiting = self.core.backlog.wait(self.seat, self.owner);
+        let attempt = tokio::select! {
+            biased;
+            attempt = self.store(Some(pass), &mut carry, self.goal) => Some(attempt),
+            () = waiting.let_go() => None,
+        };
+        match attempt {
+            Some(Attempt::Ended) => {
+                waiting.answered();
+                Attempt::Ended
+            }
+            Some(other) => other,
+            None => {
+                // Its hints for others may be on a disk; whoever waits for them asks somebody else.
+                carry.iter().for_each(|carry| carry.under_way.uncertain());
+                drop(carry);
+                self.send(Event::LetGo { owner: self.index }).await;
+                Attempt::Slow(Code::Busy)
+            }
+        }
+    }
+
     /// Sends the copy, again while the owner answers "not now", until the deadline of `goal`.
-    async fn store(&self, pass: Option<Pass>, mut carry: Vec<Carry>, goal: Goal) -> Attempt {
+    async fn store(&self, pass: Option<Pass>, carry: &mut Vec<Carry>, goal: Goal) -> Attempt {
         loop {
-            let error = match write(
-                &self.core,
-                &self.part,
-                self.patient(goal),
-                self.owner,
-                true,
-                &mut carry,
-            )
-            .await
-            {
-                Ok(Written {
-                    copy: Some(Answer { error: None, sequence, .. }), buffered, ..
-                }) => {
-                    let owner = self.index;
-                    if let Some(pass) = pass {
-                        pass.worked();
+            let error =
+                match write(&self.core, &self.part, self.patient(goal), self.owner, true, carry)
+                    .await
+                {
+                    Ok(Written {
+                        copy: Some(Answer { error: None, sequence, .. }),
+                        buffered,
+                        ..
+                    }) => {
+                        let owner = self.index;
+                        if let Some(pass) = pass {
+                            pass.worked();
+                        }
+                        self.send(Event::Stored { owner, sequence, buffered }).await;
+                        return Attempt::Ended;
                     }
-                    self.send(Event::Stored { owner, sequence, buffered }).await;
-                    return Attempt::Ended;
-                }
-                Ok(Written { copy: Some(answer), meta_index, .. }) => Refusal {
-                    code: answer.error.unwrap_or(Code::Internal),
-                    retry_after: Duration::from_millis(answer.retry_after_ms.into()),
-                    // After a failed sync the record may be on the disk all the same; and nothing
-                    // is known of what a later version means.
-                    sent: matches!(
-                        answer.error,
-                        Some(Code::Io | Code::Internal | Code::Unknown(_))
-                    ),
-                    index: meta_index,
-                    detail: format!("node {}{}", self.owner, advice(answer.error)),
-                },
-                Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),
-                Err(refusal) => refusal,
-            };
+                    Ok(Written { copy: Some(answer), meta_index, .. }) => Refusal {
+                        code: answer.error.unwrap_or(Code::Internal),
+                        retry_after: Duration::from_millis(answer.retry_after_ms.into()),
+                        // After a failed sync the record may be on the disk all the same; and nothing
+                        // is known of what a later version means.
+                        sent: matches!(
+                            answer.error,
+                            Some(Code::Io | Code::Internal | Code::Unknown(_))
+                        ),
+                        index: meta_index,
+                        detail: format!("node {}{}", self.owner, advice(answer.error)),
+                    },
+                    Ok(Written { copy: None, .. }) => Refusal::internal(self.owner),
+                    Err(refusal) => refusal,
+                };
             let is_over = match error.code {
                 Code::NotOwner => self.not_needed(),
                 Code::StaleEpoch => self.has_other_epoch(),
@@ -170,7 +196,7 @@ impl CopyTask {
             };
             if is_over {
                 // The hints in it have had their answers before the collector hears of the copy.
-                drop(carry);
+                carry.clear();
                 if let Some(pass) = pass {
                     pass.worked();
                 }
@@ -192,7 +218,7 @@ impl CopyTask {
                 sleep(pause).await;
                 continue;
             }
-            drop(carry);
+            carry.clear();
             if cannot_store(error.code)
                 && let Some(pass) = pass
             {
@@ -263,7 +289,7 @@ impl CopyTask {
             // As with a hint, the write must not be called definitely failed meanwhile.
             let Some(_under_way) = self.part.gate.enter() else { return };
             if self.core.is_live(self.owner)
-                && matches!(self.store(None, Vec::new(), self.late()).await, Attempt::Ended)
+                && matches!(self.store(None, &mut Vec::new(), self.late()).await, Attempt::Ended)
             {
                 return;
             }
@@ -298,8 +324,11 @@ impl CopyTask {
             return;
         }
         let part = &self.part;
-        let others: Vec<NodeId> =
-            part.owners.iter().copied().filter(|node| *node != self.owner).collect();
+        let others = part.owners.iter().copied().enumerate().filter(|(at, _)| *at != self.index);
+        let mut others: Vec<(usize, NodeId)> = others.collect();
+        // Repair reads it from who keeps the mark.
+        others.sort_by_key(|(at, _)| !self.record.copy(*at).0.held);
+        let others: Vec<NodeId> = others.into_iter().map(|(_, node)| node).collect();
         if let Some(holder) = mark(&self.core, part, self.owner, &others).await {
             return self.send(Event::Marked { owner: self.index, holder }).await;
         }

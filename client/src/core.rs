@@ -9,7 +9,7 @@ use quorate_protocol::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::ClientConfig, env::Env, pool::Pool, topology::Topology};
+use crate::{backlog::Backlog, config::ClientConfig, env::Env, pool::Pool, topology::Topology};
 
 pub(crate) struct Core {
     pub(crate) env: Env,
@@ -19,6 +19,8 @@ pub(crate) struct Core {
     pub(crate) clock: Mutex<HybridClock>,
     /// Bytes of encoded parts that may still be under way.
     pub(crate) budget: Arc<Semaphore>,
+    /// Which of these only slow owners hold.
+    pub(crate) backlog: Arc<Backlog>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
 }

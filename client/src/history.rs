@@ -148,6 +148,8 @@ pub enum Step {
     },
     /// No live node takes a hint for the owner at the moment.
     NoHolder,
+    /// Its level is reached, its owner is slow, and other writes need the room: it is not waited for any more.
+    LetGo,
     /// Co-owners are asked to remember that the slow owner lacks it.
     MarkAsked,
     /// One of them remembers.

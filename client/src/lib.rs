@@ -61,6 +61,7 @@
 //! ```
 
 pub mod aggregate;
+mod backlog;
 pub mod backoff;
 mod budget;
 mod builder;

@@ -28,6 +28,7 @@ use tokio::{
 use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
+    backlog::Seat,
     budget::Share,
     copy::{Carry, CopyTask, Event},
     core::Core,
@@ -96,6 +97,7 @@ pub(crate) fn start(
     let task = Collector {
         core: Arc::clone(core),
         tracker: Tracker::new(goal.level, part.owners.len(), hint_goal(core, goal)),
+        seat: core.backlog.enter(shard, share.bytes()),
         states: vec![CopyState::Outstanding; part.owners.len()],
         record: Record::new(part.owners.len()),
         holders: BTreeSet::new(),
@@ -127,6 +129,7 @@ fn hint_goal(core: &Core, goal: Goal) -> usize {
 struct Collector {
     core: Arc<Core>,
     part: Arc<Part>,
+    seat: Seat,
     goal: Goal,
     tracker: Tracker,
     states: Vec<CopyState>,
@@ -224,10 +227,11 @@ impl Collector {
             carriers.iter().map(|node| (*node, Vec::new())).collect();
         let copies = self.goal.hint_copies.min(carried.len());
         let mut waits: Vec<Vec<_>> = owners.iter().map(|_| Vec::new()).collect();
+        let start = (self.part.batch.0 % carried.len().max(1) as u128) as usize;
         for (index, owner) in owners.iter().enumerate().filter(|(index, _)| !up[*index]) {
-            // Start at the owner's own place, so that holders share the load.
+            // Each part starts elsewhere, by its random id, so that holders share the load.
             for turn in 0..copies {
-                let slot = (index + turn) % carried.len();
+                let slot = (start + index + turn) % carried.len();
                 // Nobody can have closed the gate yet.
                 let Some(under_way) = self.part.gate.enter() else { continue };
                 let (done, wait) = oneshot::channel();
@@ -245,6 +249,8 @@ impl Collector {
                 core: Arc::clone(&self.core),
                 part: Arc::clone(&self.part),
                 goal: self.goal,
+                seat: self.seat.id(),
+                record: self.record.later((self.part.from, self.part.to)),
                 index,
                 owner: *owner,
                 events: sender.clone(),
@@ -333,6 +339,10 @@ impl Collector {
                 self.states[owner] = CopyState::Marked { holder };
                 self.record.note(owner, |copy| copy.marked = Some(holder));
             }
+            // It may be stored all the same; the level is reached without it.
+            Event::LetGo { owner } => {
+                self.tracker.copy(owner, Copy::Lost);
+            }
             Event::NoHolder { owner } => {
                 self.hopeless.insert(owner);
             }
@@ -373,6 +383,9 @@ impl Collector {
     fn reply(&mut self, certainty: Certainty) {
         let Some(answer) = self.answer.take() else { return };
         let reached = self.tracker.verdict() == Verdict::Reached;
+        if reached {
+            self.seat.reached();
+        }
         let failure = (!reached).then(|| {
             let of_all = self.refusal.take().filter(|_| certainty == Certainty::Definite);
             let failure = of_all.or_else(|| self.failure.clone());

@@ -6,6 +6,7 @@
 //! routed again by the newer map, with the version they have, as long as the deadline is not over. The
 //! level itself is [`crate::part`]'s.
 
+mod room;
 mod rows;
 
 use std::sync::Arc;
@@ -25,7 +26,6 @@ use tracing::{Instrument, field::Empty};
 pub(crate) use self::rows::selection;
 use self::rows::{all_rows, row_ids, split};
 use crate::{
-    budget::Share,
     config::WriteOptions,
     core::Core,
     error::{Certainty, Error, FailedRows, RowId, WriteError},
@@ -337,26 +337,6 @@ impl Call<'_> {
                 self.started.push((part, result));
             }
         }
-    }
-
-    /// A share of the budget, or none if there is no room in time.
-    async fn room(&self, bytes: usize) -> Option<Share> {
-        let budget = &self.core.budget;
-        let bytes = u32::try_from(bytes.min(self.core.config.budget_bytes)).unwrap_or(u32::MAX);
-        if let Some(share) = Share::at_once(budget, bytes) {
-            return Some(share);
-        }
-        let begun = Instant::now();
-        let share = match self.full {
-            Full::Refuse => None,
-            Full::Wait => Share::by(budget, bytes, self.goal.deadline).await,
-        };
-        let outcome = if share.is_some() { "found" } else { "refused" };
-        metrics::counter!("quorate_client_budget_waits_total", "outcome" => outcome).increment(1);
-        let (took, found) = (begun.elapsed(), share.is_some());
-        metrics::histogram!("quorate_client_budget_wait_seconds").record(took);
-        self.notes.add(|| Step::RoomAwaited { took, found });
-        share
     }
 
     fn refuse(&mut self, refused: Vec<FailedRows>) {

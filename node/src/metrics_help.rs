@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 67] = [
+const METRICS: [(&str, Kind, &str); 68] = [
     (
         "quorate_client_breakers_opened_total",
         Counter,
@@ -41,6 +41,11 @@ const METRICS: [(&str, Kind, &str); 67] = [
         "quorate_client_copies_abandoned_total",
         Counter,
         "Copies that were given up: no node had taken them, or a hint or a repair mark of them.",
+    ),
+    (
+        "quorate_client_copies_let_go_total",
+        Counter,
+        "Copies to slow owners that were let go, their level reached, by whose limit was full: a write's room, or a node's share of it.",
     ),
     (
         "quorate_client_copies_total",

@@ -36,6 +36,10 @@ pub(crate) enum Event {
         holder: NodeId,
         sequence: Sequence,
     },
+    /// Its owner is not waited for any more, since others need its room.
+    LetGo {
+        owner: usize,
+    },
     Marked {
         owner: usize,
         holder: NodeId,
@@ -59,6 +63,7 @@ impl Event {
             | Self::Refused { owner, .. }
             | Self::Hinted { owner, .. }
             | Self::Marked { owner, .. }
+            | Self::LetGo { owner }
             | Self::NoHolder { owner }
             | Self::Ended { owner } => *owner,
         }
@@ -74,7 +79,7 @@ impl Event {
             Self::Refused { .. } => Some("refused"),
             Self::Hinted { .. } => Some("hinted"),
             Self::Marked { .. } => Some("marked"),
-            Self::NoHolder { .. } | Self::Ended { .. } => None,
+            Self::LetGo { .. } | Self::NoHolder { .. } | Self::Ended { .. } => None,
         }
     }
 
@@ -94,6 +99,7 @@ impl Event {
                 Step::Hinted { holder: *holder, sequence: *sequence }
             }
             Self::Marked { holder, .. } => Step::Marked { holder: *holder },
+            Self::LetGo { .. } => Step::LetGo,
             Self::NoHolder { .. } => Step::NoHolder,
             Self::Ended { .. } => return None,
         })

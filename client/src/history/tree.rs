@@ -151,6 +151,7 @@ impl fmt::Display for Step {
                 write!(f, "node {holder} keeps no hint: {code}")
             }
             Self::NoHolder => f.write_str("no live node keeps a hint"),
+            Self::LetGo => f.write_str("let go: others need its room"),
             Self::MarkAsked => f.write_str("too slow: asked for a repair mark"),
             Self::Marked { holder } => write!(f, "node {holder} has marked it for repair"),
             Self::Abandoned => f.write_str("given up"),
