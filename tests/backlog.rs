@@ -196,3 +196,33 @@ fn a_copy_that_its_level_needs_is_never_let_go() {
         cluster.finish().await;
     });
 }
+
+/// The write had its level at once; its copy for the slow owner comes to an end ten seconds later.
+#[test]
+fn closing_waits_until_a_slow_owner_s_copy_is_marked() {
+    for (close_timeout, all) in [(20, true), (2, false)] {
+        simulated(async {
+            let ledger = Arc::new(Ledger::new());
+            let (mut cluster, reader) = start(true, None, 823, &ledger).await;
+            let close_timeout = Duration::from_secs(close_timeout);
+            let config = ClientConfig { close_timeout, ..ClientConfig::default() };
+            let client = cluster.client_with(config).await;
+            cluster.wait_up(&client, &[ONE, TWO, THREE]).await;
+            // At a time of its own, so that no other mark covers it.
+            let late = sample(0, 3_600_000);
+            let time = late.time();
+            let begun = Instant::now();
+            write(&client, "db", &[late], &WriteOptions::default(), &ledger).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(1));
+            assert_eq!(client.close().await, all);
+            let took = begun.elapsed();
+            assert!(took < close_timeout + Duration::from_secs(1), "{took:?}");
+            let mut marks = reader.marks(ONE, PATIENCE).await.unwrap();
+            marks.extend(reader.marks(TWO, PATIENCE).await.unwrap());
+            let covers = |from: i64, to: i64| from <= time && time <= to;
+            let marked = marks.iter().any(|mark| mark.owner == THREE && covers(mark.from, mark.to));
+            assert_eq!(marked, all, "after {took:?}: {marks:?}");
+            reader.close().await;
+        });
+    }
+}

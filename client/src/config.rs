@@ -44,6 +44,10 @@ pub struct ClientConfig {
     /// How long after a write's deadline its background work goes on when no node takes a copy or
     /// a hint. Default 60 s; then the copy is abandoned, and counted.
     pub abandon_after: Duration,
+    /// How long [`Client::close`](crate::Client::close) waits for copies that are under way. Default 20 s:
+    /// so long takes a copy of a write of 10 s that a slow owner does not store, until it is marked for
+    /// repair. Less ends sooner when no node can be reached, and gives up what is under way then.
+    pub close_timeout: Duration,
     /// Encoded bytes that all pages of a query may take together. Default 64 MiB.
     pub query_bytes: usize,
     /// Bytes of decoded rows that may wait for whoever reads a query. Default 8 MiB. More evens out a
@@ -67,6 +71,7 @@ impl Default for ClientConfig {
             connect_timeout: Duration::from_secs(5),
             settle: Duration::from_millis(500),
             abandon_after: Duration::from_secs(60),
+            close_timeout: Duration::from_secs(20),
             query_bytes: 64 << 20,
             read_ahead_bytes: 8 << 20,
             meta_timeout: Duration::from_secs(10),

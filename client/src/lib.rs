@@ -144,7 +144,7 @@ use crate::{core::Core, write::Full};
 
 /// A handle to a cluster; clones are cheap and share connections, budget and background work.
 ///
-/// [`Self::close`] waits, for some seconds at most, until copies that are still on their way have arrived.
+/// [`Self::close`] waits, for `close_timeout` at most, until copies that are still on their way have arrived.
 /// Dropping the last clone waits for nothing, and ends the trying where no node takes a copy at once.
 #[derive(Clone)]
 pub struct Client {
@@ -475,14 +475,22 @@ impl Client {
         tokio::time::timeout(patience, everything).await.is_ok()
     }
 
-    /// Waits for background work that is under way, at most a few seconds, then ends everything.
-    /// Other clones of this client are closed with it.
-    pub async fn close(&self) {
-        self.settle(Duration::from_secs(10)).await;
+    /// Waits for background work that is under way, at most
+    /// [`close_timeout`](ClientConfig::close_timeout), then ends everything. Other clones of this client are
+    /// closed with it. Whether all copies had come to their end by then: stored, hinted or marked for repair.
+    pub async fn close(&self) -> bool {
+        let settled = self.settle(self.core.config.close_timeout).await;
+        if !settled {
+            tracing::warn!(
+                bytes = self.usage().budget_bytes,
+                "closed before the last copies had come to their end; see close_timeout"
+            );
+        }
         self.core.cancel.cancel();
         self.core.tasks.close();
         self.core.pool.shutdown_endpoint().await;
         self.core.tasks.wait().await;
+        settled
     }
 }
 
