@@ -57,7 +57,15 @@ pub(super) struct Drained {
 /// When a node came back, and a look at its hints that goes on.
 pub(super) struct Back {
     at: Instant,
-    empty: JoinHandle<Result<Instant, Fail>>,
+    empty: JoinHandle<Result<Empty, Fail>>,
+}
+
+/// All queues are empty.
+struct Empty {
+    at: Instant,
+    hints: Hints,
+    /// They were not at the first look.
+    waited: bool,
 }
 
 /// Before the load.
@@ -111,15 +119,16 @@ pub(super) async fn after(
     if !scene.client.settle(PATIENCE).await {
         return Err(Fail::failed("copies are still under way after the load"));
     }
-    // Hints may have come after the queues were seen empty: the last ones of the load.
-    let mut hints = Scene::hints(&scene.client).await?;
     let mut took = None;
+    let mut first = None;
     if let Some(Back { at, empty }) = came {
-        let mut end = empty.await.map_err(Fail::failed)??;
-        if hints.pending > 0 {
-            end = empty_queues(&scene.client).await?;
-        }
-        hints = Scene::hints(&scene.client).await?;
+        first = Some((at, empty.await.map_err(Fail::failed)??));
+    }
+    // Hints may have come after the queues were seen empty: the last ones of the load.
+    let last = empty_queues(&scene.client).await?;
+    let hints = last.hints;
+    if let Some((at, first)) = first {
+        let end = if last.waited { last.at } else { first.at };
         took = Some(end.duration_since(at));
     }
     let rows = hints.delivered as f64 * driven.rows as f64 / driven.parts.max(1) as f64;
@@ -142,13 +151,16 @@ fn follow(scene: &Scene) -> Back {
 }
 
 /// Looks at the hints until there are none.
-async fn empty_queues(client: &Client) -> Result<Instant, Fail> {
+async fn empty_queues(client: &Client) -> Result<Empty, Fail> {
     let end = Instant::now() + PATIENCE;
+    let mut waited = false;
     loop {
         // A node that just came back may not answer yet.
         match Scene::hints(client).await {
-            Ok(Hints { pending: 0, .. }) => return Ok(Instant::now()),
-            Ok(_) => {}
+            Ok(hints @ Hints { pending: 0, .. }) => {
+                return Ok(Empty { at: Instant::now(), hints, waited });
+            }
+            Ok(_) => waited = true,
             Err(error) if Instant::now() > end => return Err(error),
             Err(_) => {}
         }
