@@ -481,10 +481,8 @@ impl Client {
     pub async fn close(&self) -> bool {
         let settled = self.settle(self.core.config.close_timeout).await;
         if !settled {
-            tracing::warn!(
-                bytes = self.usage().budget_bytes,
-                "closed before the last copies had come to their end; see close_timeout"
-            );
+            let bytes = self.usage().budget_bytes;
+            tracing::warn!(bytes, "copies are given up that had not ended within close_timeout");
         }
         self.core.cancel.cancel();
         self.core.tasks.close();
