@@ -32,7 +32,7 @@ use crate::{
     budget::Share,
     copy::{Carry, CopyTask, Event},
     core::Core,
-    error::{Certainty, RowId},
+    error::Certainty,
     gate::Gate,
     history::{Notes, Step},
     later::Record,
@@ -49,7 +49,8 @@ pub(crate) struct Part {
     pub(crate) meta_index: MetaIndex,
     pub(crate) owners: Vec<NodeId>,
     pub(crate) bytes: Bytes,
-    pub(crate) rows: Vec<RowId>,
+    /// How many.
+    pub(crate) rows: usize,
     pub(crate) from: i64,
     pub(crate) to: i64,
     /// Whether hints may still be placed.
@@ -87,12 +88,12 @@ pub(crate) struct PartResult {
 /// share of the client's budget is held until the part's last copy has ended.
 pub(crate) fn start(
     core: &Arc<Core>,
-    part: Arc<Part>,
+    part: Part,
     goal: Goal,
     share: Share,
 ) -> oneshot::Receiver<PartResult> {
     let (answer, result) = oneshot::channel();
-    let (shard, rows, bytes) = (part.shard, part.rows.len(), part.bytes.len());
+    let (shard, rows, bytes) = (part.shard, part.rows, part.bytes.len());
     part.notes.add(|| Step::Started { shard, rows, bytes });
     let task = Collector {
         core: Arc::clone(core),
@@ -109,7 +110,7 @@ pub(crate) fn start(
         failure: None,
         answer: Some(answer),
         span: tracing::debug_span!("part", %shard, rows, bytes, outcome = Empty),
-        part,
+        part: Arc::new(part),
         goal,
     };
     let span = task.span.clone();
@@ -402,7 +403,7 @@ impl Collector {
         let receipt = PartReceipt {
             batch: self.part.batch,
             shard: self.part.shard,
-            rows: self.part.rows.len(),
+            rows: self.part.rows,
             reached,
             copies: copies
                 .map(|(owner, state)| OwnerCopy { owner: *owner, state: *state })

@@ -17,7 +17,7 @@ use quorate_protocol::{
     change::{Change, Outcome},
     code::Code,
     frame::MAX_PAYLOAD,
-    id::{DatabaseId, MetaIndex, PolicyId, Version},
+    id::{DatabaseId, MetaIndex, PolicyId, ShardId, Version},
     map::{ClusterMap, Database, Policy},
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -124,10 +124,17 @@ struct Call<'a> {
     full: Full,
     version: Version,
     notes: Notes,
-    started: Vec<(Arc<Part>, oneshot::Receiver<PartResult>)>,
+    started: Vec<Started>,
     parts: Vec<PartReceipt>,
     failed: Vec<FailedRows>,
     dropped: Option<Dropped>,
+}
+
+/// A part under way. Its rows stay with the write, which alone can name them; the part may outlive it.
+struct Started {
+    shard: ShardId,
+    rows: Selection,
+    result: oneshot::Receiver<PartResult>,
 }
 
 impl Call<'_> {
@@ -289,38 +296,38 @@ impl Call<'_> {
                     shard: shard.shard,
                     epoch: shard.epoch,
                 };
-                let rows = row_ids(&selection);
+                let rows: usize = selection.iter().map(Vec::len).sum();
                 let bytes = match encode(self.batch, &header, &selection, schema) {
                     Ok(bytes) if bytes.len() <= MAX_PAYLOAD => bytes,
-                    Ok(_) | Err(EncodeError::TooLarge { .. }) if rows.len() > 1 => {
-                        let pieces = split(self.batch, selection, rows.len() / 2);
+                    Ok(_) | Err(EncodeError::TooLarge { .. }) if rows > 1 => {
+                        let pieces = split(self.batch, selection.clone(), rows / 2);
                         if pieces.len() > 1 {
                             todo.extend(pieces);
                         } else {
                             // All of one series and time: they are one row on the wire.
                             let detail = "rows of one series and time exceed a frame together";
-                            self.fail(rows, Code::TooLarge, detail.to_owned());
+                            self.fail(row_ids(&selection), Code::TooLarge, detail.to_owned());
                         }
                         continue;
                     }
                     Ok(bytes) => {
                         let detail = format!("one row takes {} bytes encoded", bytes.len());
-                        self.fail(rows, Code::TooLarge, detail);
+                        self.fail(row_ids(&selection), Code::TooLarge, detail);
                         continue;
                     }
                     Err(error) => {
-                        self.fail(rows, Code::TooLarge, error.to_string());
+                        self.fail(row_ids(&selection), Code::TooLarge, error.to_string());
                         continue;
                     }
                 };
                 let tasks = 1 + shard.owners.len();
                 let Some(share) = self.room(bytes.len() + tasks * TASK_BYTES).await else {
                     let detail = "the client's budget is full; wait or raise budget_bytes";
-                    self.fail(rows, Code::Busy, detail.to_owned());
+                    self.fail(row_ids(&selection), Code::Busy, detail.to_owned());
                     continue;
                 };
                 let (from, to) = time_range(&bytes);
-                let part = Arc::new(Part {
+                let part = Part {
                     batch: header.batch,
                     shard: shard.shard,
                     epoch: shard.epoch,
@@ -332,9 +339,9 @@ impl Call<'_> {
                     to,
                     gate: Gate::default(),
                     notes: self.notes.part(),
-                });
-                let result = part::start(self.core, Arc::clone(&part), self.goal, share);
-                self.started.push((part, result));
+                };
+                let result = part::start(self.core, part, self.goal, share);
+                self.started.push(Started { shard: shard.shard, rows: selection, result });
             }
         }
     }
@@ -387,12 +394,12 @@ impl Call<'_> {
     /// of which index.
     async fn collect(&mut self) -> (Vec<(PartReceipt, FailedRows)>, Option<MetaIndex>) {
         let (mut moved, mut newest) = (Vec::new(), None);
-        for (part, result) in std::mem::take(&mut self.started) {
+        for Started { shard, rows, result } in std::mem::take(&mut self.started) {
             // A collector that vanished without an answer was stopped by `close`.
             let Ok(PartResult { receipt, failure }) = result.await else {
                 self.failed.push(FailedRows {
-                    rows: part.rows.clone(),
-                    shard: Some(part.shard),
+                    rows: row_ids(&rows),
+                    shard: Some(shard),
                     code: Code::ShuttingDown,
                     certainty: Certainty::Indefinite,
                     detail: "the client was closed".to_owned(),
@@ -404,8 +411,8 @@ impl Call<'_> {
                 continue;
             };
             let failed = FailedRows {
-                rows: part.rows.clone(),
-                shard: Some(part.shard),
+                rows: row_ids(&rows),
+                shard: Some(shard),
                 code: failure.code,
                 certainty: failure.certainty,
                 detail: failure.detail,

@@ -96,6 +96,8 @@ pub fn encode_part(
     out[..HEADER_LEN].copy_from_slice(&head.to_bytes());
     let checksum = crc32fast::hash(&out[CHECKED_FROM..]);
     out[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
+    // Senders bound what they hold by its length.
+    out.shrink_to_fit();
     Ok(out.into())
 }
 
