@@ -37,6 +37,8 @@ const HIGHEST: u64 = 3_600_000_000;
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) rows: u64,
+    /// After so many, whole batches, they begin again from the first.
+    pub(super) distinct: u64,
     pub(super) batch: u64,
     pub(super) tasks: usize,
     /// Rows per second, in an open loop.
@@ -50,9 +52,17 @@ impl Plan {
         self.rows.div_ceil(self.batch)
     }
 
-    /// The rows of a batch.
+    /// The batches until the rows begin again.
+    pub(super) fn turn(&self) -> u64 {
+        self.distinct.div_ceil(self.batch).max(1)
+    }
+
+    /// The rows of a batch, as the table counts them.
     pub(super) fn range(&self, number: u64) -> Range<u64> {
-        number * self.batch..((number + 1) * self.batch).min(self.rows)
+        let start = number * self.batch;
+        let end = (start + self.batch).min(self.rows);
+        let at = start % self.distinct.max(1);
+        at..at + (end - start)
     }
 
     /// When a batch is due, after the start.
@@ -107,9 +117,26 @@ pub(super) struct Driven {
 }
 
 impl Driven {
-    /// Whether all of a batch was acknowledged.
-    pub(super) fn acked(&self, batch: u64) -> bool {
-        usize::try_from(batch).ok().and_then(|at| self.acked.get(at)).copied().unwrap_or(false)
+    /// Whether a row of the table was acknowledged, at least once.
+    pub(super) fn acked(&self, plan: &Plan, row: u64) -> bool {
+        self.turns(plan, row / plan.batch).any(|rows| rows.contains(&row))
+    }
+
+    /// How many rows of the table were acknowledged.
+    pub(super) fn distinct(&self, plan: &Plan) -> u64 {
+        let most = |first| self.turns(plan, first).map(|rows| rows.end - rows.start).max();
+        (0..plan.turn()).filter_map(most).sum()
+    }
+
+    /// The rows of the batches that were acknowledged, among those that begin where this one of the
+    /// first turn does.
+    fn turns<'a>(&'a self, plan: &'a Plan, first: u64) -> impl Iterator<Item = Range<u64>> + 'a {
+        let numbers = (0..).map(move |turn| first + turn * plan.turn());
+        let acked = |number: &u64| {
+            usize::try_from(*number).ok().and_then(|at| self.acked.get(at)).is_some_and(|at| *at)
+        };
+        let numbers = numbers.take_while(|at| *at < plan.batches()).filter(acked);
+        numbers.map(|number| plan.range(number))
     }
 }
 
@@ -240,6 +267,7 @@ mod tests {
     fn batches_cover_all_rows_once_and_are_due_evenly() {
         let plan = Plan {
             rows: 23,
+            distinct: 23,
             batch: 5,
             tasks: 1,
             rate: Some(10),
@@ -251,5 +279,36 @@ mod tests {
         assert_eq!(plan.due(0), Some(Duration::ZERO));
         assert_eq!(plan.due(3), Some(Duration::from_millis(1500)));
         assert_eq!(Plan { rate: None, ..plan }.due(3), None);
+    }
+
+    #[test]
+    fn rows_that_begin_again_count_once_if_any_turn_was_acknowledged() {
+        let plan = Plan {
+            rows: 33,
+            distinct: 15,
+            batch: 5,
+            tasks: 1,
+            rate: None,
+            input: Input::Columns,
+            options: WriteOptions::default(),
+        };
+        let ranges: Vec<Range<u64>> =
+            (0..plan.batches()).map(|number| plan.range(number)).collect();
+        assert_eq!(ranges, [0..5, 5..10, 10..15, 0..5, 5..10, 10..15, 0..3]);
+        let driven = |acked: &[usize]| Driven {
+            took: Duration::ZERO,
+            rows: 0,
+            failed: 0,
+            parts: 0,
+            latencies: Histogram::new(3).unwrap(),
+            line: Vec::new(),
+            acked: (0..7).map(|number| acked.contains(&number)).collect(),
+        };
+        assert_eq!(driven(&[]).distinct(&plan), 0);
+        assert_eq!(driven(&[1, 4]).distinct(&plan), 5);
+        assert_eq!(driven(&[0, 4, 5]).distinct(&plan), 15);
+        assert_eq!(driven(&[6]).distinct(&plan), 3);
+        assert!(driven(&[5]).acked(&plan, 12) && !driven(&[5]).acked(&plan, 4));
+        assert!(driven(&[6]).acked(&plan, 2) && !driven(&[6]).acked(&plan, 3));
     }
 }

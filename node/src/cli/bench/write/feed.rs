@@ -97,7 +97,7 @@ fn columns(table: &Table) -> Result<Kind, PointError> {
 
 fn lines(plan: &Plan, table: &Table) -> Vec<Vec<u8>> {
     let heads = table.heads();
-    let batches = (0..plan.batches()).map(|number| {
+    let batches = (0..plan.turn()).map(|number| {
         let mut text = Vec::new();
         for row in plan.range(number) {
             let (step, host) = place(table, row);
@@ -141,7 +141,10 @@ impl Feed {
                     pushed.map_err(Fail::failed)?;
                 }
             }
-            Kind::Lines(_, next) => *next = usize::try_from(number).map_err(Fail::failed)?,
+            Kind::Lines(texts, next) => {
+                *next =
+                    usize::try_from(number % texts.len().max(1) as u64).map_err(Fail::failed)?;
+            }
         }
         Ok(())
     }

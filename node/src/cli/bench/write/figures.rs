@@ -10,7 +10,7 @@ use super::{
     fault::{Drained, Fault},
     limit::Limit,
     verify::Checked,
-    watch::Load,
+    watch::{Line, Load},
 };
 use crate::{
     cli::{fail::Fail, table::grouped, write::round},
@@ -27,6 +27,7 @@ pub(super) struct Figures {
     pub(super) copies: usize,
     pub(super) driven: Driven,
     pub(super) load: Load,
+    pub(super) grown: Line,
     pub(super) drained: Drained,
     pub(super) checked: Checked,
     pub(super) disk_bytes: Option<u64>,
@@ -38,9 +39,17 @@ impl Figures {
         self.driven.rows as f64 / self.driven.took.as_secs_f64().max(1e-9)
     }
 
-    /// Values, once for each copy.
-    fn values_stored(&self) -> f64 {
-        (self.driven.rows * FIELDS.len() as u64 * self.copies as u64).max(1) as f64
+    /// Values of so many rows, once for each copy.
+    fn values(&self, rows: u64) -> f64 {
+        (rows * FIELDS.len() as u64 * self.copies as u64).max(1) as f64
+    }
+
+    fn wire_bytes_per_value(&self) -> f64 {
+        self.load.sent_bytes as f64 / self.values(self.driven.rows)
+    }
+
+    fn disk_bytes_per_value(&self) -> Option<f64> {
+        Some(self.disk_bytes? as f64 / self.values(self.driven.distinct(&self.plan)))
     }
 
     fn latency_ms(&self, quantile: f64) -> f64 {
@@ -67,9 +76,8 @@ impl Figures {
             "ack_p50_ms": self.latency_ms(0.5),
             "ack_p99_ms": self.latency_ms(0.99),
             "ack_p999_ms": self.latency_ms(0.999),
-            "wire_bytes_per_value": round(self.load.sent_bytes as f64 / self.values_stored(), 3),
-            "disk_bytes_per_value":
-                self.disk_bytes.map(|bytes| round(bytes as f64 / self.values_stored(), 3)),
+            "wire_bytes_per_value": round(self.wire_bytes_per_value(), 3),
+            "disk_bytes_per_value": self.disk_bytes_per_value().map(|bytes| round(bytes, 3)),
             "client_cpu_s": round(self.load.client_cpu_s, 2),
             "node_cpu_s": list(&self.load.node_cpu_s, 2),
             "client_rss_anon_mb": round(self.load.client_rss_anon_mb, 1),
@@ -82,6 +90,7 @@ impl Figures {
             "missing_rows": self.checked.missing,
             "limit_share": self.limit_share().map(|share| round(share, 4)),
             "hosts": self.hosts,
+            "distinct": self.plan.distinct,
             "batch": self.plan.batch,
             "tasks": self.plan.tasks,
             "consistency": self.plan.options.consistency.to_string(),
@@ -97,6 +106,9 @@ impl Figures {
             "timeline_rows": self.driven.line.iter().map(|(rows, _)| *rows).collect::<Value>(),
             "timeline_worst_ms":
                 self.driven.line.iter().map(|(_, worst)| *worst).collect::<Value>(),
+            "timeline_client_rss_anon_mb": list(&self.grown.client_rss_anon_mb, 1),
+            "timeline_nodes_rss_anon_mb": list(&self.grown.nodes_rss_anon_mb, 1),
+            "timeline_disk_mb": list(&self.grown.disk_mb, 1),
         })
     }
 
@@ -107,7 +119,6 @@ impl Figures {
             let values: Vec<String> = values.iter().map(|value| format!("{value:.1}")).collect();
             if values.is_empty() { "not ours".to_owned() } else { values.join(", ") + unit }
         };
-        let per_value = |bytes: f64| format!("{:.2}", bytes / self.values_stored());
         let mut lines = vec![
             (
                 "rows",
@@ -135,9 +146,10 @@ impl Figures {
             (
                 "bytes per value",
                 format!(
-                    "{} sent, {} on disk",
-                    per_value(self.load.sent_bytes as f64),
-                    self.disk_bytes.map_or("?".to_owned(), |bytes| per_value(bytes as f64))
+                    "{:.2} sent, {} on disk",
+                    self.wire_bytes_per_value(),
+                    self.disk_bytes_per_value()
+                        .map_or_else(|| "?".to_owned(), |bytes| format!("{bytes:.2}"))
                 ),
             ),
             (

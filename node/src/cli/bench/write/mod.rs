@@ -38,6 +38,8 @@ const MADE_ROWS: u64 = 2_000_000;
 const MADE_TEXT: u64 = 8 << 30;
 /// Bytes of a line, and a bit.
 const LINE: u64 = 360;
+/// What is known about a batch takes a byte, and all of it is remembered.
+const MOST_BATCHES: u64 = 1 << 30;
 /// How long hints, and copies under way, are waited for.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -63,7 +65,10 @@ disk_bytes_per_value is per copy, journals and what is not merged yet included, 
 read-back; wire_bytes_per_value is what the client sent, per value and copy, as UDP payload;
 limit_share is rows_per_s as a share of what the disk (append and sync) or bare QUIC could carry of
 the same bytes, whichever is less, measured just before: with client and nodes on one machine the
-processor is in the way long before that.";
+processor is in the way long before that.
+
+--distinct makes long runs possible on a small disk: rows begin again from the first after so many,
+the same points with newer versions. 'rows' counts all of them, 'verified_rows' each point once.";
 
 const EXAMPLES: &str = "\
   quorate bench write
@@ -71,6 +76,7 @@ const EXAMPLES: &str = "\
   quorate bench write --input lines --json | jq .rows_per_s
   quorate bench write --input writer --batch 1 --tasks 64 --rows 500k
   quorate bench write --rate 300k --rows 20M --fault drain
+  quorate bench write --rate 1M --rows 1800M --distinct 20M --json > half-an-hour.json
   quorate bench write --connect 10.0.0.1:7101 --certs pki/me --tasks 16 --batch 1000";
 
 /// Measure how fast a cluster takes points, and check that it has them
@@ -83,6 +89,9 @@ pub(crate) struct Write {
     /// Rows in all
     #[arg(long, value_name = "N", default_value = "1M", value_parser = parse_count)]
     rows: u64,
+    /// Different rows; then the same again [default: all]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    distinct: Option<u64>,
     /// Rows per batch
     #[arg(long, value_name = "N", default_value_t = 5000,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -158,10 +167,17 @@ impl Write {
         if self.hosts > most {
             return Err(Fail::usage(format!("--hosts is {most} at most")));
         }
-        let text = self.rows.saturating_mul(LINE);
+        let distinct = self.distinct.unwrap_or(self.rows).min(self.rows);
+        if distinct < self.rows && !distinct.is_multiple_of(u64::from(self.batch)) {
+            return Err(Fail::usage(format!("--distinct must be whole batches of {}", self.batch)));
+        }
+        if self.rows / u64::from(self.batch) > MOST_BATCHES {
+            return Err(Fail::usage(format!("--rows is {MOST_BATCHES} batches at most")));
+        }
+        let text = distinct.saturating_mul(LINE);
         if self.input == Input::Lines && text > MADE_TEXT {
             return Err(Fail::usage(format!(
-                "--input lines makes all text beforehand: --rows is {} at most",
+                "--input lines makes all text beforehand: --rows, or --distinct, is {} at most",
                 MADE_TEXT / LINE
             )));
         }
@@ -175,7 +191,8 @@ impl Write {
             ..WriteOptions::at(self.consistency)
         };
         let (rows, batch, tasks) = (self.rows, u64::from(self.batch), self.tasks as usize);
-        Plan { rows, batch, tasks, rate: self.rate, input: self.input, options }
+        let distinct = self.distinct.unwrap_or(rows).min(rows);
+        Plan { rows, distinct, batch, tasks, rate: self.rate, input: self.input, options }
     }
 
     /// Whether nodes are to be started.
@@ -252,6 +269,7 @@ async fn measure(
     let back = fault::amid(args.fault, scene, &driving, &watch).await?;
     let driven = driving.ended().await?;
     let load = watch.so_far();
+    let grown = watch.line();
     bar.set_message("waiting for every copy");
     let drained = fault::after(args.fault, scene, &driven, &watch, back).await?;
     bar.set_message("reading back");
@@ -266,6 +284,7 @@ async fn measure(
         copies: scene.copies(),
         driven,
         load,
+        grown,
         drained,
         checked,
         disk_bytes,

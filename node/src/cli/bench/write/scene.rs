@@ -133,11 +133,16 @@ impl Scene {
         self.own.as_ref().map(|own| own.folder.0.as_path())
     }
 
+    /// Where each node's data is, where they are ours.
+    pub(super) fn folders(&self) -> Option<Vec<PathBuf>> {
+        let own = self.own.as_ref()?;
+        let members = own.cluster.members.iter();
+        Some(members.map(|member| own.folder.0.join(&member.name)).collect())
+    }
+
     /// Bytes that the nodes' data takes.
     pub(super) fn disk_bytes(&self) -> Option<u64> {
-        let own = self.own.as_ref()?;
-        let data = own.cluster.members.iter().map(|member| own.folder.0.join(&member.name));
-        Some(data.map(|data| process::disk_bytes(&data)).sum())
+        Some(self.folders()?.iter().map(|data| process::disk_bytes(data)).sum())
     }
 
     pub(super) fn nodes(&self) -> usize {

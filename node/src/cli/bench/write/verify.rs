@@ -58,11 +58,11 @@ pub(super) async fn verify(
         if !seen.insert(*host) {
             return Err(Fail::failed("a series was read twice"));
         }
-        let good = good(table, plan.rows, &|row| driven.acked(row / plan.batch), *host, &rows);
+        let good = good(table, plan.distinct, &|row| driven.acked(plan, row), *host, &rows);
         verified += good;
         bar.inc(good);
     }
-    Ok(Checked { verified, missing: driven.rows.saturating_sub(verified) })
+    Ok(Checked { verified, missing: driven.distinct(plan).saturating_sub(verified) })
 }
 
 /// Acknowledged rows that are as they were written, of a host; `written` were to be, of all hosts.

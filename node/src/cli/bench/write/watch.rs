@@ -12,10 +12,11 @@ use std::{
 
 use quorate_client::Client;
 use quorate_protocol::id::NodeId;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::scene::Scene;
-use crate::cli::bench::process::{cpu_seconds, rss_anon_mb};
+use super::{drive::STEP, scene::Scene};
+use crate::cli::bench::process::{cpu_seconds, disk_bytes, rss_anon_mb};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -35,6 +36,17 @@ struct State {
     sent: BTreeMap<u64, u64>,
     /// Of those, how many before the load.
     before: u64,
+    line: Line,
+}
+
+/// What was held at the beginning of each step of the time line.
+#[derive(Clone, Default)]
+pub(super) struct Line {
+    pub(super) client_rss_anon_mb: Vec<f64>,
+    /// Of all nodes together.
+    pub(super) nodes_rss_anon_mb: Vec<f64>,
+    /// Of all nodes' data together; empty if they are not ours.
+    pub(super) disk_mb: Vec<f64>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -89,9 +101,16 @@ impl Watch {
         first.before = first.sent.values().sum();
         drop(first);
         let client = scene.client.clone();
+        let folders = scene.folders();
+        let began = Instant::now();
         tokio::spawn(async move {
             while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
                 look(&state, &client);
+                let known = lock(&state).line.client_rss_anon_mb.len() as u128;
+                if began.elapsed().as_nanos() / STEP.as_nanos() >= known {
+                    let disk = folders.as_deref().map(|of| of.iter().map(|data| disk_bytes(data)));
+                    lock(&state).step(disk.map(Iterator::sum));
+                }
             }
         });
         watch
@@ -108,6 +127,11 @@ impl Watch {
         }
     }
 
+    /// What was held over time.
+    pub(super) fn line(&self) -> Line {
+        lock(&self.state).line.clone()
+    }
+
     pub(super) fn so_far(&self) -> Load {
         look(&self.state, &self.client);
         let state = lock(&self.state);
@@ -120,6 +144,15 @@ impl Watch {
             node_rss_anon_mb: state.nodes.values().map(rss).collect(),
             sent_bytes: state.sent.values().sum::<u64>() - state.before,
         }
+    }
+}
+
+impl State {
+    fn step(&mut self, disk: Option<u64>) {
+        let held = |process: &Process| rss_anon_mb(process.pid).unwrap_or(0.0);
+        self.line.client_rss_anon_mb.push(held(&self.own));
+        self.line.nodes_rss_anon_mb.push(self.nodes.values().flatten().map(held).sum());
+        self.line.disk_mb.extend(disk.map(|bytes| bytes as f64 / 1e6));
     }
 }
 
