@@ -155,6 +155,24 @@ async fn follow(
     told.next().await.err().map(|error| error.code())
 }
 
+/// The map as a node tells it to whoever has none.
+async fn asked_for(connection: &Arc<Connection>) -> ClusterMap {
+    let request = MetaGet { after: MetaIndex(0) };
+    let deadline = Instant::now() + PATIENCE;
+    let answer = connection.exchange(&request, Bytes::new(), deadline, 1 << 20).await;
+    Arc::unwrap_or_clone(apply_updates(&Arc::default(), &answer.unwrap().1).unwrap().unwrap())
+}
+
+/// The map in the answer to a change of `mine`.
+async fn proposed(connection: &Arc<Connection>, map: &ClusterMap) -> ClusterMap {
+    let policy = map.database_named("mine").unwrap().default_policy;
+    let change = Change::CreateGroups { policy, times: vec![0] };
+    let request = Propose { deadline_ms: 5_000, forwarded: false, after: MetaIndex(0) };
+    let deadline = Instant::now() + PATIENCE;
+    let answer = connection.exchange(&request, change.encode().unwrap(), deadline, 1 << 20).await;
+    Arc::unwrap_or_clone(apply_updates(&Arc::default(), &answer.unwrap().1).unwrap().unwrap())
+}
+
 /// A simulated cluster with the databases `mine` and `theirs`, each with a point, and its admin.
 async fn two_databases(seed: u64) -> (Cluster, Client, Ledger) {
     let mut cluster = Cluster::simulated(3, seed).await;
@@ -200,6 +218,13 @@ fn nothing_that_is_not_granted_is_done_on_any_node_whatever_the_certificate_says
                     let expected = (!reads.contains(&what)).then_some(Code::Unauthorised);
                     assert_eq!(refused, expected, "{what} at {node}");
                 }
+            }
+            // No answer tells of the other database, whoever leads and whatever is asked for.
+            let connection = app.raw.connect(&app.map, node).await;
+            for told in [asked_for(&connection).await, proposed(&connection, &app.map).await] {
+                let names: Vec<_> = told.databases.iter().map(|it| &it.name[..]).collect();
+                assert_eq!(names, ["mine"], "at {node}");
+                assert!(told.index >= app.map.index && told.grants.is_empty(), "at {node}");
             }
             // Hints are of any database.
             let hints = Hints { target: other(node), quarantined: false, content: true, limit: 1 };
@@ -293,7 +318,7 @@ fn a_client_sees_the_databases_it_may_use_and_hears_of_grants_at_once() {
 }
 
 #[test]
-fn grants_outlive_restarts_and_come_with_snapshots() {
+fn grants_outlive_restarts_and_come_to_new_nodes() {
     simulated(async {
         let (mut cluster, admin, _ledger) = two_databases(303).await;
         admin.change(grant("app", "mine", Access::ALL)).await.unwrap();
@@ -314,12 +339,9 @@ fn grants_outlive_restarts_and_come_with_snapshots() {
             }
         }
         let connection = app.raw.connect(&admin.map(), new).await;
-        let request = MetaGet { after: MetaIndex(0) };
-        let deadline = Instant::now() + PATIENCE;
-        let (_, news) =
-            connection.exchange(&request, Bytes::new(), deadline, 1 << 20).await.unwrap();
-        let map = apply_updates(&Arc::default(), &news).unwrap().unwrap();
+        let map = asked_for(&connection).await;
         assert_eq!(map.databases.len(), 1, "{:?}", map.databases);
+        let deadline = Instant::now() + PATIENCE;
         let grants = Grants { meta_index: MetaIndex(0) };
         let (_, list) =
             connection.exchange(&grants, Bytes::new(), deadline, 1 << 20).await.unwrap();
