@@ -20,6 +20,7 @@ mod examples;
 mod failover;
 mod full;
 mod garbage;
+mod grants;
 mod grid;
 mod hint_holders;
 mod hint_kill;

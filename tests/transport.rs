@@ -3,11 +3,16 @@
 //! Most tests run on the simulated network under a paused clock, so that a second of silence costs
 //! no second; those that need the real system say so.
 
+mod access;
 mod certificates;
 mod hostile;
 mod network;
 mod pool;
+mod refused;
 mod requests;
 mod spec;
 mod streams;
 mod world;
+
+#[path = "../protocol/tests/spec/mod.rs"]
+mod document;

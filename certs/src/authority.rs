@@ -144,6 +144,12 @@ impl Authority {
         &self.roots
     }
 
+    /// What signs.
+    #[cfg(feature = "forge")]
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     /// Makes a node and writes `dir/name/{ca.crt,tls.crt,tls.key}`; returns `dir/name`. Each of
     /// `sans` is a DNS name or an IP address.
     ///
@@ -293,7 +299,10 @@ fn lasting(days: u32, config: &Config, now: UnixTime) -> Validity {
     }
 }
 
-fn params(common_name: &str, validity: Validity) -> Result<CertificateParams, IssueError> {
+pub(crate) fn params(
+    common_name: &str,
+    validity: Validity,
+) -> Result<CertificateParams, IssueError> {
     let date = |moment: Moment| match moment.to_asn1() {
         Some(time) if validity.not_before < validity.not_after => Ok(time.to_datetime()),
         _ => Err(IssueError::Validity(validity)),
@@ -306,11 +315,11 @@ fn params(common_name: &str, validity: Validity) -> Result<CertificateParams, Is
     Ok(params)
 }
 
-fn uri(uri: String) -> Result<SanType, IssueError> {
+pub(crate) fn uri(uri: String) -> Result<SanType, IssueError> {
     Ok(SanType::URI(uri.try_into()?))
 }
 
-fn dns(name: &str) -> Result<SanType, IssueError> {
+pub(crate) fn dns(name: &str) -> Result<SanType, IssueError> {
     let bad = || IssueError::San(name.escape_debug().to_string());
     let valid = DnsName::try_from(name).map_err(|_| bad())?;
     Ok(SanType::DnsName(valid.as_ref().try_into().map_err(|_| bad())?))

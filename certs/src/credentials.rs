@@ -18,10 +18,10 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::identity::{Identity, IdentityError, peer_identity};
+use crate::identity::{Identity, IdentityError, parse_der, peer_identity};
 use crate::validity::Moment;
 
 /// The DNS name that every node's certificate carries and every dialer asks for.
@@ -135,8 +135,13 @@ impl Credentials {
     /// leaf first: anybody of our own cluster.
     ///
     /// # Errors
-    /// No identity in it, or one of another cluster.
+    /// No identity in it, one of another cluster, or not made for the dialling side.
     pub fn verify_peer(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, PeerError> {
+        let peer = self.of_our_cluster(chain)?;
+        made_for(chain, peer, Usage::Dialling)
+    }
+
+    fn of_our_cluster(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, PeerError> {
         let peer = peer_identity(chain)?;
         if peer.cluster != self.identity.cluster {
             return Err(PeerError::OtherCluster { peer, ours: self.identity.cluster.clone() });
@@ -144,8 +149,8 @@ impl Credentials {
         Ok(peer)
     }
 
-    /// As [`Self::verify_peer`], for a dialer: the other side must be a node and, if `name` is given,
-    /// that node.
+    /// As [`Self::verify_peer`], for a dialer: the other side must be a node, made for listening, and, if
+    /// `name` is given, that node.
     ///
     /// # Errors
     /// As there, and for a client or another node.
@@ -154,13 +159,13 @@ impl Credentials {
         chain: &[CertificateDer<'_>],
         name: Option<&str>,
     ) -> Result<Identity, PeerError> {
-        let peer = self.verify_peer(chain)?;
+        let peer = self.of_our_cluster(chain)?;
         match name {
             _ if !peer.is_node() => Err(PeerError::NotANode { peer }),
             Some(name) if name != peer.name() => {
                 Err(PeerError::OtherNode { expected: name.to_owned(), peer })
             }
-            _ => Ok(peer),
+            _ => made_for(chain, peer, Usage::Listening),
         }
     }
 
@@ -170,6 +175,12 @@ impl Credentials {
         let (leaf, intermediates) =
             self.chain().split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         self.client_verifier()?.verify_client_cert(leaf, intermediates, now)?;
+        let node = self.identity.is_node().then_some(Usage::Listening);
+        for usage in [Some(Usage::Dialling), node].into_iter().flatten() {
+            if !usage.is_of(leaf).unwrap_or(false) {
+                return Err(CertificateError::InvalidPurpose.into());
+            }
+        }
         if self.identity.is_node() {
             let name = ServerName::try_from(SERVER_NAME)
                 .map_err(|e| rustls::Error::General(e.to_string()))?;
@@ -195,6 +206,42 @@ impl Credentials {
             .build()
             .map_err(|e| rustls::Error::General(e.to_string()))
     }
+}
+
+/// On which side of a connection a certificate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Usage {
+    Dialling,
+    Listening,
+}
+
+impl Usage {
+    /// Whether the extended key usage of a certificate names it. The TLS library takes a certificate
+    /// that names none for any use; ours all name theirs.
+    fn is_of(self, leaf: &CertificateDer<'_>) -> Result<bool, IdentityError> {
+        let leaf = parse_der(leaf)?;
+        let usages = leaf.extended_key_usage().map_err(|_| IdentityError::NotACertificate)?;
+        Ok(usages.is_some_and(|usages| match self {
+            Self::Dialling => usages.value.client_auth,
+            Self::Listening => usages.value.server_auth,
+        }))
+    }
+}
+
+fn made_for(
+    chain: &[CertificateDer<'_>],
+    peer: Identity,
+    usage: Usage,
+) -> Result<Identity, PeerError> {
+    let leaf = chain.first().ok_or(IdentityError::NoCertificate)?;
+    if usage.is_of(leaf)? {
+        return Ok(peer);
+    }
+    let lacks = match usage {
+        Usage::Dialling => "client",
+        Usage::Listening => "server",
+    };
+    Err(PeerError::Usage { peer, lacks })
 }
 
 impl fmt::Debug for Credentials {
@@ -240,6 +287,17 @@ pub enum PeerError {
         peer: Identity,
         /// The name of our cluster.
         ours: String,
+    },
+    /// Its extended key usage does not name the side on which it stands.
+    #[error(
+        "the certificate of {peer} lacks {lacks} authentication among its extended key usages: make \
+         one with 'quorate certs'"
+    )]
+    Usage {
+        /// Who it is.
+        peer: Identity,
+        /// `client` or `server`.
+        lacks: &'static str,
     },
     /// A client listens where a node should.
     #[error("the peer is {peer}, which is not a node: check the address")]

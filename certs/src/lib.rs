@@ -13,6 +13,8 @@
 
 pub mod authority;
 pub mod credentials;
+#[cfg(feature = "forge")]
+pub mod forge;
 pub mod identity;
 pub mod load;
 mod publish;

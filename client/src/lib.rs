@@ -73,6 +73,7 @@ mod core;
 pub mod env;
 pub mod error;
 mod gate;
+mod grants;
 mod health;
 pub mod hints;
 pub mod history;

@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use quorate_protocol::{code::Close, id::NodeId};
+use quorate_protocol::{code::Close, id::NodeId, map::Node};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,37 @@ pub struct Pool {
 struct Peers {
     by_id: BTreeMap<NodeId, PeerHandle>,
     seeds: BTreeMap<String, PeerHandle>,
+}
+
+/// A node that a pool shall keep a connection to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub node: NodeId,
+    /// The name that its certificate must have; none if that is not known.
+    pub name: Option<String>,
+    /// Where it is, `HOST:PORT`.
+    pub addr: String,
+}
+
+impl From<(NodeId, String)> for Member {
+    fn from((node, addr): (NodeId, String)) -> Self {
+        Self { node, name: None, addr }
+    }
+}
+
+impl From<&Node> for Member {
+    fn from(node: &Node) -> Self {
+        Self { node: node.id, name: Some(node.name.clone()), addr: node.addr.clone() }
+    }
+}
+
+impl Member {
+    /// Whether a connection leads to this node, by its certificate as by its word.
+    fn is(&self, connection: &Connection) -> bool {
+        let named = self.name.as_ref().is_none_or(|name| name == connection.identity().name());
+        connection.node() == self.node && named
+    }
 }
 
 impl Pool {
@@ -65,10 +96,10 @@ impl Pool {
         act(&mut self.peers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn spawn(&self, addr: String, expect: NodeId, first: Option<Arc<Connection>>) -> PeerHandle {
+    fn spawn(&self, peer: Member, first: Option<Arc<Connection>>) -> PeerHandle {
         let stop = self.stop.child_token();
         let dialer = Arc::clone(&self.dialer);
-        Worker::spawn(dialer, addr, expect, first, self.changes.clone(), stop)
+        Worker::spawn(dialer, peer, first, self.changes.clone(), stop)
     }
 
     /// Keeps connections to these addresses (`HOST:PORT`) until [`Self::update`] says who the
@@ -82,7 +113,7 @@ impl Pool {
                 peers
                     .seeds
                     .entry(addr)
-                    .or_insert_with_key(|addr| self.spawn(addr.clone(), NodeId(0), None));
+                    .or_insert_with_key(|addr| self.spawn((NodeId(0), addr.clone()).into(), None));
             }
         });
     }
@@ -90,11 +121,15 @@ impl Pool {
     /// Makes the peers exactly these: new ones are dialled, moved ones redialled, others dropped.
     /// Connections of seeds are taken over by the nodes they turned out to be; with a list that is
     /// not empty, the seeds are done.
-    pub fn update<I: IntoIterator<Item = (NodeId, String)>>(&self, nodes: I) {
+    pub fn update<I: IntoIterator<Item: Into<Member>>>(&self, nodes: I) {
         if self.stop.is_cancelled() {
             return;
         }
-        let nodes: BTreeMap<NodeId, String> = nodes.into_iter().collect();
+        let nodes = nodes.into_iter().map(|node| {
+            let member: Member = node.into();
+            (member.node, member)
+        });
+        let nodes: BTreeMap<NodeId, Member> = nodes.collect();
         let gone = self.with(|peers| {
             let mut gone = Vec::new();
             if !nodes.is_empty() {
@@ -107,16 +142,16 @@ impl Pool {
                 }
                 stays
             });
-            for (node, addr) in nodes {
+            for (node, member) in nodes {
                 if let Some(peer) = peers.by_id.get(&node) {
-                    peer.set_addr(&addr);
+                    peer.set_addr(&member.addr);
                     continue;
                 }
                 let first = gone
                     .iter()
                     .filter_map(PeerHandle::connection)
-                    .find(|connection| connection.node() == node);
-                peers.by_id.insert(node, self.spawn(addr, node, first));
+                    .find(|connection| member.is(connection));
+                peers.by_id.insert(node, self.spawn(member, first));
             }
             gone
         });

@@ -24,6 +24,7 @@ use crate::{
     connection::{Connection, RequestError},
     core::Core,
     error::Error,
+    pool::Member,
 };
 
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -77,7 +78,7 @@ impl Topology {
     }
 
     fn install(&self, core: &Core, map: Arc<ClusterMap>) {
-        let nodes: Vec<_> = map.active_nodes().map(|node| (node.id, node.addr.clone())).collect();
+        let nodes: Vec<Member> = map.active_nodes().map(Member::from).collect();
         self.map.send_if_modified(|current| {
             let newer = map.index > current.index;
             if newer {

@@ -82,7 +82,7 @@ pub(crate) fn install(core: &Core, map: Arc<ClusterMap>) -> bool {
     let lingers = |node: &Node| !node.is_member() && members.contains(&node.id);
     let others = map.nodes.iter().filter(|node| node.id != core.node);
     let dialled = others.filter(|node| node.is_member() || lingers(node));
-    core.pool.update(dialled.map(|node| (node.id, node.addr.clone())));
+    core.pool.update(dialled);
     let lingering = map.nodes.iter().any(lingers);
     core.directory.install(map);
     lingering
@@ -195,7 +195,8 @@ pub(crate) fn announce(core: &Arc<Core>, addr: String) {
                 zone: core.config.zone.clone().or(known),
             };
             let (deadline_ms, after) = (ANNOUNCE_TIMEOUT_MS, core.directory.index());
-            match core.propose(Propose { deadline_ms, forwarded: false, after }, change).await {
+            match core.propose(None, Propose { deadline_ms, forwarded: false, after }, change).await
+            {
                 Ok((proposed, _)) => {
                     // Until this node has it too, it would only be proposed again.
                     let _ = core.directory.reach(proposed.index, ANNOUNCE_PATIENCE).await;

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_certs::Role;
 use quorate_protocol::{
     change::{Change, Outcome},
     code::Code,
@@ -15,17 +16,18 @@ use quorate_protocol::{
 };
 use tokio::time::Instant;
 
-use crate::{core::Core, meta::MetaError};
+use crate::{core::Core, meta::MetaError, session::Peer};
 
 impl Core {
-    /// Proposes a change, or has the leader propose it.
+    /// Proposes a change, or has the leader propose it, on behalf of a peer or for this node itself.
     pub(crate) async fn propose(
         &self,
+        asker: Option<&Peer>,
         request: Propose,
         mut change: Change,
     ) -> Result<(Proposed, Bytes), Failure> {
         let future = self.check(&mut change)?;
-        let (mut proposed, map) = self.propose_checked(request, change).await?;
+        let (mut proposed, map) = self.propose_checked(asker, request, change).await?;
         if let (Some(detail), Outcome::Done) = (future, &proposed.outcome) {
             proposed.outcome = Outcome::Partly { code: Code::FutureTime, detail };
         }
@@ -34,6 +36,7 @@ impl Core {
 
     async fn propose_checked(
         &self,
+        asker: Option<&Peer>,
         request: Propose,
         change: Change,
     ) -> Result<(Proposed, Bytes), Failure> {
@@ -42,13 +45,21 @@ impl Core {
             Ok(proposed) => {
                 let map = self.meta.wait_for(proposed.index, deadline).await;
                 map.map_err(|error| self.meta_failure(&error))?;
-                Ok((proposed, self.meta.since(request.after).joined()))
+                Ok((proposed, self.news(asker, request.after).joined()))
             }
             Err(MetaError::Forward { leader }) if !request.forwarded => {
                 let request = Propose { forwarded: true, ..request };
                 let change = change.encode();
                 let change = change.map_err(|why| self.failure(Code::Internal, why.to_string()))?;
-                self.ask_leader(leader.id, &request, change, deadline).await
+                let (proposed, news) =
+                    self.ask_leader(leader.id, &request, change, deadline).await?;
+                let client = asker.filter(|asker| !asker.identity.permits(Role::Admin));
+                if client.is_none() || self.meta.map().grants.is_empty() {
+                    return Ok((proposed, news));
+                }
+                // The leader has told this node everything; the asker may not see all of it.
+                let _ = self.meta.wait_for(proposed.index, deadline).await;
+                Ok((proposed, self.news(client, request.after).joined()))
             }
             Err(error) => Err(self.meta_failure(&error)),
         }
@@ -94,9 +105,6 @@ impl Core {
                     return Err(self.failure(Code::FutureTime, detail));
                 }
                 Ok(Some(detail))
-            }
-            Change::Bootstrap { .. } | Change::AddNode { .. } => {
-                Err(self.failure(Code::Unauthorised, "nodes join by themselves"))
             }
             _ => Ok(None),
         }

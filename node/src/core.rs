@@ -74,6 +74,12 @@ impl Core {
         self.directory.current().map.node(node).is_some_and(|node| !node.is_member())
     }
 
+    /// The same by the name in a certificate, which nobody can claim to have.
+    pub(crate) fn is_named_as_left(&self, name: &str) -> bool {
+        let map = &self.directory.current().map;
+        map.nodes.iter().any(|node| node.name == name && !node.is_member())
+    }
+
     /// A failure reply that carries this node's metadata index.
     pub(crate) fn failure(&self, code: Code, detail: impl Into<String>) -> Failure {
         let meta_index = self.directory.index();

@@ -102,9 +102,10 @@ async fn ask(core: &Core) {
         let most = core.config.transport.max_message as usize;
         let answer = connection.exchange(&request, Bytes::new(), deadline, most).await;
         let Ok((_, payload)) = answer else { continue };
-        let Ok(Some(map)) = apply_updates(&core.directory.current().map, &payload) else {
-            continue;
-        };
+        let known = &core.directory.current().map;
+        let Ok(Some(mut map)) = apply_updates(known, &payload) else { continue };
+        // What is told has no grants; those that are known must go on to hold.
+        Arc::make_mut(&mut map).grants.clone_from(&known.grants);
         if map.cluster == core.cluster && is_removed(&map, core.node) {
             background::install(core, map);
             return;

@@ -19,6 +19,7 @@ pub mod executor;
 mod feed;
 #[doc(hidden)]
 pub mod fleet;
+mod grants;
 pub mod handoff;
 mod health;
 mod hints;

@@ -59,7 +59,7 @@ pub(crate) async fn precreate(core: Arc<Core>) {
 async fn ask(core: &Core, change: Change) {
     let after = core.directory.index();
     let request = Propose { deadline_ms: TIMEOUT_MS, forwarded: false, after };
-    if let Err(failure) = core.propose(request, change).await {
+    if let Err(failure) = core.propose(None, request, change).await {
         let (code, detail) = (failure.code, failure.detail);
         tracing::warn!(%code, detail, "shard groups were not made or deleted");
     }

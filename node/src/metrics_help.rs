@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 68] = [
+const METRICS: [(&str, Kind, &str); 69] = [
     (
         "quorate_client_breakers_opened_total",
         Counter,
@@ -208,6 +208,11 @@ const METRICS: [(&str, Kind, &str); 68] = [
     ),
     ("quorate_meta_watchers", Gauge, "Clients that follow the cluster map on this node."),
     ("quorate_node_healthy", Gauge, "1 if /health would answer 200, else 0."),
+    (
+        "quorate_session_denied_total",
+        Counter,
+        "Requests refused for what the peer's certificate, or its grants, do not allow.",
+    ),
     ("quorate_shard_bad_blocks_total", Counter, "Blocks of shards that were found damaged."),
     ("quorate_shard_dense_passes_total", Counter, "Final rewrites of shards whose time is over."),
     ("quorate_shard_failed_folds_total", Counter, "Folds that failed and are tried again."),

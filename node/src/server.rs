@@ -52,6 +52,11 @@ pub trait Service: Send + Sync + 'static {
     /// Who we are.
     fn greeting(&self) -> Greeting;
 
+    /// The name that belongs to a node's id, if that is known. Must not wait for anything.
+    fn name_of(&self, _node: NodeId) -> Option<String> {
+        None
+    }
+
     /// A peer has come that may be served. Must not wait for anything.
     fn seen(&self, _peer: &Peer) {}
 

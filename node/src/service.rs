@@ -13,7 +13,7 @@ use quorate_protocol::{
     frame::{Frame, FrameError, Message},
     id::NodeId,
     message::{
-        Aggregate, Deliver, Digest, Failure, Follow, HandOn, HintFate, Hints, HintsDo,
+        Aggregate, Deliver, Digest, Failure, Follow, Grants, HandOn, HintFate, Hints, HintsDo,
         HintsVerified, HintsVerify, Join, Mark, MarkList, Marks, MetaGet, MetaWatch, Ping, Pong,
         Propose, RaftAppend, RaftAppended, RaftInstalled, RaftSnapshot, RaftVote, RaftVoted,
         Request, Scan, ShardList, Shards, Status, Survey, Surveyed, Verify, Write,
@@ -48,6 +48,10 @@ impl Service for NodeService {
         }
     }
 
+    fn name_of(&self, node: NodeId) -> Option<String> {
+        self.core.directory.current().map.node(node).map(|node| node.name.clone())
+    }
+
     /// A node that is back comes to us before our next dial may be due.
     fn seen(&self, peer: &Peer) {
         self.core.pool.nudge(peer.node);
@@ -56,11 +60,14 @@ impl Service for NodeService {
     fn call(&self, peer: Arc<Peer>, request: Frame, reply: ReplySink) -> BoxFuture<'static, ()> {
         let core = Arc::clone(&self.core);
         Box::pin(async move {
+            if let Some(refused) = core.refused_by_grants(&peer, &request).await {
+                return reply.fail(refused).await;
+            }
             // Answers of many frames.
             macro_rules! stream {
-                ($request:ty, $answer:ident) => {
+                ($request:ty, $answer:ident $(, $peer:expr)?) => {
                     match request.message::<$request>() {
-                        Ok(body) => core.$answer(body, reply).await,
+                        Ok(body) => core.$answer($($peer,)? body, reply).await,
                         Err(error) => reply.fail(malformed(&core, &error)).await,
                     }
                 };
@@ -70,8 +77,8 @@ impl Service for NodeService {
                 Aggregate::OP => return stream!(Aggregate, aggregate),
                 Digest::OP => return stream!(Digest, digest),
                 Hints::OP => return stream!(Hints, hints),
-                Follow::OP => return stream!(Follow, follow),
-                MetaWatch::OP => return stream!(MetaWatch, meta_watch),
+                Follow::OP => return stream!(Follow, follow, &peer),
+                MetaWatch::OP => return stream!(MetaWatch, meta_watch, &peer),
                 _ => {}
             }
             if let Err(unsent) = dispatch(core, &peer, request, reply).await {
@@ -122,12 +129,13 @@ async fn dispatch(
         HandOn::OP => {
             answer!(HandOn, |body| async move { Ok((work.hand_on(body).await, Bytes::new())) })
         }
-        MetaGet::OP => answer!(MetaGet, |body| async move { Ok(work.meta_get(body)) }),
+        MetaGet::OP => answer!(MetaGet, |body| async move { Ok(work.meta_get(peer, body)) }),
         Propose::OP => answer!(Propose, |body| async move {
             let change = Change::decode(&payload);
             let change = change.map_err(|why| work.failure(Code::Malformed, why.to_string()))?;
-            work.propose(body, change).await
+            work.propose(Some(peer), body, change).await
         }),
+        Grants::OP => answer!(Grants, |body| async move { work.grant_list(peer, body).await }),
         Join::OP => {
             let name = peer.identity.name().to_owned();
             // Only a member passes on what another node asks for.
@@ -165,8 +173,8 @@ async fn dispatch(
         RaftAppend::OP => answer!(RaftAppend, |_body| async move {
             Ok((RaftAppended {}, raft(&work, RaftOp::Append, &payload).await?))
         }),
-        RaftVote::OP if work.has_left(peer.node) => {
-            let detail = format!("node {} has left the cluster", peer.node);
+        RaftVote::OP if work.is_named_as_left(peer.identity.name()) => {
+            let detail = format!("node {} has left the cluster", peer.identity.name());
             Err(Box::new((reply, core.failure(Code::Unauthorised, detail))))
         }
         RaftVote::OP => answer!(RaftVote, |_body| async move {

@@ -27,7 +27,7 @@ use quorate_protocol::{code::Close, id::NodeId};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use access::{Denied, allowed};
+pub use access::{CHANGES, Denied, Grant, OPS, Rule, Who, allowed, rule};
 pub(crate) use greet::{Greeted, greet, refusal};
 pub use reply::{Gone, ReplySink, failure};
 

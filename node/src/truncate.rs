@@ -94,7 +94,7 @@ pub(crate) async fn reopen(core: Arc<Core>) {
 async fn propose(core: &Core, change: Change, what: &'static str) -> Option<MetaIndex> {
     let after = core.directory.index();
     let request = Propose { deadline_ms: TIMEOUT_MS, forwarded: false, after };
-    match core.propose(request, change).await {
+    match core.propose(None, request, change).await {
         Ok((proposed, _)) => Some(proposed.index),
         Err(failure) => {
             let (code, detail) = (failure.code, failure.detail);

@@ -14,7 +14,7 @@ use quorate_protocol::{
 
 use crate::{
     core::Core,
-    session::{Gone, ReplySink},
+    session::{Gone, Peer, ReplySink},
 };
 
 const WATCHERS: &str = "quorate_meta_watchers";
@@ -22,28 +22,33 @@ const SENT: &str = "quorate_meta_news_bytes_total";
 
 impl Core {
     /// What is newer than the asker's map.
-    pub(crate) fn meta_get(&self, request: MetaGet) -> (MetaState, Bytes) {
-        let news = self.meta.since(request.after);
+    pub(crate) fn meta_get(&self, peer: &Peer, request: MetaGet) -> (MetaState, Bytes) {
+        let news = self.news(Some(peer), request.after);
         (MetaState { index: news.index }, news.joined())
     }
 
     /// What comes to the map, as it comes, until the watcher is gone or this node stops.
-    pub(crate) async fn meta_watch(&self, request: MetaWatch, mut reply: ReplySink) {
+    pub(crate) async fn meta_watch(&self, peer: &Peer, request: MetaWatch, mut reply: ReplySink) {
         let _watching = Watching::new();
         let stopping = reply.stopping();
         tokio::select! {
             biased;
             // Its stream is gone, and so is this.
-            Err(Gone) = self.tell(request.after, &mut reply) => return,
+            Err(Gone) = self.tell(peer, request.after, &mut reply) => return,
             () = stopping => {}
         }
         reply.fail(self.failure(Code::ShuttingDown, "watch another node")).await;
     }
 
-    async fn tell(&self, mut have: MetaIndex, reply: &mut ReplySink) -> Result<(), Gone> {
+    async fn tell(
+        &self,
+        peer: &Peer,
+        mut have: MetaIndex,
+        reply: &mut ReplySink,
+    ) -> Result<(), Gone> {
         let mut watch = self.meta.watch();
         loop {
-            for (index, update) in self.meta.since(have).updates {
+            for (index, update) in self.news(Some(peer), have).updates {
                 send(reply, index, update).await?;
                 have = index;
             }

@@ -326,6 +326,11 @@ impl Core {
     ) -> Result<(), Refusal> {
         let (shard, resolved) = (batch.header().part.shard, batch.header().part.meta_index);
         let place = snapshot.shard(shard).ok_or_else(|| absent(snapshot, resolved))?;
+        let part = batch.header().part;
+        // Grants were judged by the shard; its target would refuse it too.
+        if place.database != part.database || place.policy != part.policy {
+            return Err(Code::Corrupt.into());
+        }
         // A map from before this node has joined may be from before a truncation that did not wait for it.
         if snapshot.map.node(self.node).is_none() {
             return Err(Code::StaleMeta.into());

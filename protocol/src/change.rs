@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     code::Code,
+    grant::{Access, GrantScope},
     id::{ClusterId, DatabaseId, GroupId, MetaIndex, NodeId, PolicyId},
     schema::FieldType,
 };
@@ -216,6 +217,32 @@ pub enum Change {
     PruneTombstones {
         /// For how long they are kept, in ns, by the command's time.
         keep_ns: u64,
+    },
+    /// Allows a client something in a database, as far as its certificate does. From the first grant
+    /// on it may do nothing that is not granted.
+    Grant {
+        /// The name in its certificate, or [`OTHERS`](crate::grant::OTHERS).
+        client: String,
+        /// The database's name; none: all of them, those to come included.
+        database: Option<String>,
+        /// What is added to what it may do; not nothing.
+        access: Access,
+    },
+    /// Takes something that was granted away. What is left is what the client may do, also if that is
+    /// nothing.
+    Revoke {
+        /// As in `Grant`.
+        client: String,
+        /// From where.
+        scope: GrantScope,
+        /// What it may do no longer; not nothing.
+        access: Access,
+    },
+    /// Forgets a client's grants: it may do what its certificate says, or what those may that have no
+    /// grants of their own.
+    ForgetGrants {
+        /// As in `Grant`.
+        client: String,
     },
 }
 

@@ -91,7 +91,7 @@ codes! {
     /// Larger than a limit of the receiver.
     TooLarge = 3, Never, "larger than the receiver's limit";
     /// The peer's certificate does not allow this op.
-    Unauthorised = 4, Never, "not allowed for this certificate's role";
+    Unauthorised = 4, Never, "not allowed for this certificate";
     /// No answer within the deadline.
     DeadlineExceeded = 10, Retry, "deadline exceeded";
     /// The receiver is full; the reply says when to come back.

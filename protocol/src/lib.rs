@@ -3,7 +3,7 @@
 //! Everything here is pure: no sockets, no clock, no randomness, no disk. Reading order: [`id`],
 //! [`frame`], [`message`], [`hello`], [`code`] are the wire; [`point`], [`mod@line`], [`batch`],
 //! [`rows`], [`aggregate`] are the data; [`map`], [`change`], [`schema`], [`placement`], [`hash`] say where it
-//! goes; [`consistency`] and [`hlc`] say when it counts. `SPEC.md` at the root of the repository
+//! goes; [`grant`] says who may; [`consistency`] and [`hlc`] say when it counts. `SPEC.md` at the root of the repository
 //! is the normative description of all formats in this crate.
 
 pub mod aggregate;
@@ -13,6 +13,7 @@ pub mod code;
 pub mod consistency;
 mod find;
 pub mod frame;
+pub mod grant;
 pub mod hash;
 pub mod hello;
 pub mod hlc;

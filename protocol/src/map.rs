@@ -15,6 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    grant::{ClientGrants, OTHERS},
     id::{ClusterId, DatabaseId, Epoch, FieldId, GroupId, MetaIndex, NodeId, PolicyId, ShardId},
     schema::FieldType,
 };
@@ -36,6 +37,10 @@ pub struct ClusterMap {
     pub databases: Vec<Arc<Database>>,
     /// The next id of each kind.
     pub next: NextIds,
+    /// Who may do what in which databases, by client. Known to nodes alone: not in what is sent to
+    /// clients, and so in no encoding of the map.
+    #[serde(skip)]
+    pub grants: Vec<Arc<ClientGrants>>,
 }
 
 /// The next id of each kind; 1 at first, since 0 means "none".
@@ -271,6 +276,20 @@ impl ClusterMap {
     pub fn node_named(&self, text: &str) -> Option<&Node> {
         let by_name = self.nodes.iter().find(|node| node.name == text);
         by_name.or_else(|| self.node(NodeId(text.parse().ok()?)))
+    }
+
+    /// What limits a client of this name: its own grants, or those for all that have none; none: its
+    /// certificate alone.
+    #[must_use]
+    pub fn limits(&self, client: &str) -> Option<&Arc<ClientGrants>> {
+        self.grants_of(client).or_else(|| self.grants_of(OTHERS))
+    }
+
+    /// The grants under exactly this name.
+    #[must_use]
+    pub fn grants_of(&self, client: &str) -> Option<&Arc<ClientGrants>> {
+        let find = |known: &Arc<ClientGrants>| known.client.as_str().cmp(client);
+        self.grants.get(self.grants.binary_search_by(find).ok()?)
     }
 
     /// The database with this name.

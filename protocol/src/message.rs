@@ -15,12 +15,14 @@ use crate::{
 };
 
 mod follow;
+mod grants;
 mod hints;
 mod read;
 mod survey;
 
 pub use self::{
     follow::{Bodies, Follow, FollowShard, Followed, MAX_FOLLOWED},
+    grants::{GrantList, Grants},
     hints::{
         HintAction, HintBatch, HintInfo, HintList, Hints, HintsDo, HintsDone, HintsVerified,
         HintsVerify, MarkInfo, MarkList, Marks, QueueVerified,
@@ -68,6 +70,7 @@ ops! {
     0x0021 Propose => Proposed;
     0x0022 Join => Joined;
     0x0023 MetaWatch => MetaChanged;
+    0x0024 Grants => GrantList;
     0x0030 Scan => Rows;
     0x0031 Aggregate => Aggregated;
     0x0032 Digest => Digested;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use quorate_protocol::{
+    grant::{Access, ClientGrants},
     id::{ClusterId, DatabaseId, Epoch, FieldId, GroupId, MetaIndex, NodeId, PolicyId, ShardId},
     map::{
         ClusterMap, DeleteReason, Field, Group, MapChange, MapDelta, MapUpdate, NextIds, Node,
@@ -96,6 +97,18 @@ fn second() -> MapDelta {
     }
 }
 
+/// Grants come and go, on a node.
+fn third() -> MapDelta {
+    let mut app = ClientGrants::nothing("app");
+    app.set(DatabaseId(3), Access::READ);
+    MapDelta {
+        from: MetaIndex(301),
+        index: MetaIndex(302),
+        next: first().next,
+        changes: vec![MapChange::Grants(app), MapChange::GrantsGone("*".to_owned())],
+    }
+}
+
 #[test]
 fn updates_are_encoded_as_specified() {
     let mut map = ClusterMap::default();
@@ -103,6 +116,7 @@ fn updates_are_encoded_as_specified() {
     let cases = [
         ("map-delta", MapUpdate::Delta(first())),
         ("map-delta-gone", MapUpdate::Delta(second())),
+        ("map-delta-grants", MapUpdate::Delta(third())),
         ("map-whole", MapUpdate::Whole(map.clone())),
     ];
     for (name, update) in &cases {
@@ -111,6 +125,10 @@ fn updates_are_encoded_as_specified() {
         assert_eq!(&postcard::from_bytes::<MapUpdate>(&bytes).unwrap(), update, "{name}");
     }
     assert_eq!(spec::vectors("map-update").len(), cases.len());
+
+    // Grants are in no encoding of a map.
+    let granted = ClusterMap { grants: vec![ClientGrants::nothing("app").into()], ..map.clone() };
+    assert_eq!(postcard::to_allocvec(&granted), postcard::to_allocvec(&map));
 
     // The same map by either way; nothing but the node is left of it in the end.
     let update = |name| spec::vector("map-update", name).bytes;

@@ -15,6 +15,7 @@ use quorate_protocol::{
     change::Outcome,
     code::Code,
     frame::{Frame, FrameCodec, FrameError, Message},
+    grant::{Access, ClientGrants},
     hello::{Hello, Welcome},
     id::*,
     message::*,
@@ -331,6 +332,13 @@ fn cases() -> Vec<Case> {
             Joined { cluster: ClusterId(0xfeed), node: NodeId(2), index: MetaIndex(4) },
             b"",
         ),
+        case("grants", 22, Grants { meta_index: MetaIndex(12) }, b""),
+        case(
+            "grant-list",
+            22,
+            GrantList { index: MetaIndex(12) },
+            b"\x01\x03app\0\0\x01\x03\x01\0",
+        ),
         case(
             "scan",
             11,
@@ -517,6 +525,14 @@ fn the_members_in_the_vector_say_what_is_written_beside_it() {
     let lacks = |shard, hints, marks| Lacking { shard, owner: NodeId(2), hints, marks };
     assert_eq!(report.lacking, [lacks(ShardId(0), 5, 0), lacks(ShardId(7), 3, 1)]);
     assert_eq!((second.node, second.report()), (NodeId(2), Err("down".to_owned())));
+}
+
+#[test]
+fn the_grants_in_the_vector_say_what_is_written_beside_them() {
+    let case = cases().into_iter().find(|case| case.name == "grant-list").unwrap();
+    let mut app = ClientGrants::nothing("app");
+    app.set(DatabaseId(3), Access::READ);
+    assert_eq!(postcard::to_stdvec(&[app].to_vec()).unwrap(), case.frame.payload);
 }
 
 fn encode(frame: &Frame) -> Vec<u8> {

@@ -126,6 +126,18 @@ pub fn encode(
     points: &[Point],
     version: Version,
 ) -> (Write, Bytes) {
+    encode_as(map, database, points, version, |_| {})
+}
+
+/// As [`encode`], with another head than it should have.
+#[must_use]
+pub fn encode_as(
+    map: &ClusterMap,
+    database: &str,
+    points: &[Point],
+    version: Version,
+    head: impl FnOnce(&mut PartHeader),
+) -> (Write, Bytes) {
     let mut batch = Batch::new();
     points.iter().for_each(|point| batch.push(point));
     let database = map.database_named(database).unwrap();
@@ -137,7 +149,7 @@ pub fn encode(
     let shard = places.next().unwrap();
     assert!(places.all(|other| other.id == shard.id), "the points are of several shards");
     drop(places);
-    let header = PartHeader {
+    let mut header = PartHeader {
         batch: BatchId(u128::from(version.0)),
         version,
         meta_index: map.index,
@@ -146,6 +158,7 @@ pub fn encode(
         shard: shard.id,
         epoch: shard.epoch,
     };
+    head(&mut header);
     let bytes = encode_part(&batch, &header, Selection::All, &|measurement, field, kind| {
         let field = database.field(measurement, field).filter(|field| field.kind == kind);
         field.map(|field| field.id)

@@ -1,10 +1,10 @@
 //! Peers that break the rules: each is told why and closed, and nobody else notices.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use quinn::ConnectionError;
-use quorate_certs::SERVER_NAME;
+use quorate_certs::{Credentials, SERVER_NAME};
 use quorate_client::{
     config::TransportConfig,
     lane::framed::{FrameReader, FrameWriter},
@@ -31,25 +31,40 @@ pub struct Raw {
 
 impl Raw {
     pub async fn connect(net: &SimNet, node: &Node, alpn: &[u8]) -> Result<Self, ConnectionError> {
+        Self::connect_as(net, node.addr, alpn, &client_credentials()).await
+    }
+
+    pub async fn connect_as(
+        net: &SimNet,
+        node: SocketAddr,
+        alpn: &[u8],
+        credentials: &Credentials,
+    ) -> Result<Self, ConnectionError> {
         let config = TransportConfig::default();
         let endpoint = net.env(host(199)).client_endpoint(&config).unwrap();
-        let tls = client_credentials().client_config(alpn).unwrap();
+        let tls = credentials.client_config(alpn).unwrap();
         let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
         let mut client = quinn::ClientConfig::new(std::sync::Arc::new(tls));
         client.transport_config(config.quic());
-        let connecting = endpoint.connect_with(client, node.addr, SERVER_NAME).unwrap();
+        let connecting = endpoint.connect_with(client, node, SERVER_NAME).unwrap();
         Ok(Self { quic: connecting.await?, _endpoint: endpoint })
     }
 
     async fn welcomed(net: &SimNet, node: &Node) -> (Self, quinn::SendStream, FrameReader) {
         let raw = Self::connect(net, node, ALPN).await.unwrap();
-        let (mut send, recv) = raw.quic.open_bi().await.unwrap();
+        let (send, reader) = raw.greet().await;
+        (raw, send, reader)
+    }
+
+    /// A stream on which `Welcome` has come.
+    pub async fn greet(&self) -> (quinn::SendStream, FrameReader) {
+        let (mut send, recv) = self.quic.open_bi().await.unwrap();
         send.write_all(&bytes(&Frame::new(9, &hello(), Bytes::new()).unwrap())).await.unwrap();
         let mut reader = FrameReader::new(recv);
         let welcome = reader.next().await.unwrap().unwrap();
         assert_eq!(welcome.id, 9);
         welcome.message::<Welcome>().unwrap();
-        (raw, send, reader)
+        (send, reader)
     }
 
     /// Waits until the node closes it, and says with what.

@@ -1,14 +1,11 @@
 //! Holds a node against the dialogues in the specification of the transport.
 
-use self::document::{Vector, unhex, vectors};
 use super::{
+    document::{Vector, unhex, vectors},
     hostile::Raw,
     world::{sim_node, simulate},
 };
 use quorate_protocol::hello::ALPN;
-
-#[path = "../../protocol/tests/spec/mod.rs"]
-mod document;
 
 struct Dialogue {
     name: String,

@@ -147,6 +147,20 @@ impl Dialer {
     /// # Errors
     /// See [`ConnectError`]. Takes at most `connect_timeout`.
     pub async fn dial(&self, addr: &str, expect: NodeId) -> Result<Arc<Connection>, ConnectError> {
+        self.dial_named(addr, expect, None).await
+    }
+
+    /// As [`Self::dial`], and the node's certificate must have this name: what a node says of itself
+    /// in `Welcome` is its word alone.
+    ///
+    /// # Errors
+    /// As there; [`ConnectError::WrongNode`] if it has another one.
+    pub async fn dial_named(
+        &self,
+        addr: &str,
+        expect: NodeId,
+        name: Option<&str>,
+    ) -> Result<Arc<Connection>, ConnectError> {
         if self.stop.is_cancelled() {
             return Err(ConnectError::Local {
                 addr: addr.into(),
@@ -154,7 +168,7 @@ impl Dialer {
             });
         }
         let limit = self.config.connect_timeout;
-        match timeout(limit, self.try_addresses(addr, expect)).await {
+        match timeout(limit, self.try_addresses(addr, expect, name)).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::Unreachable { addr: addr.into(), after: limit }),
         }
@@ -164,6 +178,7 @@ impl Dialer {
         &self,
         addr: &str,
         expect: NodeId,
+        name: Option<&str>,
     ) -> Result<Arc<Connection>, ConnectError> {
         let resolved = self.env.sockets.resolve(addr).await;
         let mut found =
@@ -177,7 +192,7 @@ impl Dialer {
             detail: "the name has no address that this endpoint can reach".into(),
         };
         for remote in found {
-            match timeout(share, self.handshake(addr, remote, expect)).await {
+            match timeout(share, self.handshake(addr, remote, (expect, name))).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => failed = error,
                 Err(_) => failed = ConnectError::Unreachable { addr: addr.into(), after: share },
@@ -190,7 +205,7 @@ impl Dialer {
         &self,
         addr: &str,
         remote: std::net::SocketAddr,
-        expect: NodeId,
+        (expect, name): (NodeId, Option<&str>),
     ) -> Result<Arc<Connection>, ConnectError> {
         let tls = self.tls.load_full();
         let local = self.local();
@@ -205,8 +220,8 @@ impl Dialer {
             quic.close(close_code(code), error.to_string().as_bytes());
             error
         };
-        let identity =
-            verify(&tls.credentials, &quic, addr).map_err(|(code, error)| refuse(code, error))?;
+        let identity = verify(&tls.credentials, &quic, addr, (expect, name))
+            .map_err(|(code, error)| refuse(code, error))?;
 
         // Streams cost nothing until they are written to; the first one carries `Hello` and stays
         // open as the control lane.
@@ -283,10 +298,15 @@ fn verify(
     credentials: &Credentials,
     quic: &quinn::Connection,
     addr: &str,
+    (expected, name): (NodeId, Option<&str>),
 ) -> Result<Identity, (Close, ConnectError)> {
     let addr = addr.to_owned();
-    match credentials.verify_node(&peer_chain(quic), None) {
+    match credentials.verify_node(&peer_chain(quic), name) {
         Ok(identity) => Ok(identity),
+        Err(error @ PeerError::OtherNode { .. }) => {
+            let detail = error.to_string();
+            Err((Close::WrongNode, ConnectError::WrongNode { addr, expected, detail }))
+        }
         Err(error @ PeerError::OtherCluster { .. }) => Err((
             Close::WrongCluster,
             ConnectError::WrongCluster { addr, detail: error.to_string() },
@@ -311,8 +331,8 @@ fn check(
         return Err((Close::WrongCluster, ConnectError::WrongCluster { addr, detail }));
     }
     if expect != NodeId(0) && welcome.node != expect {
-        let expected = expect;
-        return Err((Close::WrongNode, ConnectError::WrongNode { addr, expected }));
+        let (expected, detail) = (expect, format!("it says that it is node {}", welcome.node));
+        return Err((Close::WrongNode, ConnectError::WrongNode { addr, expected, detail }));
     }
     Ok(())
 }

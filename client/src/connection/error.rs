@@ -77,12 +77,14 @@ pub enum ConnectError {
         detail: String,
     },
     /// The address leads to another node.
-    #[error("{addr} is not node {expected}; its address in the metadata is out of date")]
+    #[error("{addr} is not node {expected}: {detail}; is its address in the metadata out of date?")]
     WrongNode {
         /// What was dialled.
         addr: String,
         /// Who was expected.
         expected: NodeId,
+        /// Who it is.
+        detail: String,
     },
     /// The certificate is valid but does not allow this.
     #[error("{addr} cannot be used: {detail}")]
@@ -165,7 +167,7 @@ impl ConnectError {
                 match Close::from_number(close.error_code.into_inner()) {
                     Close::Version => Self::Version { addr },
                     Close::WrongCluster => Self::WrongCluster { addr, detail: reason },
-                    Close::WrongNode => Self::WrongNode { addr, expected },
+                    Close::WrongNode => Self::WrongNode { addr, expected, detail: reason },
                     Close::Unauthorised => Self::Unauthorised { addr, detail: reason },
                     Close::Protocol => Self::Garbled { addr, detail: reason },
                     code => Self::Refused { addr, code, reason },
@@ -191,11 +193,13 @@ pub fn alert(code: u64) -> Option<u8> {
 pub const fn alert_text(alert: u8) -> &'static str {
     match alert {
         // A CA of the same name but with another key fails the signature instead of the lookup.
-        48 | 51 => "it is of another CA",
+        48 | 51 => "it is of another CA, or of none",
         45 => "it has expired or is not valid yet",
         44 => "it was revoked",
         116 => "none was presented",
-        42 | 43 | 46 => "it is not a valid certificate of a node or client",
+        // The extended key usage.
+        43 => "it is not made for this side of a connection",
+        42 | 46 => "it is not a valid certificate of a node or client",
         _ => "TLS failed",
     }
 }

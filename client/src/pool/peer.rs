@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Member,
     breaker::{Breaker, Outcome, Ticket, Trust},
     pass::Pass,
 };
@@ -86,6 +87,8 @@ impl fmt::Display for DownReason {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) node: NodeId,
+    /// What its certificate must say, if that is known. A node keeps its name for ever.
+    pub(super) name: Option<String>,
     pub(super) addr: watch::Sender<String>,
     pub(super) state: watch::Sender<PeerState>,
     pub(super) nudge: Notify,
@@ -97,15 +100,15 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(
-        node: NodeId,
-        addr: String,
+        peer: Member,
         state: PeerState,
         breaker: Breaker,
         stop: CancellationToken,
     ) -> Self {
         Self {
-            node,
-            addr: watch::Sender::new(addr),
+            node: peer.node,
+            name: peer.name,
+            addr: watch::Sender::new(peer.addr),
             state: watch::Sender::new(state),
             nudge: Notify::new(),
             breaker: Mutex::new(breaker),

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_protocol::{code::Close, id::NodeId, message::Ping};
+use quorate_protocol::{code::Close, message::Ping};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Member,
     breaker::{Breaker, Trust},
     peer::{DownReason, PeerHandle, PeerState, Shared},
 };
@@ -39,8 +40,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn spawn(
         dialer: Arc<Dialer>,
-        addr: String,
-        node: NodeId,
+        peer: Member,
         first: Option<Arc<Connection>>,
         changes: watch::Sender<u64>,
         stop: CancellationToken,
@@ -49,7 +49,7 @@ impl Worker {
         let state = first.clone().map_or(PeerState::Connecting, PeerState::Up);
         let shown = Shown::new(&state);
         let breaker = Breaker::new(config.breaker_failures, config.breaker_trials);
-        let shared = Arc::new(Shared::new(node, addr, state, breaker, stop));
+        let shared = Arc::new(Shared::new(peer, state, breaker, stop));
         let worker = Self {
             backoff: Backoff::new(config.backoff_min, config.backoff_max),
             addr: shared.addr.subscribe(),
@@ -123,7 +123,8 @@ impl Worker {
     async fn connect(&mut self) -> Arc<Connection> {
         loop {
             let addr = self.addr.borrow_and_update().clone();
-            match self.dialer.dial(&addr, self.shared.node).await {
+            let name = self.shared.name.as_deref();
+            match self.dialer.dial_named(&addr, self.shared.node, name).await {
                 Ok(connection) => {
                     let trusted = self.shared.breaker(|breaker| breaker.trust()) != Trust::Nothing;
                     if trusted || ping(&self.dialer, &self.shared, &connection).await {

@@ -14,6 +14,7 @@ mod export;
 mod fail;
 mod fields;
 mod findings;
+mod grants;
 mod hints;
 mod hints_import;
 mod legacy;
@@ -81,6 +82,9 @@ enum Command {
     Db(db::Db),
     #[command(subcommand)]
     Rp(rp::Rp),
+    Grant(grants::Grant),
+    Revoke(grants::Revoke),
+    Grants(grants::Grants),
     Schema(schema::Schema),
     Write(write::Write),
     Query(query::QueryArgs),
@@ -128,6 +132,9 @@ fn run(command: Command) -> Result<(), Fail> {
         Command::Status(command) => block_on(status::run(command, env)),
         Command::Db(command) => block_on(db::run(command, env)),
         Command::Rp(command) => block_on(rp::run(command, env)),
+        Command::Grant(command) => block_on(grants::grant(command, env)),
+        Command::Revoke(command) => block_on(grants::revoke(command, env)),
+        Command::Grants(command) => block_on(grants::list(command, env)),
         Command::Schema(command) => block_on(schema::run(command, env)),
         Command::Write(command) => block_on(write::run(command, env)),
         Command::Query(command) => block_on(query::run(command, env)),

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use quorate_protocol::{
     batch::EncodedBatch,
     code::Code,
+    grant::Access,
     id::{BatchId, Sequence, ShardId, Version},
     message::{Bodies, Failure, Follow, FollowShard, Followed, MAX_FOLLOWED},
 };
@@ -23,7 +24,8 @@ use super::{Joined, Wake, ring::Entry};
 use crate::{
     core::Core,
     directory::Snapshot,
-    session::{Gone, ReplySink},
+    grants,
+    session::{Gone, Peer, ReplySink},
 };
 
 /// Batches of one shard in a row, if others have some too.
@@ -58,7 +60,7 @@ impl AsRef<[u8]> for Sending {
 impl Core {
     /// What its shards store, as it is synced, until the follower is gone, its shards are, or this
     /// node stops.
-    pub(crate) async fn follow(&self, request: Follow, mut reply: ReplySink) {
+    pub(crate) async fn follow(&self, peer: &Peer, request: Follow, mut reply: ReplySink) {
         let Some(_place) = self.feeds.enter() else {
             let mut busy = self.failure(Code::Busy, "too many follow shards of this node");
             busy.retry_after_ms = self.feeds.config.busy_retry_ms;
@@ -67,7 +69,7 @@ impl Core {
         let stopping = reply.stopping();
         let ended = tokio::select! {
             biased;
-            told = self.tell_followed(request, &mut reply) => told,
+            told = self.tell_followed(peer, request, &mut reply) => told,
             () = stopping => Ok(self.failure(Code::ShuttingDown, "follow another owner")),
         };
         if let Ok(failure) = ended {
@@ -75,7 +77,12 @@ impl Core {
         }
     }
 
-    async fn tell_followed(&self, request: Follow, reply: &mut ReplySink) -> Result<Failure, Gone> {
+    async fn tell_followed(
+        &self,
+        peer: &Peer,
+        request: Follow,
+        reply: &mut ReplySink,
+    ) -> Result<Failure, Gone> {
         let unique: HashSet<ShardId> = request.shards.iter().map(|it| it.shard).collect();
         if unique.len() != request.shards.len() || unique.is_empty() {
             return Ok(self.failure(Code::Malformed, "shards to follow: some, each once"));
@@ -92,7 +99,7 @@ impl Core {
         let mut shards = Vec::with_capacity(request.shards.len());
         for (index, wanted) in request.shards.into_iter().enumerate() {
             let joined = self
-                .follows(&snapshot, wanted.shard)
+                .follows(&snapshot, peer, wanted.shard)
                 .is_ok()
                 .then(|| self.feeds.join(wanted.shard, wanted.after, &wake, index));
             if let Some(Joined { start, .. }) = &joined {
@@ -112,7 +119,7 @@ impl Core {
             let mut last = None;
             for shard in &mut shards {
                 let id = shard.wanted.shard;
-                let Err(code) = self.follows(&snapshot, id) else { continue };
+                let Err(code) = self.follows(&snapshot, peer, id) else { continue };
                 last = Some(code);
                 if over.insert(id) {
                     shard.joined = None;
@@ -191,8 +198,12 @@ impl Core {
     }
 
     /// Why a shard cannot be followed here.
-    fn follows(&self, snapshot: &Snapshot, shard: ShardId) -> Result<(), Code> {
+    fn follows(&self, snapshot: &Snapshot, peer: &Peer, shard: ShardId) -> Result<(), Code> {
         let place = snapshot.shard(shard).ok_or(Code::ShardGone)?;
+        // May be revoked while it is followed.
+        if !grants::allows(&snapshot.map, &peer.identity, place.database, Access::READ) {
+            return Err(Code::Unauthorised);
+        }
         if place.owners.contains(&self.node) { Ok(()) } else { Err(Code::NotOwner) }
     }
 }

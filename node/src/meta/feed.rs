@@ -2,8 +2,9 @@
 //!
 //! Invariants: the steps lie one behind the other and end at the map; each is encoded once, however
 //! many watchers there are; they take a bounded number of bytes, and who is behind the first of them
-//! gets the whole map, encoded once for each index. Nothing waits for a watcher. Filled by
-//! [`super::machine`], read through [`super::Meta`].
+//! gets the whole map, encoded once for each index. Nothing waits for a watcher, and grants are told
+//! to none. Filled by [`super::machine`], read through [`super::Meta`]; what a client with grants may
+//! see of it is cut out in [`crate::grants`].
 
 use std::{
     collections::VecDeque,
@@ -25,6 +26,11 @@ pub struct News {
     pub index: MetaIndex,
     /// Encoded [`MapUpdate`]s, each with the index that it leads to; empty if nothing is newer.
     pub updates: Vec<(MetaIndex, Bytes)>,
+    /// That map itself.
+    pub map: Arc<ClusterMap>,
+    /// Clients whose grants are others than before; the updates do not say so. Not known, and empty, if
+    /// the update is the whole map.
+    pub regranted: Vec<String>,
 }
 
 impl News {
@@ -59,6 +65,7 @@ struct Step {
     from: MetaIndex,
     index: MetaIndex,
     encoded: Bytes,
+    regranted: Vec<String>,
 }
 
 impl Feed {
@@ -94,20 +101,22 @@ impl Feed {
     /// What leads from the map at `after` to the newest one.
     pub(super) fn since(&self, after: MetaIndex) -> News {
         let mut recent = self.lock();
-        let index = recent.map.index;
-        if after >= index {
-            return News { index, updates: Vec::new() };
+        let map = Arc::clone(&recent.map);
+        let mut news = News { index: map.index, map, ..News::default() };
+        if after >= news.index {
+            return news;
         }
         let first = recent.steps.partition_point(|step| step.from < after);
         let steps = recent.steps.range(first..);
-        let updates = match steps.clone().next() {
+        match steps.clone().next() {
             // A watcher without a map gets the whole one: it is never larger than all its steps.
             Some(step) if step.from == after && after.0 > 0 => {
-                steps.map(|step| (step.index, step.encoded.clone())).collect()
+                news.regranted.extend(steps.clone().flat_map(|step| step.regranted.clone()));
+                news.updates.extend(steps.map(|step| (step.index, step.encoded.clone())));
             }
-            _ => vec![(index, recent.whole())],
-        };
-        News { index, updates }
+            _ => news.updates.push((news.index, recent.whole())),
+        }
+        news
     }
 
     fn lock(&self) -> MutexGuard<'_, Recent> {
@@ -119,11 +128,14 @@ impl Recent {
     fn extend(&mut self, map: &Arc<ClusterMap>, steps: Vec<MapDelta>, limit: usize) {
         self.map = Arc::clone(map);
         self.whole = None;
-        for delta in steps {
+        for mut delta in steps {
             let (from, index) = (delta.from, delta.index);
+            let regranted = delta.changes.iter().filter_map(|it| it.client().map(str::to_owned));
+            let regranted: Vec<String> = regranted.collect();
+            delta.changes.retain(|change| change.client().is_none());
             let encoded = encode(&MapUpdate::Delta(delta));
             self.bytes += encoded.len();
-            self.steps.push_back(Step { from, index, encoded });
+            self.steps.push_back(Step { from, index, encoded, regranted });
         }
         while self.bytes > limit {
             let Some(step) = self.steps.pop_front() else { return };

@@ -20,7 +20,7 @@ use super::{
     error::StoreError,
     feed::Feed,
     rows, state,
-    store::{Store, seal, unseal},
+    store::{Store, seal, unseal_part},
 };
 
 const APPLIED: &str = "applied";
@@ -69,14 +69,24 @@ impl View {
     }
 }
 
-/// The content of a snapshot: crc32 and postcard of the whole map.
+/// The content of a snapshot: crc32 and postcard of the whole map, with the grants, which are in no
+/// encoding of it, behind it if there are any.
 pub(super) fn encode_snapshot(map: &ClusterMap) -> Result<Vec<u8>, StoreError> {
-    seal("snapshot", map)
+    if map.grants.is_empty() {
+        return seal("snapshot", map);
+    }
+    seal("snapshot", &(map, &map.grants))
 }
 
 /// Reads the content of a snapshot.
 pub(super) fn decode_snapshot(data: &[u8]) -> Result<ClusterMap, StoreError> {
-    unseal("snapshot", data)
+    let what = "snapshot";
+    let (mut map, rest) = unseal_part::<ClusterMap>(what, data)?;
+    if !rest.is_empty() {
+        let grants = postcard::from_bytes(rest);
+        map.grants = grants.map_err(|source| StoreError::Codec { what, source })?;
+    }
+    Ok(map)
 }
 
 impl Machine {

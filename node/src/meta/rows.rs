@@ -12,6 +12,7 @@
 //! 05 | database u32 BE | policy u32 BE          policy
 //! 06 | database u32 BE | policy u32 BE | group u64 BE
 //! 07 | database u32 BE | field u32 BE           one field, with its measurement
+//! 08 | client                                   a client's grants
 //! ```
 
 use heed::{RoTxn, RwTxn, WithoutTls};
@@ -33,6 +34,7 @@ const DATABASE: u8 = 4;
 const POLICY: u8 = 5;
 const GROUP: u8 = 6;
 const FIELD: u8 = 7;
+const GRANTS: u8 = 8;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -119,6 +121,11 @@ fn write(store: &Store, txn: &mut RwTxn<'_>, change: &MapChange) -> Result<(), S
                 key.extend(group.0.to_be_bytes());
                 store.map.delete(txn, &key)?;
             }
+            return Ok(());
+        }
+        MapChange::Grants(grants) => [&[GRANTS], grants.client.as_bytes()].concat(),
+        MapChange::GrantsGone(client) => {
+            store.map.delete(txn, &[&[GRANTS], client.as_bytes()].concat())?;
             return Ok(());
         }
         // A variant that was added to the protocol and forgotten here.

@@ -132,6 +132,14 @@ pub(super) fn unseal<T: DeserializeOwned>(
     what: &'static str,
     record: &[u8],
 ) -> Result<T, StoreError> {
+    unseal_part(what, record).map(|(value, _)| value)
+}
+
+/// As [`unseal`], with what stands behind the value.
+pub(super) fn unseal_part<'r, T: DeserializeOwned>(
+    what: &'static str,
+    record: &'r [u8],
+) -> Result<(T, &'r [u8]), StoreError> {
     let corrupt = StoreError::Corrupt { what };
     let Some((head, body)) = record.split_first_chunk::<4>() else {
         return Err(corrupt);
@@ -139,7 +147,7 @@ pub(super) fn unseal<T: DeserializeOwned>(
     if crc32fast::hash(body) != u32::from_le_bytes(*head) {
         return Err(corrupt);
     }
-    postcard::from_bytes(body).map_err(|source| StoreError::Codec { what, source })
+    postcard::take_from_bytes(body).map_err(|source| StoreError::Codec { what, source })
 }
 
 #[cfg(test)]

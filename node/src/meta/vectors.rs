@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use quorate_protocol::{
     change::{Change, Consent, NewField, PolicyChange, PolicySpec},
+    grant::{Access, ClientGrants, GrantScope},
     id::{ClusterId, DatabaseId, Epoch, FieldId, GroupId, MetaIndex, NodeId, PolicyId, ShardId},
     map::{
         ClusterMap, Database, DeleteReason, Field, Group, Measurement, NextIds, Node, NodeState,
@@ -133,6 +134,23 @@ fn changes() -> Vec<(&'static str, Change)> {
         ("change-reopen-groups", Change::ReopenGroups { older_ns: 10_000_000_000 }),
         ("change-delete-group", Change::DeleteGroup { group: GroupId(300) }),
         ("change-prune-tombstones", Change::PruneTombstones { keep_ns: 86_400_000_000_000 }),
+        (
+            "change-grant",
+            Change::Grant {
+                client: "app".to_owned(),
+                database: Some("db".to_owned()),
+                access: Access::READ,
+            },
+        ),
+        (
+            "change-revoke",
+            Change::Revoke {
+                client: "*".to_owned(),
+                scope: GrantScope::Everything,
+                access: Access::ALL,
+            },
+        ),
+        ("change-forget-grants", Change::ForgetGrants { client: "app".to_owned() }),
     ]
 }
 
@@ -209,6 +227,7 @@ fn map() -> ClusterMap {
             .into(),
         ],
         next: NextIds { node: 2, database: 2, policy: 2, group: 4, shard: 4, field: 2 },
+        grants: Vec::new(),
     }
 }
 
@@ -228,6 +247,12 @@ fn commands_and_snapshots_are_encoded_as_specified() {
     let bytes = vector("snapshot", "snapshot-map").bytes;
     assert_eq!(encode_snapshot(&map()).unwrap(), bytes);
     assert_eq!(decode_snapshot(&bytes).unwrap(), map());
+    let bytes = vector("snapshot", "snapshot-grants").bytes;
+    let mut app = ClientGrants::nothing("app");
+    app.set(DatabaseId(1), Access::READ);
+    let granted = ClusterMap { grants: vec![app.into()], ..map() };
+    assert_eq!(encode_snapshot(&granted).unwrap(), bytes);
+    assert_eq!(decode_snapshot(&bytes).unwrap(), granted);
     assert!(decode_snapshot(&vector("snapshot", "snapshot-bad-crc").bytes).is_err());
 }
 

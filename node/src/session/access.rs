@@ -1,8 +1,10 @@
-//! Who may ask for what, in one table.
+//! Who may ask for what: one row for each op and one for each change of metadata.
 //!
-//! Invariant: an op that is not in the table is unknown, and so is never served by accident; what
-//! nodes say to each other is never accepted from a client's certificate. Called for every request
-//! before the service sees it.
+//! Invariants: what has no row is not served; what nodes say to each other is never accepted from a
+//! client's certificate; the same rows stand in `SPEC.md`, sections 5 and 14, and a test holds one
+//! against the other. A certificate's roles are all that is judged here, for every request and before
+//! the service sees it; what a request touches of databases is held against the client's grants where
+//! it is known ([`crate::grants`]).
 
 use quorate_certs::{Identity, Role};
 use quorate_protocol::{
@@ -10,11 +12,126 @@ use quorate_protocol::{
     code::Code,
     frame::{Frame, FrameError, Message},
     message::{
-        Aggregate, Deliver, Digest, Follow, HandOn, HintFate, Hints, HintsDo, HintsVerify, Join,
-        Mark, Marks, MetaGet, MetaWatch, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote, Scan,
-        Shards, Status, Survey, Verify, Write,
+        Aggregate, Deliver, Digest, Follow, Grants, HandOn, HintFate, Hints, HintsDo, HintsVerify,
+        Join, Mark, Marks, MetaGet, MetaWatch, Ping, Propose, RaftAppend, RaftSnapshot, RaftVote,
+        Scan, Shards, Status, Survey, Verify, Write,
     },
 };
+
+/// Whose certificate is enough. Nodes may ask for everything that anybody may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Every node and every client.
+    Everybody,
+    /// Clients with this role.
+    Client(Role),
+    /// Clients with the role read or write.
+    Any,
+    /// No client.
+    Nodes,
+    /// Nobody: nodes bring it about themselves.
+    Nobody,
+    /// The change that is asked for has a row of its own.
+    ByChange,
+}
+
+/// What a client that is limited by grants must have been granted besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// Nothing: it tells of no database's content, or needs a role that grants do not limit.
+    None,
+    /// The row's role on the database of each shard that is named.
+    Shard,
+    /// The row's role on the database that is named, or whose policy is.
+    Database,
+    /// The row's role on all databases.
+    All,
+}
+
+/// One row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The op, or the variant number of the change.
+    pub number: u16,
+    /// What it is called.
+    pub name: &'static str,
+    /// Who may ask.
+    pub who: Who,
+    /// What it takes on top of that.
+    pub grant: Grant,
+}
+
+const READ: Who = Who::Client(Role::Read);
+const WRITE: Who = Who::Client(Role::Write);
+const ADMIN: Who = Who::Client(Role::Admin);
+
+const fn op<M: Message>(name: &'static str, who: Who, grant: Grant) -> Rule {
+    Rule { number: M::OP, name, who, grant }
+}
+
+/// Every op that a service can be asked for.
+pub const OPS: &[Rule] = &[
+    op::<Ping>("Ping", Who::Everybody, Grant::None),
+    op::<Write>("Write", WRITE, Grant::Shard),
+    op::<Deliver>("Deliver", Who::Nodes, Grant::None),
+    op::<Mark>("Mark", WRITE, Grant::Shard),
+    op::<HintFate>("HintFate", WRITE, Grant::None),
+    op::<HandOn>("HandOn", ADMIN, Grant::None),
+    op::<MetaGet>("MetaGet", Who::Everybody, Grant::None),
+    op::<Propose>("Propose", Who::ByChange, Grant::None),
+    op::<Join>("Join", Who::Nodes, Grant::None),
+    op::<MetaWatch>("MetaWatch", Who::Everybody, Grant::None),
+    op::<Grants>("Grants", Who::Everybody, Grant::None),
+    op::<Scan>("Scan", READ, Grant::Shard),
+    op::<Aggregate>("Aggregate", READ, Grant::Shard),
+    op::<Digest>("Digest", READ, Grant::Shard),
+    op::<Verify>("Verify", ADMIN, Grant::None),
+    op::<Shards>("Shards", Who::Any, Grant::None),
+    op::<Follow>("Follow", READ, Grant::Shard),
+    op::<RaftAppend>("RaftAppend", Who::Nodes, Grant::None),
+    op::<RaftVote>("RaftVote", Who::Nodes, Grant::None),
+    op::<RaftSnapshot>("RaftSnapshot", Who::Nodes, Grant::None),
+    op::<Status>("Status", Who::Any, Grant::None),
+    op::<Hints>("Hints", READ, Grant::All),
+    op::<HintsDo>("HintsDo", ADMIN, Grant::None),
+    op::<Marks>("Marks", Who::Any, Grant::None),
+    op::<HintsVerify>("HintsVerify", ADMIN, Grant::None),
+    op::<Survey>("Survey", Who::Any, Grant::None),
+];
+
+/// Every change of metadata: row `n` is variant `n` of [`Change`].
+pub const CHANGES: &[Rule] = &[
+    change(0, "Bootstrap", Who::Nobody, Grant::None),
+    change(1, "AddNode", Who::Nobody, Grant::None),
+    change(2, "UpdateNode", Who::Nodes, Grant::None),
+    change(3, "CreateDatabase", ADMIN, Grant::None),
+    change(4, "DropDatabase", ADMIN, Grant::None),
+    // A write into a new time range or with a new field brings these two about.
+    change(5, "CreateGroups", WRITE, Grant::Database),
+    change(6, "RegisterFields", WRITE, Grant::Database),
+    change(7, "RemoveNode", Who::Nodes, Grant::None),
+    change(8, "LeaveNode", ADMIN, Grant::None),
+    change(9, "SetVoting", ADMIN, Grant::None),
+    change(10, "SetZone", ADMIN, Grant::None),
+    change(11, "CreatePolicy", ADMIN, Grant::None),
+    change(12, "AlterPolicy", ADMIN, Grant::None),
+    change(13, "DropPolicy", ADMIN, Grant::None),
+    change(14, "SetDefaultPolicy", ADMIN, Grant::None),
+    change(15, "PrecreateGroups", Who::Nodes, Grant::None),
+    change(16, "ExpireGroups", Who::Nodes, Grant::None),
+    change(17, "TruncateGroups", ADMIN, Grant::None),
+    change(18, "ConsentGroups", Who::Nodes, Grant::None),
+    change(19, "ReopenGroups", Who::Nodes, Grant::None),
+    change(20, "DeleteGroup", ADMIN, Grant::None),
+    change(21, "PruneTombstones", Who::Nodes, Grant::None),
+    change(22, "Grant", ADMIN, Grant::None),
+    change(23, "Revoke", ADMIN, Grant::None),
+    change(24, "ForgetGrants", ADMIN, Grant::None),
+];
+
+const fn change(number: u16, name: &'static str, who: Who, grant: Grant) -> Rule {
+    Rule { number, name, who, grant }
+}
 
 /// Why a request is not served.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +143,9 @@ pub enum Denied {
     /// Only nodes may ask.
     #[error("only nodes may ask for this")]
     NodesOnly,
+    /// Nodes do it of their own accord.
+    #[error("nobody may ask for this: nodes join by themselves")]
+    Nobody,
     /// This version does not know the op.
     #[error("op {0:#06x} is not known to this version")]
     Unknown(u16),
@@ -39,165 +159,53 @@ impl Denied {
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
-            Self::Role(_) | Self::NodesOnly => Code::Unauthorised,
+            Self::Role(_) | Self::NodesOnly | Self::Nobody => Code::Unauthorised,
             Self::Unknown(_) => Code::Unsupported,
             Self::Body(_) => Code::Malformed,
         }
     }
 }
 
-/// Whether `identity` may make this request.
+/// Whether the holder of `identity` may make this request, as far as its certificate says.
 ///
 /// # Errors
 /// See [`Denied`].
 pub fn allowed(request: &Frame, identity: &Identity) -> Result<(), Denied> {
-    match request.op {
-        Ping::OP => Ok(()),
-        Write::OP | Mark::OP | HintFate::OP => role(identity, Role::Write),
-        Scan::OP | Aggregate::OP | Follow::OP | Digest::OP | Hints::OP => {
-            role(identity, Role::Read)
-        }
-        Verify::OP | HandOn::OP | HintsVerify::OP | HintsDo::OP => role(identity, Role::Admin),
-        MetaGet::OP | MetaWatch::OP | Status::OP | Survey::OP | Shards::OP | Marks::OP => {
-            role(identity, Role::Read).or_else(|_| role(identity, Role::Write))
-        }
-        Propose::OP => {
-            change(&Change::decode(&request.payload).map_err(FrameError::from)?, identity)
-        }
-        Deliver::OP | Join::OP | RaftAppend::OP | RaftVote::OP | RaftSnapshot::OP => {
-            role(identity, Role::Node)
-        }
-        unknown => Err(Denied::Unknown(unknown)),
-    }
+    rule(request)?.who.permits(identity)
 }
 
-fn change(change: &Change, identity: &Identity) -> Result<(), Denied> {
-    match change {
-        // A write into a new time range or with a new field brings these about.
-        Change::CreateGroups { .. } | Change::RegisterFields { .. } => role(identity, Role::Write),
-        Change::CreateDatabase { .. }
-        | Change::DropDatabase { .. }
-        | Change::LeaveNode { .. }
-        | Change::SetVoting { .. }
-        | Change::SetZone { .. }
-        | Change::CreatePolicy { .. }
-        | Change::AlterPolicy { .. }
-        | Change::DropPolicy { .. }
-        | Change::SetDefaultPolicy { .. }
-        | Change::TruncateGroups { .. }
-        | Change::DeleteGroup { .. } => role(identity, Role::Admin),
-        // What nodes say of themselves and of time, and whatever later versions add.
-        _ => role(identity, Role::Node),
+/// The row of a request: of its op, or of the change that it asks for.
+///
+/// # Errors
+/// [`Denied::Unknown`]; [`Denied::Body`] for a change that cannot be read; [`Denied::Nobody`] for one
+/// that was added to the protocol and forgotten here.
+pub fn rule(request: &Frame) -> Result<&'static Rule, Denied> {
+    let rule = OPS.iter().find(|rule| rule.number == request.op);
+    let rule = rule.ok_or(Denied::Unknown(request.op))?;
+    if rule.who != Who::ByChange {
+        return Ok(rule);
     }
+    // All of it, so that garbage is told as such whoever sends it.
+    Change::decode(&request.payload).map_err(FrameError::from)?;
+    let number = postcard::take_from_bytes::<u32>(&request.payload).map_err(FrameError::from)?.0;
+    CHANGES.iter().find(|rule| u32::from(rule.number) == number).ok_or(Denied::Nobody)
 }
 
-fn role(identity: &Identity, role: Role) -> Result<(), Denied> {
-    if identity.permits(role) {
-        Ok(())
-    } else if role == Role::Node {
-        Err(Denied::NodesOnly)
-    } else {
-        Err(Denied::Role(role))
+impl Who {
+    fn permits(self, identity: &Identity) -> Result<(), Denied> {
+        let has = |role| identity.permits(role);
+        match self {
+            Self::Everybody => Ok(()),
+            Self::Any if has(Role::Read) || has(Role::Write) => Ok(()),
+            Self::Any => Err(Denied::Role(Role::Read)),
+            Self::Client(role) if has(role) => Ok(()),
+            Self::Client(role) => Err(Denied::Role(role)),
+            Self::Nodes if has(Role::Node) => Ok(()),
+            Self::Nodes => Err(Denied::NodesOnly),
+            Self::Nobody | Self::ByChange => Err(Denied::Nobody),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use quorate_certs::Roles;
-    use quorate_protocol::{
-        id::{MetaIndex, NodeId, PolicyId, ShardId, Version},
-        message::HintAction,
-    };
-
-    use super::*;
-
-    fn frame(message: &impl Message) -> Frame {
-        Frame::new(1, message, Bytes::new()).unwrap()
-    }
-
-    fn propose(change: Change) -> Frame {
-        let propose = Propose { deadline_ms: 1, forwarded: false, after: MetaIndex(0) };
-        Frame::new(1, &propose, change.encode().unwrap()).unwrap()
-    }
-
-    /// An op that somebody adds and forgets here would be refused from everybody.
-    #[test]
-    fn every_op_is_in_the_table() {
-        let node = Identity::node("c", "n").unwrap();
-        let empty = |op| Frame { op, ..frame(&Ping {}) };
-        let known = (0..=u16::MAX)
-            .filter(|op| !matches!(allowed(&empty(*op), &node), Err(Denied::Unknown(_))));
-        let listed = [
-            0x0002, 0x0010, 0x0011, 0x0012, 0x0013, 0x0014, 0x0020, 0x0021, 0x0022, 0x0023, 0x0030,
-            0x0031, 0x0032, 0x0033, 0x0034, 0x0036, 0x0040, 0x0041, 0x0042, 0x0050, 0x0051, 0x0052,
-            0x0053, 0x0054, 0x0055,
-        ];
-        assert!(known.eq(listed));
-    }
-
-    #[test]
-    fn each_role_gets_its_ops_and_no_others() {
-        let client = |role: Role| Identity::client("c", "n", Roles::from_iter([role])).unwrap();
-        let who = [
-            client(Role::Read),
-            client(Role::Write),
-            client(Role::Admin),
-            Identity::node("c", "n").unwrap(),
-        ];
-        let (get, watch) =
-            (frame(&MetaGet { after: MetaIndex(0) }), frame(&MetaWatch { after: MetaIndex(0) }));
-        let status = frame(&Status {});
-        let shard = (ShardId(1), MetaIndex(0));
-        let digest = frame(&Digest {
-            shard: shard.0,
-            meta_index: shard.1,
-            from: 0,
-            to: 1,
-            bucket: 0,
-            up_to: Version(0),
-        });
-        let follow = frame(&Follow { meta_index: shard.1, shards: vec![] });
-        let verify = frame(&Verify { shard: shard.0, meta_index: shard.1 });
-        let target = NodeId(1);
-        let hints = frame(&Hints { target, quarantined: false, content: true, limit: 0 });
-        let retry =
-            frame(&HintsDo { target, action: HintAction::Retry, shard: None, force_any: false });
-        let groups = propose(Change::CreateGroups { policy: PolicyId(1), times: vec![] });
-        let drop = propose(Change::DropDatabase { name: "d".into() });
-        let leave = propose(Change::LeaveNode { node: target });
-        let end = propose(Change::TruncateGroups { database: "d".into(), name: "p".into(), at: 0 });
-        let consent = propose(Change::ConsentGroups { node: target, groups: vec![] });
-        let update = propose(Change::UpdateNode { node: target, addr: String::new(), zone: None });
-        let raft = frame(&RaftVote {});
-        for (request, expected) in [
-            (&frame(&Ping {}), [true, true, true, true]),
-            (&get, [true, true, true, true]),
-            (&watch, [true, true, true, true]),
-            (&status, [true, true, true, true]),
-            (&frame(&Survey { deadline_ms: 1, forwarded: true }), [true, true, true, true]),
-            (&digest, [true, false, true, true]),
-            (&follow, [true, false, true, true]),
-            (&verify, [false, false, true, true]),
-            (&frame(&Shards {}), [true, true, true, true]),
-            (&hints, [true, false, true, true]),
-            (&retry, [false, false, true, true]),
-            (&frame(&Marks {}), [true, true, true, true]),
-            (&frame(&HintsVerify {}), [false, false, true, true]),
-            (&groups, [false, true, true, true]),
-            (&drop, [false, false, true, true]),
-            (&leave, [false, false, true, true]),
-            (&end, [false, false, true, true]),
-            (&consent, [false, false, false, true]),
-            (&update, [false, false, false, true]),
-            (&raft, [false, false, false, true]),
-        ] {
-            let found = who.each_ref().map(|who| allowed(request, who).is_ok());
-            assert_eq!(found, expected, "{request:?}");
-        }
-        let garbage = Frame { payload: Bytes::from_static(&[0xff; 3]), ..drop.clone() };
-        assert!(matches!(allowed(&garbage, &who[3]), Err(Denied::Body(_))));
-        let unknown = Frame { op: 0x7777, ..drop };
-        assert!(matches!(allowed(&unknown, &who[3]), Err(Denied::Unknown(0x7777))));
-    }
-}
+mod tests;

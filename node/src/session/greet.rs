@@ -1,8 +1,8 @@
 //! The first exchange of a session: certificate, `Hello`, `Welcome`.
 //!
 //! Invariants: a peer of another cluster, one that looks for another node, and one that claims a
-//! node id without a node's certificate are refused with a close code of their own; the stream of
-//! `Hello` goes on as the peer's first lane. Called by [`crate::server`] under a time limit.
+//! node id without the certificate of that node are refused with a close code of their own; the stream
+//! of `Hello` goes on as the peer's first lane. Called by [`crate::server`] under a time limit.
 
 use std::net::SocketAddr;
 
@@ -48,6 +48,8 @@ pub(crate) enum Refused {
     Node { who: String, expected: NodeId, ours: NodeId },
     #[error("{0} claims to be a node, which its certificate does not say")]
     Claim(String),
+    #[error("{who} claims to be node {node}, which is '{name}'")]
+    Name { who: String, node: NodeId, name: String },
     #[error("first message is not Hello: {0}")]
     Frame(#[from] FrameError),
     #[error("{0}")]
@@ -60,7 +62,7 @@ impl Refused {
             Self::Certificate(PeerError::OtherCluster { .. }) | Self::Cluster { .. } => {
                 Close::WrongCluster
             }
-            Self::Certificate(_) | Self::Claim(_) => Close::Unauthorised,
+            Self::Certificate(_) | Self::Claim(_) | Self::Name { .. } => Close::Unauthorised,
             Self::Node { .. } => Close::WrongNode,
             Self::Frame(_) | Self::Stream(_) => Close::Protocol,
         }
@@ -89,6 +91,13 @@ pub(crate) async fn greet(
     let minor = hello.minor.min(MINOR);
     let peer = Peer { identity, node: hello.node, addr, minor, session };
     check(&hello, &ours, &peer)?;
+    if peer.node != NodeId(0)
+        && let Some(name) = shared.service.name_of(peer.node)
+        && name != peer.identity.name()
+    {
+        let who = peer.identity.to_string();
+        return Err(Refused::Name { who, node: peer.node, name });
+    }
     let welcome = Welcome {
         minor: peer.minor,
         features: 0,

@@ -28,6 +28,7 @@ use super::{
 
 /// Answers that may wait for a stream's writer.
 const ANSWERS: usize = 64;
+const DENIED: &str = "quorate_session_denied_total";
 /// When a peer that has too many open requests may come back, in milliseconds.
 const BUSY_MS: u32 = 20;
 
@@ -192,9 +193,12 @@ impl Stream {
         let refused = if self.session.shared.stop.is_cancelled() {
             Some(failure(Code::ShuttingDown, ""))
         } else {
-            access::allowed(&request, &self.session.peer.identity)
-                .err()
-                .map(|denied| failure(denied.code(), denied.to_string()))
+            access::allowed(&request, &self.session.peer.identity).err().map(|denied| {
+                if denied.code() == Code::Unauthorised {
+                    metrics::counter!(DENIED, "why" => "role").increment(1);
+                }
+                failure(denied.code(), denied.to_string())
+            })
         };
         if let Some(mut refused) = refused {
             refused.meta_index = self.session.shared.service.greeting().meta_index;

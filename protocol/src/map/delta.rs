@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{ClusterMap, Database, Field, Group, Measurement, NextIds, Node, Policy};
+use crate::grant::ClientGrants;
 use crate::id::{ClusterId, DatabaseId, GroupId, MetaIndex, PolicyId};
 
 /// The difference between the maps at two indexes.
@@ -91,6 +92,10 @@ pub enum MapChange {
         /// The fields, sorted by name.
         fields: Vec<Field>,
     },
+    /// A client's grants are new or different. Never sent to clients.
+    Grants(ClientGrants),
+    /// A client has no grants of its own any more. Never sent to clients.
+    GrantsGone(String),
 }
 
 /// How a map, or news of it, travels.
@@ -166,6 +171,10 @@ impl MapDelta {
         for (old, new) in databases.changed {
             database(old, new, &mut changes);
         }
+        let grants = Differences::of(&old.grants, &new.grants, |grants| grants.client.clone());
+        changes.extend(grants.gone.iter().map(|it| MapChange::GrantsGone(it.client.clone())));
+        let changed = grants.changed.into_iter().map(|(_, new)| new.as_ref().clone());
+        changes.extend(changed.map(MapChange::Grants));
         Self { from: old.index, index: new.index, next: new.next, changes }
     }
 
@@ -187,6 +196,30 @@ impl MapDelta {
 }
 
 impl MapChange {
+    /// The database that it is about.
+    #[must_use]
+    pub fn database(&self) -> Option<DatabaseId> {
+        match self {
+            Self::Database { id, .. } | Self::DatabaseGone(id) => Some(*id),
+            Self::Policy { database, .. }
+            | Self::PolicyGone { database, .. }
+            | Self::GroupsGone { database, .. }
+            | Self::Group { database, .. }
+            | Self::Fields { database, .. } => Some(*database),
+            Self::Cluster { .. } | Self::Node(_) | Self::Grants(_) | Self::GrantsGone(_) => None,
+        }
+    }
+
+    /// Whose grants it changes.
+    #[must_use]
+    pub fn client(&self) -> Option<&str> {
+        match self {
+            Self::Grants(grants) => Some(&grants.client),
+            Self::GrantsGone(client) => Some(client),
+            _ => None,
+        }
+    }
+
     /// Makes this one change.
     ///
     /// # Errors
@@ -249,6 +282,10 @@ impl MapChange {
                     put(known, field.clone(), |known| known.name.clone());
                 }
             }
+            Self::Grants(grants) => {
+                put(&mut map.grants, Arc::new(grants.clone()), |known| known.client.clone());
+            }
+            Self::GrantsGone(client) => map.grants.retain(|known| known.client != *client),
         }
         Ok(())
     }

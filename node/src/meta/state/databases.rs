@@ -12,7 +12,7 @@ use quorate_protocol::{
     map::{ClusterMap, Database},
 };
 
-use super::{Refusal, check_name, policies, refuse, take_id};
+use super::{Refusal, check_name, grants, policies, refuse, take_id};
 
 pub(super) fn create(
     map: &mut ClusterMap,
@@ -48,10 +48,10 @@ pub(super) fn create(
 }
 
 pub(super) fn drop(map: &mut ClusterMap, name: &str) -> Result<Outcome, Refusal> {
-    let before = map.databases.len();
-    map.databases.retain(|database| database.name != name);
-    if map.databases.len() == before {
+    let Some(id) = map.database_named(name).map(|database| database.id) else {
         return Err(refuse(Code::DatabaseNotFound, "no database has this name"));
-    }
+    };
+    map.databases.retain(|database| database.id != id);
+    grants::gone(map, id);
     Ok(Outcome::Done)
 }

@@ -7,6 +7,7 @@
 
 mod databases;
 mod fields;
+mod grants;
 mod groups;
 mod leave;
 mod nodes;
@@ -71,6 +72,11 @@ fn change(map: &mut ClusterMap, index: u64, command: &Command) -> Result<Outcome
         Change::ReopenGroups { older_ns } => truncate::reopen(map, *at_ns, *older_ns),
         Change::DeleteGroup { group } => groups::delete(map, *group, *at_ns),
         Change::PruneTombstones { keep_ns } => groups::prune(map, *at_ns, *keep_ns),
+        Change::Grant { client, database, access } => {
+            grants::grant(map, client, database.as_deref(), *access)
+        }
+        Change::Revoke { client, scope, access } => grants::revoke(map, client, scope, *access),
+        Change::ForgetGrants { client } => grants::forget(map, client),
         // The log's decoder stops at variants it does not know, so this is a variant that was
         // added to the protocol and forgotten here.
         _ => Err(refuse(Code::Unsupported, "change is not implemented")),

@@ -2,7 +2,9 @@
 
 mod alter;
 mod delta;
+mod grants;
 mod grid;
+mod seen;
 mod truncate;
 
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use quorate_protocol::{
     change::Consent,
+    grant::{Access, GrantScope},
     id::GroupId,
     map::{GroupDifferences, MapDelta, MapUpdate, apply_updates},
 };
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// Commands about a few names and ids, so that they meet.
-fn commands() -> impl Strategy<Value = Vec<Change>> {
+pub(super) fn commands() -> impl Strategy<Value = Vec<Change>> {
     let name = || prop::sample::select(vec!["a", "b"]).prop_map(str::to_owned);
     let rule = || prop::sample::select(vec!["default", "p"]).prop_map(str::to_owned);
     let times = prop::collection::vec(-40 * DAY as i64..40 * DAY as i64, 1..4);
@@ -26,6 +27,12 @@ fn commands() -> impl Strategy<Value = Vec<Change>> {
         };
         fields.into_iter().map(new).collect::<Vec<_>>()
     });
+    let client = || prop::sample::select(vec!["*", "x", "y"]).prop_map(str::to_owned);
+    let scope = prop_oneof![
+        name().prop_map(GrantScope::Database),
+        Just(GrantScope::AllDatabases),
+        Just(GrantScope::Everything),
+    ];
     let command = prop_oneof![
         2 => name().prop_map(|name| create(&name, spec(0, DAY))),
         1 => name().prop_map(|name| Change::DropDatabase { name }),
@@ -63,12 +70,19 @@ fn commands() -> impl Strategy<Value = Vec<Change>> {
         1 => Just(Change::ReopenGroups { older_ns: DAY }),
         1 => (1..9u64).prop_map(|group| Change::DeleteGroup { group: GroupId(group) }),
         1 => Just(Change::PruneTombstones { keep_ns: 5 * DAY }),
+        3 => (client(), prop::option::of(name()))
+            .prop_map(|(client, database)| Change::Grant { client, database, access: Access::ALL }),
+        2 => (client(), scope, any::<bool>()).prop_map(|(client, scope, write)| {
+            let access = if write { Access::WRITE } else { Access::ALL };
+            Change::Revoke { client, scope, access }
+        }),
+        1 => client().prop_map(|client| Change::ForgetGrants { client }),
     ];
     prop::collection::vec(command, 1..40)
 }
 
 /// Every map that these commands lead to, the first one being empty.
-fn history(commands: Vec<Change>) -> Vec<Arc<ClusterMap>> {
+pub(super) fn history(commands: Vec<Change>) -> Vec<Arc<ClusterMap>> {
     let bootstrap = Change::Bootstrap { cluster: ClusterId(1), name: "c".to_owned() };
     let nodes = (1..=3).map(|n| add_node(&format!("n{n}"), n));
     let mut maps = vec![Arc::new(ClusterMap::default())];
@@ -102,8 +116,9 @@ proptest! {
         let newest = apply_updates(first, &encode(first, last)).unwrap();
         prop_assert_eq!(newest.as_ref().unwrap_or(first), last);
         // A map that shares no parts with the other is compared by what it holds.
-        let other: ClusterMap =
+        let mut other: ClusterMap =
             postcard::from_bytes(&postcard::to_allocvec(last.as_ref()).unwrap()).unwrap();
+        other.grants = last.grants.iter().map(|it| Arc::new(it.as_ref().clone())).collect();
         prop_assert_eq!(MapDelta::between(first, &other), MapDelta::between(first, last));
         prop_assert_eq!(&MapDelta::between(&other, last).changes, &[]);
     }
