@@ -44,6 +44,7 @@ mod policies;
 mod queries;
 mod reads;
 mod resend;
+mod rotation;
 mod shard_crash;
 mod shard_files;
 mod shard_sync;

@@ -7,6 +7,7 @@ mod certificates;
 mod hostile;
 mod network;
 mod pool;
+mod renewal;
 mod requests;
 mod spec;
 mod streams;
