@@ -27,6 +27,7 @@ mod hint_outage;
 mod hint_poison;
 mod hints;
 mod history;
+mod hosts;
 mod http;
 mod idle;
 mod leaving;
