@@ -126,14 +126,19 @@ fn a_host_that_is_cut_off_both_ways_or_one_way_costs_no_write() {
         let mut scene = Scene::start(None, 2).await;
         let cut = |hosts: &mut Hosts, rules: &[String]| hosts.rules(&rules.join("\n"), "");
         // The leader, so that metadata has to be decided anew as well.
-        for (name, ways) in [
-            ("cut off both ways", &["iifname", "oifname"][..]),
-            ("hears nobody", &["oifname"]),
-            ("is heard by nobody", &["iifname"]),
+        for (name, rules) in [
+            ("is cut off both ways", &["iifname LEAD drop", "oifname LEAD drop"][..]),
+            ("hears nobody", &["oifname LEAD drop"]),
+            ("is heard by nobody", &["iifname LEAD drop"]),
+            ("does not hear one other", &["iifname OTHER oifname LEAD drop"]),
         ] {
             let lead = scene.leader().await;
-            let rules: Vec<String> =
-                ways.iter().map(|way| format!("{way} \"h{lead}\" drop")).collect();
+            let other = scene.hosts.ids().into_iter().find(|node| *node != lead).unwrap();
+            let of = |rule: &&str| {
+                let rule = rule.replace("LEAD", &format!("\"h{lead}\""));
+                rule.replace("OTHER", &format!("\"h{other}\""))
+            };
+            let rules: Vec<String> = rules.iter().map(of).collect();
             let name = format!("the leader's host {name}");
             scene
                 .fault(&name, HOLD, async |hosts| cut(hosts, &rules), async |hosts| cut(hosts, &[]))

@@ -3,6 +3,7 @@
 //! Nothing is restarted here: nobody who belongs notices, and whoever does not is out.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
@@ -85,7 +86,7 @@ fn copy(from: &Path, to: PathBuf) -> PathBuf {
 #[test]
 fn the_ca_and_all_certificates_change_under_load_and_no_write_fails() {
     real(async {
-        let cluster = Processes::start_with(BINARY, 3, OFTEN).await;
+        let mut cluster = Processes::start_with(BINARY, 3, OFTEN).await;
         let tester = cluster.pki().join("tester");
         certs_done(&cluster, &["client", "--name", "tester", "--role", "admin"]).await;
         let client = client_of(&cluster, &tester).await.unwrap();
@@ -116,9 +117,16 @@ fn the_ca_and_all_certificates_change_under_load_and_no_write_fails() {
         let early = certs(&cluster, &["rollover", "--finish"]).await;
         assert_eq!(early.code, Some(1));
         assert!(early.stderr.contains("still needed by n1, n2, n3, tester"), "{}", early.stderr);
+        let connections =
+            || -> BTreeSet<u64> { client.traffic().iter().map(|node| node.connection).collect() };
+        let before = connections();
         certs_taken(&cluster, &["renew", "--all"]).await;
-        // Until those who dial have done it again with their new certificates.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        wait_for("connections with new certificates", PATIENCE, async || {
+            let now = connections();
+            let new = now.len() == 3 && now.is_disjoint(&before);
+            if new { Ok(()) } else { Err(format!("{now:?}, {before:?} before")) }
+        })
+        .await;
         acked(20).await;
         certs_taken(&cluster, &["rollover", "--finish"]).await;
         acked(50).await;
@@ -145,6 +153,9 @@ fn the_ca_and_all_certificates_change_under_load_and_no_write_fails() {
             assert!(!log.contains("certificates not taken"), "{log}");
         }
         client.close().await;
+        for node in cluster.ids() {
+            cluster.terminate(node).await;
+        }
     });
 }
 
