@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod disk;
 pub mod gauges;
 pub mod history;
+pub mod hosts;
 pub mod limit;
 pub mod load;
 pub mod net;

@@ -9,6 +9,7 @@ mod hostile;
 mod network;
 mod pool;
 mod refused;
+mod renewal;
 mod requests;
 mod spec;
 mod streams;

@@ -20,7 +20,12 @@ use crate::credentials::{Credentials, SERVER_NAME};
 use crate::identity::{Identity, IdentityError, NameError, Roles, cluster_uri, valid_name};
 use crate::load::{self, LoadError};
 use crate::publish::{Existing, NewFile, PublishError, publish};
+use crate::revocation::{self, CRL};
 use crate::validity::{Moment, Standing, Validity};
+
+mod renew;
+mod revoke;
+mod rollover;
 
 /// The CA's certificate, in the CA's directory and beside every identity it made.
 pub const CA_CERT: &str = "ca.crt";
@@ -269,16 +274,18 @@ struct Leaf {
 
 impl Leaf {
     fn write(self, dir: &Path, ca: &Authority, existing: Existing) -> Result<PathBuf, IssueError> {
+        let list = revocation::read_text(&dir.join(CRL))?;
         let dir = dir.join(self.identity.name());
         let key = self.key.serialize_pem();
         let certificate = self.certificate.pem();
         // Key and certificate side by side: a crash between the two is found by `load`, which
         // compares them, and mended by making the identity again.
-        let files = [
+        let mut files = vec![
             NewFile::secret(LEAF_KEY, &key),
             NewFile::public(LEAF_CERT, &certificate),
             NewFile::public(CA_CERT, &ca.pem),
         ];
+        files.extend(list.as_deref().map(|list| NewFile::public(CRL, list)));
         publish(&dir, &files, existing)?;
         Ok(dir)
     }
@@ -354,6 +361,24 @@ pub enum IssueError {
         cluster: String,
         /// When it is valid.
         validity: Validity,
+    },
+    /// A rollover cannot begin, or has not begun.
+    #[error("{}", if *.cas > 1 {
+        "a rollover is under way: end it with 'quorate certs rollover --finish' first"
+    } else {
+        "there is no rollover to finish: 'quorate certs rollover' begins one"
+    })]
+    Rollover {
+        /// How many CAs are trusted.
+        cas: usize,
+    },
+    /// A rollover cannot end.
+    #[error(
+        "the old CA is still needed by {names}: renew these with 'quorate certs renew' and bring them to where they are used first"
+    )]
+    StillOld {
+        /// Whose certificates it has signed.
+        names: String,
     },
     /// Files that are there already, or cannot be written.
     #[error(transparent)]

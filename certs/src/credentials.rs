@@ -4,7 +4,8 @@
 //! from the other side, and offers neither resumption (a resumed session would outlive the check of
 //! its certificate) nor early data (writes could be replayed). Made by `load` and `authority`; used
 //! by the node's endpoint and the client's pool, which must also call [`Credentials::verify_peer`]
-//! or [`Credentials::verify_node`] on what the connection presented.
+//! or [`Credentials::verify_node`] on what the connection presented, and [`Credentials::still_accepts`]
+//! about open connections when they take new credentials.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +23,9 @@ use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::identity::{Identity, IdentityError, parse_der, peer_identity};
-use crate::validity::Moment;
+use crate::revocation::{Revocations, Serial};
+use crate::validity::{Moment, Validity};
+use crate::verifier::Revoking;
 
 /// The DNS name that every node's certificate carries and every dialer asks for.
 ///
@@ -37,6 +40,7 @@ pub struct Credentials {
     not_after: Moment,
     certified: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
+    revoked: Revocations,
     provider: Arc<CryptoProvider>,
     time: Arc<dyn TimeProvider>,
 }
@@ -61,9 +65,28 @@ impl Credentials {
             not_after,
             certified,
             roots: Arc::new(roots),
+            revoked: Revocations::default(),
             provider,
             time: Arc::new(DefaultTimeProvider),
         })
+    }
+
+    /// Refuses these besides.
+    #[must_use]
+    pub fn revoking(mut self, revoked: &Revocations) -> Self {
+        self.revoked = self.revoked.union(revoked);
+        self
+    }
+
+    /// With the clock of those in use until now, and all that they refuse.
+    pub(crate) fn succeeding(self, last: &Self) -> Self {
+        self.with_time(Arc::clone(&last.time)).revoking(&last.revoked)
+    }
+
+    /// Which certificates are refused although their time is not over.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.revoked
     }
 
     /// Judges peers' certificates by this clock instead of the system's: for runs on virtual time.
@@ -123,7 +146,8 @@ impl Credentials {
         let details = (Arc::clone(&self.provider), Arc::clone(&self.time));
         let mut config = ClientConfig::builder_with_details(details.0, details.1)
             .with_protocol_versions(&[&TLS13])?
-            .with_webpki_verifier(self.server_verifier()?)
+            .dangerous()
+            .with_custom_certificate_verifier(self.server_verifier()?)
             .with_client_cert_resolver(Arc::new(self.presented()));
         config.alpn_protocols = vec![alpn.to_vec()];
         config.resumption = Resumption::disabled();
@@ -143,6 +167,9 @@ impl Credentials {
 
     fn of_our_cluster(&self, chain: &[CertificateDer<'_>]) -> Result<Identity, PeerError> {
         let peer = peer_identity(chain)?;
+        if let Some(serial) = self.revoked.find(chain) {
+            return Err(PeerError::Revoked { peer, serial });
+        }
         if peer.cluster != self.identity.cluster {
             return Err(PeerError::OtherCluster { peer, ours: self.identity.cluster.clone() });
         }
@@ -169,6 +196,27 @@ impl Credentials {
         }
     }
 
+    /// Whether the peer of an open connection, whose chain was accepted once, would be let in by these
+    /// credentials too. That its time is over does not end a connection, or a node whose renewal is late
+    /// would fall out of the cluster at once instead of at its next start.
+    ///
+    /// # Errors
+    /// It was revoked, or its CA is not trusted any more, or as [`Self::verify_peer`].
+    pub fn still_accepts(&self, chain: &[CertificateDer<'_>]) -> Result<(), PeerError> {
+        let peer = self.verify_peer(chain)?;
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return Err(PeerError::Identity(IdentityError::NoCertificate));
+        };
+        // A moment at which its time was not over, whatever the clock says now.
+        let begin = u64::try_from(Validity::of(&parse_der(leaf)?).not_before.0).unwrap_or(0);
+        let within = UnixTime::since_unix_epoch(Duration::from_secs(begin));
+        // Nodes may stand on the dialling side as well, so this judges both.
+        let verified = self
+            .client_verifier()
+            .and_then(|verifier| verifier.verify_client_cert(leaf, intermediates, within));
+        verified.map(drop).map_err(|_| PeerError::Distrusted { peer })
+    }
+
     /// Whether a peer with the same CA would accept this chain at `now`, in every part that the
     /// identity may play.
     pub(crate) fn verify_own(&self, now: UnixTime) -> Result<(), rustls::Error> {
@@ -189,22 +237,46 @@ impl Credentials {
         Ok(())
     }
 
+    /// The verdict of a handshake on somebody who dials.
+    #[cfg(test)]
+    pub(crate) fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        self.client_verifier()?.verify_client_cert(&chain[0], &chain[1..], now).map(drop)
+    }
+
+    /// The verdict of a handshake on somebody who is dialled.
+    #[cfg(test)]
+    pub(crate) fn judge_dialled(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let name = ServerName::try_from(SERVER_NAME).unwrap();
+        let (leaf, others) = (&chain[0], &chain[1..]);
+        self.server_verifier()?.verify_server_cert(leaf, others, &name, &[], now).map(drop)
+    }
+
     fn presented(&self) -> SingleCertAndKey {
         Arc::clone(&self.certified).into()
     }
 
     fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
         let (roots, provider) = (Arc::clone(&self.roots), Arc::clone(&self.provider));
-        WebPkiClientVerifier::builder_with_provider(roots, provider)
+        let usual = WebPkiClientVerifier::builder_with_provider(roots, provider)
             .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        Ok(Arc::new(Revoking::new(usual, self.revoked.clone())))
     }
 
-    fn server_verifier(&self) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+    fn server_verifier(&self) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
         let (roots, provider) = (Arc::clone(&self.roots), Arc::clone(&self.provider));
-        WebPkiServerVerifier::builder_with_provider(roots, provider)
+        let usual = WebPkiServerVerifier::builder_with_provider(roots, provider)
             .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        Ok(Arc::new(Revoking::new(usual, self.revoked.clone())))
     }
 }
 
@@ -268,7 +340,7 @@ impl fmt::Display for ExpiresSoon {
         let Self { identity, not_after } = self;
         write!(
             f,
-            "the certificate of {identity} expires on {not_after}: make a new one with 'quorate certs'"
+            "the certificate of {identity} expires on {not_after}: renew it with 'quorate certs renew'"
         )
     }
 }
@@ -280,6 +352,20 @@ pub enum PeerError {
     /// Its certificate says nothing usable.
     #[error("the peer's certificate is not of a Quorate cluster: {0}")]
     Identity(#[from] IdentityError),
+    /// It was thrown out.
+    #[error("the certificate of {peer} was revoked (serial number {serial})")]
+    Revoked {
+        /// Who it is.
+        peer: Identity,
+        /// Which certificate of its chain.
+        serial: Serial,
+    },
+    /// Its CA, which was trusted when it came, is so no more.
+    #[error("the CA that signed the certificate of {peer} is not trusted any more")]
+    Distrusted {
+        /// Who it is.
+        peer: Identity,
+    },
     /// It belongs to another cluster.
     #[error("the peer is {peer}, but this is cluster '{ours}': check address and certificates")]
     OtherCluster {

@@ -2,7 +2,8 @@
 //!
 //! A cluster is one certificate authority ([`authority`]); who somebody is, and what they may do, is
 //! one URI in their certificate ([`identity`]); [`load`] reads and checks what a process is started
-//! with, [`credentials`] turns it into TLS configurations, [`mod@show`] describes certificates to
+//! with, [`folder`] what it changes to while it runs, [`revocation`] who is thrown out,
+//! [`credentials`] turns it into TLS configurations, [`mod@show`] describes certificates to
 //! people. `SPEC.md`, section 2, is the normative text. Invariants: TLS 1.3 only, both sides
 //! authenticated, no resumption, no early data; a private key is never readable by others and never
 //! replaced unless that was asked for.
@@ -13,20 +14,25 @@
 
 pub mod authority;
 pub mod credentials;
+pub mod folder;
 #[cfg(feature = "forge")]
 pub mod forge;
 pub mod identity;
 pub mod load;
 mod publish;
+pub mod revocation;
 pub mod show;
 pub mod validity;
 #[cfg(test)]
 mod vectors;
+mod verifier;
 
 pub use authority::{Authority, Config, IssueError};
 pub use credentials::{Credentials, ExpiresSoon, PeerError, SERVER_NAME};
+pub use folder::Folder;
 pub use identity::{Identity, IdentityError, Kind, NameError, Role, Roles, peer_identity};
 pub use load::LoadError;
 pub use publish::Existing;
+pub use revocation::{Revocations, Serial};
 pub use rustls_pki_types::UnixTime;
 pub use show::{CertificateInfo, describe, show};

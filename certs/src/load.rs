@@ -15,6 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use crate::authority::{CA_CERT, CA_KEY, LEAF_CERT, LEAF_KEY};
 use crate::credentials::Credentials;
 use crate::identity::{Identity, IdentityError, Kind, cluster_of, parse_der};
+use crate::revocation::Revocations;
 use crate::validity::{Moment, Standing, Validity};
 
 /// The largest certificate or key file, in bytes. One certificate takes about 800.
@@ -23,11 +24,11 @@ pub const MAX_FILE: u64 = 1024 * 1024;
 pub const MAX_CERTIFICATES: usize = 16;
 
 impl Credentials {
-    /// Reads and checks `dir/{ca.crt,tls.crt,tls.key}`.
+    /// Reads and checks `dir/{ca.crt,tls.crt,tls.key}`, and `dir/ca.crl` if it is there.
     ///
     /// # Errors
     /// The first thing that is wrong: a file that is missing, no file, too large or damaged; a key
-    /// of another certificate; a certificate that is expired, of another CA or cluster, without
+    /// of another certificate; a certificate that is expired, revoked, of another CA or cluster, without
     /// identity, or not made for what its identity does.
     pub fn load(dir: &Path, now: UnixTime) -> Result<Self, LoadError> {
         let files = [CA_CERT, LEAF_CERT, LEAF_KEY].map(|name| dir.join(name));
@@ -55,7 +56,12 @@ impl Credentials {
                 rustls::Error::InvalidCertificate(e) => damaged(cert, &e.to_string()),
                 e => damaged(key, &e.to_string()),
             })?;
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let credentials = credentials.revoking(&Revocations::load(dir, &trusted, &provider)?);
         credentials.verify_own(now).map_err(|e| match e {
+            rustls::Error::InvalidCertificate(CertificateError::Revoked) => {
+                LoadError::Revoked { file: cert.clone(), hint: remake() }
+            }
             rustls::Error::InvalidCertificate(
                 CertificateError::UnknownIssuer | CertificateError::BadSignature,
             ) => LoadError::OtherAuthority { cert: cert.clone(), ca: ca.clone() },
@@ -237,7 +243,7 @@ fn read_key(
 }
 
 /// Says what is wrong without repeating what is in the file.
-fn pem_fault(error: &pem::Error) -> String {
+pub(crate) fn pem_fault(error: &pem::Error) -> String {
     match error {
         pem::Error::MissingSectionEnd { .. } => "a PEM section has no end line",
         pem::Error::IllegalSectionStart { .. } => "a PEM section begins with a broken line",
@@ -247,7 +253,7 @@ fn pem_fault(error: &pem::Error) -> String {
     .to_owned()
 }
 
-fn damaged(file: &Path, why: &str) -> LoadError {
+pub(crate) fn damaged(file: &Path, why: &str) -> LoadError {
     LoadError::Damaged { file: file.to_owned(), why: why.to_owned() }
 }
 
@@ -354,6 +360,24 @@ pub enum LoadError {
         not_after: Moment,
         /// How to renew it.
         hint: String,
+    },
+    /// Thrown out.
+    #[error("{} was revoked: {hint}", file.display())]
+    Revoked {
+        /// Which.
+        file: PathBuf,
+        /// How to make another.
+        hint: String,
+    },
+    /// A certificate of somebody else in the place of the one in use.
+    #[error("{} is for {is}, but this process is {was}: restart it to be somebody else", file.display())]
+    OtherHolder {
+        /// Which.
+        file: PathBuf,
+        /// Who it was for.
+        was: Box<Identity>,
+        /// Who it is for now.
+        is: Box<Identity>,
     },
     /// Too early: more likely a clock than a certificate.
     #[error("{} is valid only from {not_before}, and here it is {now}: set this machine's clock", file.display())]

@@ -17,6 +17,7 @@ use x509_parser::extensions::GeneralName;
 use crate::authority::{CA_CERT, LEAF_CERT};
 use crate::identity::{Identity, IdentityError, Kind, cluster_of, parse_der, shorten};
 use crate::load::{LoadError, read_certificates};
+use crate::revocation::{CRL, Revocations};
 use crate::validity::{Standing, Validity};
 
 /// One certificate, in the words of `certs show`.
@@ -46,7 +47,7 @@ pub struct CertificateInfo {
     pub not_before: String,
     /// The last moment of validity, RFC 3339.
     pub not_after: String,
-    /// `valid`, `expired` or `not yet valid` at the time of asking.
+    /// `valid`, `expired`, `not yet valid` or `revoked` at the time of asking.
     pub status: String,
     /// SHA-256 of the DER, in hex.
     pub fingerprint_sha256: String,
@@ -125,14 +126,29 @@ pub fn show(path: &Path, now: UnixTime) -> Result<Vec<CertificateInfo>, LoadErro
     let missing = || "name a certificate, or a directory of 'quorate certs'".to_owned();
     let mut shown = Vec::new();
     for file in files {
+        let revoked = beside(&file)?;
         for der in read_certificates(&file, &missing)?.0 {
             let mut info = describe(&der, now)
                 .map_err(|source| LoadError::Identity { file: file.clone(), source })?;
+            if revoked.find(&[der]).is_some() {
+                "revoked".clone_into(&mut info.status);
+            }
             info.file = file.display().to_string();
             shown.push(info);
         }
     }
     Ok(shown)
+}
+
+/// Who is on the lists beside a file.
+fn beside(file: &Path) -> Result<Revocations, LoadError> {
+    let dir = file.parent().unwrap_or(Path::new(""));
+    let ca = dir.join(CA_CERT);
+    if !ca.is_file() || !dir.join(CRL).is_file() {
+        return Ok(Revocations::default());
+    }
+    let (roots, _) = read_certificates(&ca, &String::new)?;
+    Revocations::load(dir, &roots, &rustls::crypto::aws_lc_rs::default_provider())
 }
 
 fn sans(certificate: &X509Certificate<'_>) -> Vec<String> {

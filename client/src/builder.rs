@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use quorate_certs::{Credentials, LoadError, UnixTime};
+use quorate_certs::{Credentials, Folder, LoadError};
 use quorate_protocol::hlc::HybridClock;
 use tokio::{
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Client, StopOnDrop,
     backlog::Backlog,
+    certificates,
     config::{ClientConfig, TransportConfig, WriteOptions},
     connection::Dialer,
     core::Core,
@@ -99,14 +100,16 @@ impl ClientBuilder {
         self
     }
 
-    /// The directory of a client certificate (`ca.crt`, `tls.crt`, `tls.key`), which is read by
-    /// [`Self::connect`].
+    /// The directory of a client certificate (`ca.crt`, `tls.crt`, `tls.key`, and `ca.crl` where somebody was
+    /// revoked). It is read by [`Self::connect`] and followed from then on: what is renewed in it is used
+    /// without a restart. See [`CertificatesConfig`](crate::config::CertificatesConfig).
     pub fn certificates(mut self, directory: impl Into<PathBuf>) -> Self {
         self.identity = Some(Identity::Directory(directory.into()));
         self
     }
 
-    /// Credentials that were loaded already, in place of [`Self::certificates`].
+    /// Credentials that were loaded already, in place of [`Self::certificates`]. They stay until
+    /// [`Client::set_credentials`].
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.identity = Some(Identity::Loaded(Box::new(credentials)));
         self
@@ -179,16 +182,21 @@ impl ClientBuilder {
         if config.budget_bytes == 0 {
             return Err(SetupError::NoBudget.into());
         }
-        let credentials = match identity {
+        let (credentials, folder) = match identity {
             None => return Err(SetupError::NoCertificates.into()),
-            Some(Identity::Loaded(credentials)) => *credentials,
+            Some(Identity::Loaded(credentials)) => (*credentials, None),
             Some(Identity::Directory(directory)) => {
-                let now = Duration::from_nanos(env.clock.wall_ns());
-                Credentials::load(&directory, UnixTime::since_unix_epoch(now))
-                    .map_err(SetupError::Certificates)?
+                let time = Some(env.certificate_time());
+                let folder = Folder::open(&directory, env.unix_time(), time)
+                    .map_err(SetupError::Certificates)?;
+                (folder.credentials().clone(), Some(folder))
             }
         };
-        open(&seeds, credentials, config, env).await
+        let client = open(&seeds, credentials, config, env).await?;
+        if let Some(folder) = folder {
+            certificates::start(&client.core, folder);
+        }
+        Ok(client)
     }
 }
 
@@ -220,6 +228,7 @@ async fn open(
         pool,
         topology: Topology::new(),
         clock: Mutex::new(HybridClock::new(skew)),
+        certificates: Notify::new(),
         tasks: TaskTracker::new(),
         cancel: CancellationToken::new(),
         config,

@@ -3,6 +3,7 @@
 //! Invariant: every limit has a unit, a default and its trade-off written beside it; unknown keys
 //! are refused. Read by whoever builds a client or a node.
 
+mod certificates;
 mod duration;
 mod transport;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use quorate_protocol::{consistency::Level, hlc::MAX_CLOCK_SKEW_NS, id::Version};
 
+pub use certificates::CertificatesConfig;
 pub use transport::TransportConfig;
 
 /// How a client behaves. `Default` suits a service in the cluster's own network.
@@ -57,6 +59,8 @@ pub struct ClientConfig {
     pub meta_timeout: Duration,
     /// The options that [`Client::options`](crate::Client::options) gives to those who want no others.
     pub write: WriteOptions,
+    /// The client's own certificates, where the builder was given their directory.
+    pub certificates: CertificatesConfig,
     /// Connections, lanes and windows.
     pub transport: TransportConfig,
 }
@@ -76,6 +80,7 @@ impl Default for ClientConfig {
             read_ahead_bytes: 8 << 20,
             meta_timeout: Duration::from_secs(10),
             write: WriteOptions::default(),
+            certificates: CertificatesConfig::default(),
             transport: TransportConfig::default(),
         }
     }

@@ -9,6 +9,7 @@ mod dial;
 mod error;
 mod mute;
 mod stream;
+mod trust;
 
 use std::{
     fmt,
@@ -29,8 +30,9 @@ use quorate_protocol::{
     id::NodeId,
     message::{Failure, Request},
 };
+use rustls_pki_types::CertificateDer;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, watch},
     time::{Instant, timeout_at},
 };
 
@@ -38,6 +40,7 @@ pub use dial::{Dialer, Local, client_config, peer_chain};
 pub use error::{ConnectError, Lost, NotSent, RequestError, alert, alert_text};
 pub use stream::ReplyStream;
 
+use self::dial::Tls;
 use crate::usage::ConnectionUsage;
 use crate::{
     lane::{
@@ -64,6 +67,8 @@ pub struct Connection {
     quic: quinn::Connection,
     welcome: Welcome,
     identity: Identity,
+    /// What this side presented.
+    own: CertificateDer<'static>,
     lanes: [Arc<Lane>; LANES.len()],
     /// Payload bytes the peer still takes, at most `limit`.
     credit: Arc<Semaphore>,
@@ -120,6 +125,8 @@ impl Connection {
         welcome: Welcome,
         identity: Identity,
         lanes: Vec<(FrameWriter, FrameReader)>,
+        tls: watch::Receiver<Arc<Tls>>,
+        own: CertificateDer<'static>,
         dialer: &Dialer,
     ) -> Arc<Self> {
         let (config, tasks) = (dialer.config(), dialer.tasks());
@@ -135,6 +142,7 @@ impl Connection {
             quic,
             welcome,
             identity,
+            own,
             lanes: LANES.map(|_| Lane::new()),
             credit: Arc::new(Semaphore::new(limit)),
             limit,
@@ -154,6 +162,12 @@ impl Connection {
             connection.lanes.clone(),
             config.mute_after,
             dialer.stop().clone(),
+        ));
+        tasks.spawn(trust::watch(
+            connection.quic.clone(),
+            Arc::clone(&connection.state),
+            connection.lanes.clone(),
+            tls,
         ));
         Arc::new(connection)
     }
@@ -203,6 +217,11 @@ impl Connection {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The certificate that this side presented.
+    pub(crate) fn own(&self) -> &CertificateDer<'static> {
+        &self.own
     }
 
     /// Where the peer is.

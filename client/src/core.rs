@@ -6,7 +6,7 @@ use quorate_protocol::{
     hlc::HybridClock,
     id::{BatchId, MetaIndex, Version},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{backlog::Backlog, config::ClientConfig, env::Env, pool::Pool, topology::Topology};
@@ -21,6 +21,8 @@ pub(crate) struct Core {
     pub(crate) budget: Arc<Semaphore>,
     /// Which of these only slow owners hold.
     pub(crate) backlog: Arc<Backlog>,
+    /// Somebody says that there are new certificates.
+    pub(crate) certificates: Notify,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
 }

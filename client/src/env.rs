@@ -6,6 +6,7 @@
 //! application with [`Env::system`], or by a simulation.
 
 mod system;
+mod time;
 
 use std::{fmt, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 

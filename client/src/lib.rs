@@ -65,6 +65,7 @@ mod backlog;
 pub mod backoff;
 mod budget;
 mod builder;
+pub mod certificates;
 pub mod config;
 pub mod connection;
 mod converged;

@@ -48,7 +48,7 @@ pub(crate) fn start(core: &Arc<Core>) {
     core.shards.start();
 }
 
-fn spawn(core: &Arc<Core>, work: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn spawn(core: &Arc<Core>, work: impl Future<Output = ()> + Send + 'static) {
     let cancel = core.cancel.clone();
     core.tasks.spawn(async move {
         tokio::select! {

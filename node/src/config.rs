@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use quorate_client::config::TransportConfig;
+use quorate_client::config::{CertificatesConfig, TransportConfig};
 use quorate_protocol::hlc::MAX_CLOCK_SKEW_NS;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,8 @@ pub struct NodeConfig {
     /// receipts say `Buffered`. The end of the process alone costs nothing. Hints, deliveries of
     /// hints and metadata are synced before they are answered in any case.
     pub durability: Durability,
+    /// This node's certificates.
+    pub certificates: CertificatesConfig,
     /// Connections, lanes, credit and windows.
     pub transport: TransportConfig,
     /// The journal.
@@ -126,6 +128,7 @@ impl Default for NodeConfig {
             hint_store_bytes: 1 << 20,
             hint_pause_percent: 100,
             durability: Durability::Commit,
+            certificates: CertificatesConfig::default(),
             transport: TransportConfig::default(),
             journal: JournalConfig::default(),
             shard: ShardConfig::default(),

@@ -14,7 +14,7 @@ use quorate_protocol::{
     id::{ClusterId, NodeId, Version},
     message::Failure,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -53,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) pool: Arc<Pool>,
     /// Whether this node has left the cluster and nothing is to be done here any more.
     pub(crate) left: watch::Sender<bool>,
+    /// Somebody says that there are new certificates.
+    pub(crate) look_at_certificates: Notify,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
     /// Set with [`Core::saw_version`].

@@ -1,7 +1,6 @@
 //! The node's UDP endpoint: it listens on it and dials from it.
 //!
-//! Invariant: TLS 1.3 with certificates of the cluster's CA on both sides, no early data, no
-//! migration; a port that cannot be had is told with the address and what to do. Called when the
+//! Invariant: TLS 1.3 with certificates of the cluster's CA on both sides, no early data; a port that cannot be had is told with the address and what to do. Called when the
 //! node starts, and again for its server configuration when certificates are renewed.
 
 mod port;
@@ -87,7 +86,7 @@ pub fn server_config(
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
     server
         .transport_config(config.quic())
-        .migration(false)
+        .migration(config.migration)
         .max_incoming(config.max_handshakes.max(1) as usize);
     Ok(server)
 }

@@ -100,6 +100,8 @@ impl View {
         set("quorate_meta_has_leader", f64::from(u8::from(core.meta.leaderless().is_none())));
         set("quorate_meta_log_index", log.last as f64);
         set("quorate_meta_applied_index", log.applied as f64);
+        let expires = core.pool.dialer().credentials().not_after();
+        set("quorate_tls_certificate_expiry_timestamp_seconds", expires.0 as f64);
         core.feeds.publish();
         set("quorate_shard_fresh_bytes", core.shards.stats().fresh_bytes as f64);
     }

@@ -7,6 +7,7 @@
 mod accepted;
 mod background;
 mod cardinality;
+mod certificates;
 mod change;
 pub mod cli;
 pub mod config;

@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 69] = [
+const METRICS: [(&str, Kind, &str); 72] = [
     (
         "quorate_client_breakers_opened_total",
         Counter,
@@ -233,6 +233,21 @@ const METRICS: [(&str, Kind, &str); 69] = [
         "quorate_shard_series",
         Gauge,
         "Series of a database on this node, as the limit on series counts them.",
+    ),
+    (
+        "quorate_tls_certificate_expiry_timestamp_seconds",
+        Gauge,
+        "The last moment at which peers accept this node's certificate, in seconds since 1970.",
+    ),
+    (
+        "quorate_tls_reloads_total",
+        Counter,
+        "Changes of the certificates' folder, by whether they were taken or refused.",
+    ),
+    (
+        "quorate_tls_sessions_revoked_total",
+        Counter,
+        "Open connections that were closed since their peer was revoked or its CA is trusted no more.",
     ),
     (
         "quorate_write_copies_total",

@@ -13,7 +13,6 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
 use quinn::Incoming;
 use quorate_certs::Credentials;
 use quorate_client::{
@@ -26,7 +25,7 @@ use quorate_protocol::{
     frame::Frame,
     id::{ClusterId, MetaIndex, NodeId, Version},
 };
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -71,7 +70,8 @@ pub trait Service: Send + Sync + 'static {
 pub(crate) struct Shared {
     pub(crate) service: Arc<dyn Service>,
     pub(crate) config: TransportConfig,
-    pub(crate) credentials: ArcSwap<Credentials>,
+    /// Sessions watch it, so that who is revoked leaves.
+    pub(crate) credentials: watch::Sender<Arc<Credentials>>,
     /// Set when the node stops: no new requests.
     pub(crate) stop: CancellationToken,
     sessions: AtomicUsize,
@@ -98,7 +98,7 @@ impl Server {
         let shared = Arc::new(Shared {
             service,
             config,
-            credentials: ArcSwap::from_pointee(credentials),
+            credentials: watch::Sender::new(Arc::new(credentials)),
             stop: CancellationToken::new(),
             sessions: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
@@ -117,14 +117,15 @@ impl Server {
         self.endpoint.local_addr()
     }
 
-    /// Uses these credentials for connections from now on; open ones stay.
+    /// Uses these credentials for connections from now on. Open ones stay, except those of peers that the
+    /// new credentials refuse: these are closed and told why.
     ///
     /// # Errors
     /// If the TLS library cannot use them; the old ones stay.
     pub fn set_credentials(&self, credentials: Credentials) -> Result<(), rustls::Error> {
         let server = endpoint::server_config(&credentials, &self.shared.config)?;
         self.endpoint.set_server_config(Some(server));
-        self.shared.credentials.store(Arc::new(credentials));
+        self.shared.credentials.send_replace(Arc::new(credentials));
         Ok(())
     }
 
@@ -218,6 +219,8 @@ async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>, tasks: TaskTrack
 
 async fn serve(incoming: Incoming, remote: SocketAddr, shared: Arc<Shared>, handshake: Counted) {
     let limit = shared.config.connect_timeout;
+    // Seen from before the handshake, so that the session notices whatever comes in between.
+    let credentials = shared.credentials.subscribe();
     let connecting = async { incoming.accept()?.await };
     let quic = match timeout(limit, connecting).await {
         Ok(Ok(quic)) => quic,
@@ -234,7 +237,7 @@ async fn serve(incoming: Incoming, remote: SocketAddr, shared: Arc<Shared>, hand
     match timeout(limit, session::greet(&quic, &shared, remote, session)).await {
         Ok(Ok(greeted)) => {
             drop(handshake);
-            session::run(quic, greeted, shared).await;
+            session::run(quic, greeted, credentials, shared).await;
         }
         Ok(Err(refused)) => {
             tracing::warn!("refused client from {remote}: {refused}");

@@ -21,10 +21,10 @@ use std::{
     time::Duration,
 };
 
-use quorate_certs::Identity;
-use quorate_client::connection::close_code;
+use quorate_certs::{Credentials, Identity};
+use quorate_client::connection::{close_code, peer_chain};
 use quorate_protocol::{code::Close, id::NodeId};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use access::{CHANGES, Denied, Grant, OPS, Rule, Who, allowed, rule};
@@ -87,8 +87,14 @@ impl Session {
     }
 }
 
-/// Serves a greeted peer until it leaves or the node stops.
-pub(crate) async fn run(quic: quinn::Connection, greeted: Greeted, shared: Arc<Shared>) {
+/// Serves a greeted peer until it leaves, is revoked, or the node stops. `credentials` is as it was seen
+/// before the handshake.
+pub(crate) async fn run(
+    quic: quinn::Connection,
+    greeted: Greeted,
+    credentials: watch::Receiver<Arc<Credentials>>,
+    shared: Arc<Shared>,
+) {
     let session = Arc::new(Session {
         quic,
         peer: Arc::new(greeted.peer),
@@ -107,6 +113,11 @@ pub(crate) async fn run(quic: quinn::Connection, greeted: Greeted, shared: Arc<S
         () = session.shared.stop.cancelled() => true,
         error = accept(&session) => {
             tracing::debug!("session with {} ended: {error}", session.peer);
+            false
+        }
+        why = refused(&session, credentials) => {
+            metrics::counter!("quorate_tls_sessions_revoked_total").increment(1);
+            session.violated(Close::Unauthorised, &why);
             false
         }
     };
@@ -132,6 +143,20 @@ pub(crate) async fn run(quic: quinn::Connection, greeted: Greeted, shared: Arc<S
     };
     if timeout(session.shared.config.drain_timeout, all).await.is_err() {
         tracing::warn!("requests of {} cannot be stopped; leaving them", session.peer);
+    }
+}
+
+/// Returns when the node's credentials refuse the peer that others let in, with the reason.
+async fn refused(session: &Session, mut credentials: watch::Receiver<Arc<Credentials>>) -> String {
+    let chain = peer_chain(&session.quic);
+    loop {
+        if credentials.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let now = Arc::clone(&credentials.borrow_and_update());
+        if let Err(why) = now.still_accepts(&chain) {
+            return why.to_string();
+        }
     }
 }
 

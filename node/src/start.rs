@@ -21,7 +21,10 @@ use quorate_client::{
     pool::Pool,
 };
 use quorate_protocol::id::{ClusterId, NodeId};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::join::{join, join_again};
@@ -134,8 +137,8 @@ pub enum StartError {
 
 /// A running node.
 pub struct Node {
-    core: Arc<Core>,
-    server: Server,
+    pub(crate) core: Arc<Core>,
+    pub(crate) server: Arc<Server>,
     name: String,
     addr: SocketAddr,
     port: Port,
@@ -211,7 +214,7 @@ impl Node {
         let core = open(config, world, data, &identity, pool).await?;
         let service = Arc::new(NodeService::new(Arc::clone(&core)));
         let transport = core.config.transport.clone();
-        let server = Server::start(endpoint, credentials, transport, service);
+        let server = Arc::new(Server::start(endpoint, credentials, transport, service));
         background::start(&core);
         let node = Self { core, server, name, addr, port };
         if let Err(error) = become_member(&node.core, &identity, &advertise).await {
@@ -396,6 +399,7 @@ async fn open(
         marks,
         meta,
         pool,
+        look_at_certificates: Notify::new(),
         tasks: TaskTracker::new(),
         cancel: CancellationToken::new(),
         highest_version: AtomicU64::new(highest_version.0),

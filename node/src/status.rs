@@ -21,7 +21,12 @@ impl Core {
             sync_interval_ms: self.config.durability.interval_ms(),
             log_index: log.last,
             applied_index: log.applied,
+            certificate_expires_s: self.certificate_expires_s(),
         }
+    }
+
+    fn certificate_expires_s(&self) -> u64 {
+        u64::try_from(self.pool.dialer().credentials().not_after().0).unwrap_or(0)
     }
 
     /// How much there is of every shard.

@@ -463,4 +463,6 @@ pub struct NodeStatus {
     /// The last entry of it that its map includes. A node is behind the leader by the leader's
     /// `log_index` less this.
     pub applied_index: u64,
+    /// The last moment at which peers accept its certificate, in seconds since 1970.
+    pub certificate_expires_s: u64,
 }

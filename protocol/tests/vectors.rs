@@ -98,7 +98,7 @@ const HINT_ENTRY: &[u8] = b"\x17\0\0\0\
 /// What surveyed carries: two members, of which one is down.
 const MEMBERS: &[u8] = b"\x02\
     \x01\0\
-    \x12\x01\0\x01\x01\x05\0\0\0\0\x050.1.0\0\x09\x08\
+    \x17\x01\0\x01\x01\x05\0\0\0\0\x050.1.0\0\x09\x08\x80\xa4\xa7\xda\x06\
     \x09\x01\x07\x0a\x02\x80\x20\x64\0\x01\
     \x09\x02\0\x02\x05\0\x07\x02\x03\x01\
     \x02\x01\x04down\0\0\0";
@@ -124,6 +124,7 @@ fn cases() -> Vec<Case> {
         sync_interval_ms: 50,
         log_index: 9,
         applied_index: 8,
+        certificate_expires_s: 1_800_000_000,
     };
     vec![
         case(

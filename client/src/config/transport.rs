@@ -55,6 +55,11 @@ pub struct TransportConfig {
     /// rarely costs all writes that wait for it `mute_after` each time.
     #[serde(with = "duration")]
     pub breaker_hold: Duration,
+    /// When this side's own certificate is renewed, its connections are replaced, each at some moment
+    /// within this time. Default 5 s. Keeps a node from having all handshakes at once. The old ones go when
+    /// their last answer has come.
+    #[serde(with = "duration")]
+    pub renew_spread: Duration,
     /// Assumed round trip time until one is measured. Default 50 ms. Lower retransmits lost
     /// handshakes sooner; much lower than the real one sends some packets twice.
     #[serde(with = "duration")]
@@ -82,6 +87,10 @@ pub struct TransportConfig {
     pub max_mtu: u16,
     /// Whether the system may cut large sends into packets. Default true; 3.5 times faster.
     pub segmentation_offload: bool,
+    /// Whether a connection goes on when the peer's address changes, as behind a NAT or on a machine that
+    /// moves. Default true: QUIC proves the new address before it trusts it. False makes such a peer dial
+    /// again, after `mute_after`. For the side that listens.
+    pub migration: bool,
     /// UDP socket buffers in bytes, as far as the system allows. Default 4 MiB; at least 1 MiB
     /// keeps bursts from being lost.
     pub socket_buffer: u32,
@@ -107,6 +116,7 @@ impl Default for TransportConfig {
             breaker_failures: 5,
             breaker_trials: 16,
             breaker_hold: Duration::from_secs(10),
+            renew_spread: Duration::from_secs(5),
             initial_rtt: Duration::from_millis(50),
             credit: 16 << 20,
             max_requests: 1024,
@@ -116,6 +126,7 @@ impl Default for TransportConfig {
             send_window: 8 << 20,
             max_mtu: 6_000,
             segmentation_offload: true,
+            migration: true,
             socket_buffer: 4 << 20,
             max_connections: 4096,
             max_handshakes: 256,

@@ -19,7 +19,7 @@ use quorate_protocol::{
     message::Failure,
 };
 use rustls_pki_types::CertificateDer;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{ConnectError, Connection, close_code};
@@ -41,8 +41,9 @@ pub struct Local {
     pub node: NodeId,
 }
 
-struct Tls {
-    credentials: Credentials,
+/// What handshakes are begun with from some moment on.
+pub(crate) struct Tls {
+    pub(super) credentials: Credentials,
     quic: quinn::ClientConfig,
 }
 
@@ -51,7 +52,7 @@ pub struct Dialer {
     env: Env,
     endpoint: quinn::Endpoint,
     config: TransportConfig,
-    tls: ArcSwap<Tls>,
+    tls: watch::Sender<Arc<Tls>>,
     local: ArcSwap<Local>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -69,7 +70,7 @@ impl Dialer {
         config: TransportConfig,
     ) -> Result<Self, rustls::Error> {
         Ok(Self {
-            tls: ArcSwap::from_pointee(Tls::new(credentials, &config)?),
+            tls: watch::Sender::new(Arc::new(Tls::new(credentials, &config)?)),
             env,
             endpoint,
             config,
@@ -79,12 +80,13 @@ impl Dialer {
         })
     }
 
-    /// Uses these credentials from the next dial on.
+    /// Uses these credentials from the next dial on. Open connections to peers that they refuse are closed;
+    /// the pool replaces those that presented another certificate.
     ///
     /// # Errors
     /// If the TLS library cannot use them; the old ones stay.
     pub fn set_credentials(&self, credentials: Credentials) -> Result<(), rustls::Error> {
-        self.tls.store(Arc::new(Tls::new(credentials, &self.config)?));
+        self.tls.send_replace(Arc::new(Tls::new(credentials, &self.config)?));
         Ok(())
     }
 
@@ -102,7 +104,22 @@ impl Dialer {
     /// Who our certificate says we are.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        self.tls.load().credentials.identity().clone()
+        self.tls.borrow().credentials.identity().clone()
+    }
+
+    /// What is presented from now on.
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        self.tls.borrow().credentials.clone()
+    }
+
+    /// Returns once this is not what is presented any more.
+    pub(crate) async fn replaced(&self, own: &CertificateDer<'static>) {
+        let mut tls = self.tls.subscribe();
+        let other = |tls: &Arc<Tls>| tls.credentials.chain().first() != Some(own);
+        if tls.wait_for(other).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// The seams this dialler uses.
@@ -207,7 +224,8 @@ impl Dialer {
         remote: std::net::SocketAddr,
         (expect, name): (NodeId, Option<&str>),
     ) -> Result<Arc<Connection>, ConnectError> {
-        let tls = self.tls.load_full();
+        let mut watch = self.tls.subscribe();
+        let tls = Arc::clone(&watch.borrow_and_update());
         let local = self.local();
         let broken = |error: &quinn::ConnectionError| ConnectError::from_quic(addr, expect, error);
         let connecting =
@@ -246,7 +264,9 @@ impl Dialer {
             .message()
             .map_err(|error| refuse(Close::Protocol, garbled(error.to_string())))?;
         check(&welcome, local, expect, addr).map_err(|(code, error)| refuse(code, error))?;
-        Ok(Connection::start(quic, welcome, identity, lanes, self))
+        let own = tls.credentials.chain().first().cloned();
+        let own = own.unwrap_or_else(|| CertificateDer::from(Vec::new()));
+        Ok(Connection::start(quic, welcome, identity, lanes, watch, own, self))
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! Invariants: at most one dial is in progress; waits between dials grow with failures and start over
 //! once a connection has held, or at once when the node was seen alive; a connection to a node that has
-//! failed lately is shown to nobody before it has answered a ping. Started by [`super::Pool`], one per
+//! failed lately is shown to nobody before it has answered a ping; when this side's certificate is renewed, the
+//! new connection is up before the old one is let go, which ends when its last user is done. Started by [`super::Pool`], one per
 //! peer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use quorate_protocol::{code::Close, message::Ping};
@@ -81,7 +82,7 @@ impl Worker {
                 None => self.connect().await,
             };
             let since = Instant::now();
-            let lost = self.hold(&connection).await;
+            let lost = self.hold(connection).await;
             let config = self.dialer.config();
             // A peer that accepts and drops us at once must not be dialled in a tight loop.
             if since.elapsed() >= config.mute_after {
@@ -98,23 +99,27 @@ impl Worker {
     }
 
     /// Shows a connection for as long as it lives, and brings a node that has failed back to full trust.
-    async fn hold(&mut self, connection: &Arc<Connection>) -> Lost {
+    async fn hold(&mut self, mut connection: Arc<Connection>) -> Lost {
         loop {
             let trust = self.shared.breaker(|breaker| breaker.trust());
             self.set(match trust {
-                Trust::Full => PeerState::Up(Arc::clone(connection)),
-                Trust::Trial | Trust::Nothing => PeerState::Trial(Arc::clone(connection)),
+                Trust::Full => PeerState::Up(Arc::clone(&connection)),
+                Trust::Trial | Trust::Nothing => PeerState::Trial(Arc::clone(&connection)),
             });
-            let shared = Arc::clone(&self.shared);
-            tokio::select! {
+            let (shared, dialer) = (Arc::clone(&self.shared), Arc::clone(&self.dialer));
+            let renewed = tokio::select! {
                 biased;
                 lost = connection.closed() => return lost,
                 () = moved(&mut self.addr) => {
                     connection.close(Close::Done, "the address has changed");
                     return Lost::Local;
                 }
-                () = shared.turned.notified() => {}
-                () = regain(&self.dialer, &shared, &mut self.backoff, trust, connection) => {}
+                () = shared.turned.notified() => None,
+                () = regain(&dialer, &shared, &mut self.backoff, trust, &connection) => None,
+                new = renew(&dialer, &shared, &connection) => Some(new),
+            };
+            if let Some(new) = renewed {
+                connection = new;
             }
         }
     }
@@ -178,6 +183,26 @@ impl Worker {
 async fn moved(addr: &mut watch::Receiver<String>) {
     if addr.changed().await.is_err() {
         std::future::pending().await
+    }
+}
+
+/// A connection with this side's new certificate, once it has another than it presented on this one.
+async fn renew(dialer: &Dialer, shared: &Shared, connection: &Connection) -> Arc<Connection> {
+    dialer.replaced(connection.own()).await;
+    let config = dialer.config();
+    loop {
+        let spread = u64::try_from(config.renew_spread.as_nanos()).unwrap_or(u64::MAX);
+        let wait = dialer.env().entropy.next_u64() % spread.max(1);
+        sleep(Duration::from_nanos(wait)).await;
+        let addr = shared.addr.borrow().clone();
+        match dialer.dial(&addr, shared.node).await {
+            Ok(new) => return new,
+            // The old one is as good as ever, unless the peer closes it.
+            Err(error) => {
+                tracing::debug!(node = %shared.node, "not connected anew yet: {error}");
+                sleep(config.backoff_max).await;
+            }
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! `quorate certs ca|node|client|show`: the cluster's certificates.
+//! `quorate certs ca|node|client|show`: the cluster's certificates; in files of their own what comes later:
+//! `renew`, `revoke`, `rollover`.
 //!
 //! Invariant: nothing is overwritten without `--force`. Needs no cluster.
 
@@ -14,6 +15,10 @@ use serde_json::json;
 
 use super::{connect::unix_time, fail::Fail, output::Output};
 
+mod renew;
+mod revoke;
+mod rollover;
+
 const EXAMPLES: &str = "\
 A cluster's certificates, from nothing:
   quorate certs ca --dir pki --cluster prod
@@ -21,6 +26,12 @@ A cluster's certificates, from nothing:
   quorate certs client --dir pki --name app
   quorate certs client --dir pki --name ops --role admin
   quorate certs show pki
+
+Later, while everything runs:
+  quorate certs renew --dir pki --name n1        a new certificate and key
+  quorate certs revoke --dir pki --name app      throw somebody out
+  quorate certs rollover --dir pki               a new CA, in three steps: see its --help
+Bring the changed folders to where they are used: nodes and clients take them without a restart.
 
 Keep pki/ca.key safe: whoever has it can join the cluster. A node or client needs its own
 folder only (pki/n1, pki/app), which is what --certs takes.";
@@ -35,6 +46,12 @@ pub(crate) enum Certs {
     Node(Node),
     /// Make a client's certificate: DIR/NAME/{ca.crt,tls.crt,tls.key}
     Client(Client),
+    /// Make new certificates and keys for those who have some
+    Renew(renew::Renew),
+    /// Throw somebody out: nodes and clients refuse the certificate from then on
+    Revoke(revoke::Revoke),
+    /// Replace the CA while the cluster runs
+    Rollover(rollover::Rollover),
     /// Show what certificates say; keys are never opened
     Show(Show),
 }
@@ -160,6 +177,9 @@ pub(crate) fn run(command: &Certs, env: &Env) -> Result<(), Fail> {
             let made = leaf.authority()?.issue_client(&leaf.dir, &leaf.name, roles, now, existing);
             leaf.common.made("client", &leaf.name, &made.map_err(Fail::failed)?)
         }
+        Certs::Renew(renew) => renew::run(renew, now),
+        Certs::Revoke(revoke) => revoke::run(revoke, now),
+        Certs::Rollover(rollover) => rollover::run(rollover, now),
         Certs::Show(show) => print(show, now),
     }
 }
@@ -185,7 +205,7 @@ fn print(args: &Show, now: UnixTime) -> Result<(), Fail> {
     if found.iter().any(|info| info.status != "valid") { Err(Fail::Told) } else { Ok(()) }
 }
 
-fn lines(info: &CertificateInfo) -> [(&'static str, String); 10] {
+fn lines(info: &CertificateInfo) -> [(&'static str, String); 11] {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     [
         ("file", info.file.clone()),
@@ -195,6 +215,7 @@ fn lines(info: &CertificateInfo) -> [(&'static str, String); 10] {
         ("identity", text(&info.identity)),
         ("names", info.sans.join(", ")),
         ("issuer", info.issuer.clone()),
+        ("serial", info.serial.clone()),
         ("valid", format!("{} to {}", info.not_before, info.not_after)),
         ("status", info.status.clone()),
         ("sha256", info.fingerprint_sha256.clone()),

@@ -3,7 +3,11 @@
 //! Invariant: nothing is dialled before the certificates on disk have been checked, so that a wrong
 //! path is told as such. Used by all client commands.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
 use quorate_certs::{Credentials, UnixTime};
@@ -38,13 +42,23 @@ impl Connect {
 
     /// Connects.
     pub(crate) async fn open_with(&self, env: &Env, config: ClientConfig) -> Result<Client, Fail> {
-        let credentials = self.credentials(env)?;
-        let client = Client::builder().seeds(&self.connect).credentials(credentials);
+        let (credentials, folder) = self.check(env)?;
+        if let Some(soon) =
+            credentials.expires_soon(env.unix_time(), config.certificates.warn_before)
+        {
+            eprintln!("warning: {soon}");
+        }
+        // Long commands outlive certificates: the folder is followed.
+        let client = Client::builder().seeds(&self.connect).certificates(folder);
         Ok(client.config(config).env(env.clone()).connect().await?)
     }
 
     /// Reads the certificates; nothing is dialled.
     pub(crate) fn credentials(&self, env: &Env) -> Result<Credentials, Fail> {
+        self.check(env).map(|(credentials, _)| credentials)
+    }
+
+    fn check(&self, env: &Env) -> Result<(Credentials, &Path), Fail> {
         if self.connect.is_empty() {
             return Err(Fail::usage(
                 "which cluster? Give --connect HOST:PORT or set QUORATE_CONNECT",
@@ -59,7 +73,8 @@ impl Connect {
                  makes one",
             ));
         };
-        Credentials::load(certs, unix_time(env)).map_err(Fail::failed)
+        let credentials = Credentials::load(certs, unix_time(env)).map_err(Fail::failed)?;
+        Ok((credentials, certs))
     }
 }
 
@@ -71,7 +86,7 @@ pub(crate) fn is_host_port(text: &str) -> bool {
 
 /// The time as certificates want it.
 pub(crate) fn unix_time(env: &Env) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_nanos(env.clock.wall_ns()))
+    env.unix_time()
 }
 
 /// The map once it has this database: another client may have just made it.

@@ -4,7 +4,7 @@
 //! node id without the certificate of that node are refused with a close code of their own; the stream
 //! of `Hello` goes on as the peer's first lane. Called by [`crate::server`] under a time limit.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use quinn::ConnectionError;
@@ -81,7 +81,8 @@ pub(crate) async fn greet(
     addr: SocketAddr,
     session: u64,
 ) -> Result<Greeted, Refused> {
-    let identity = shared.credentials.load().verify_peer(&peer_chain(quic))?;
+    let credentials = Arc::clone(&shared.credentials.borrow());
+    let identity = credentials.verify_peer(&peer_chain(quic))?;
     let (send, recv) = quic.accept_bi().await.map_err(StreamError::from)?;
     let (mut writer, mut reader) = (FrameWriter::new(send), FrameReader::new(recv));
     let first = reader.next().await?.ok_or(StreamError::Ended)?;

@@ -132,6 +132,7 @@ mod tests {
             sync_interval_ms: 0,
             log_index: 5,
             applied_index: 5,
+            certificate_expires_s: 9,
         };
         let lacking = Lacking { shard: ShardId(7), owner: NodeId(2), hints: 1, marks: 0 };
         MemberReport { status, shards: Vec::new(), lacking: vec![lacking] }

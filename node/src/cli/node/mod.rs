@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Args;
-use quorate_certs::Credentials;
+use quorate_certs::Folder;
 use serde_json::json;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -47,7 +47,9 @@ A configuration file (TOML) can set every limit; flags win over it:
 /health answers 200 when the node serves, knows a leader and no disk has failed it, else 503; why is
 in its JSON. There is no TLS: for other machines, put a proxy with TLS in front.
 
-SIGHUP makes a node read the file again: [drain] counts at once, the rest after a restart.";
+SIGHUP makes a node read the file again: [drain] counts at once, the rest after a restart.
+Certificates, the CA and ca.crl are taken when they change, at the latest after certificates.poll
+(30s), and on SIGHUP: no restart, no connection is lost but those of who was revoked.";
 
 /// Run a node
 #[derive(Args, Debug)]
@@ -155,8 +157,9 @@ fn read_config(file: &Path) -> Result<NodeConfig, Fail> {
 pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
     let config = args.node_config()?;
     let world = NodeEnv::system();
-    let credentials =
-        Credentials::load(&args.certs, unix_time(&world.env)).map_err(Fail::failed)?;
+    let time = Some(world.env.certificate_time());
+    let folder = Folder::open(&args.certs, unix_time(&world.env), time).map_err(Fail::failed)?;
+    let credentials = folder.credentials().clone();
     let stop = stop_signal(args.exit_with_stdin)?;
     tokio::pin!(stop);
     // Before the node starts, so that it counts from the beginning.
@@ -188,6 +191,7 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
         Ok(()) | Err(Fail::Closed) => {}
         Err(other) => return Err(other),
     }
+    node.follow_certificates(folder);
     tokio::select! {
         () = stop => {}
         () = node.left() => {}
@@ -198,13 +202,14 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
     Ok(())
 }
 
-/// Reads the configuration file again whenever SIGHUP comes; ends only if signals cannot be handled.
+/// Reads the configuration file and the certificates again whenever SIGHUP comes; ends only if signals cannot be handled.
 async fn reload(node: &Node, args: &NodeArgs) -> Fail {
     let mut hangups = match signal(SignalKind::hangup()) {
         Ok(hangups) => hangups,
         Err(error) => return Fail::failed(format!("cannot handle signals: {error}")),
     };
     while hangups.recv().await.is_some() {
+        node.look_at_certificates();
         match args.node_config() {
             Ok(config) => {
                 let others = node.reload(&config);

@@ -20,7 +20,9 @@ add keys. What a node that is down would have to say is null.
   nodes       [{id, name, addr, zone, member: active|non-voter, state: alive|down,
               reason, role: leader|follower|candidate|learner, lag, version,
               poisoned, meta_index, log_index, applied_index, fresh_bytes,
-              journal_bytes, sync_interval_ms}]; reason says why a node is down;
+              journal_bytes, sync_interval_ms, certificate_expires_s}]; reason says
+              why a node is down; certificate_expires_s is the last moment at which
+              others accept its certificate (s since 1970);
               lag = log_index of the leader - applied_index
   shards      [{id, owners, database, policy, group, start, end, sound, quorum,
               replicas: [{node, name, state: ok|empty|down|damaged|stopped,
@@ -70,6 +72,7 @@ fn node(look: &Look, node: &Node) -> Value {
         "fresh_bytes": answer.map(|answer| answer.fresh_bytes),
         "journal_bytes": answer.map(|answer| answer.journal_bytes),
         "sync_interval_ms": answer.map(|answer| answer.sync_interval_ms),
+        "certificate_expires_s": answer.map(|answer| answer.certificate_expires_s),
     })
 }
 

@@ -20,12 +20,13 @@ pub(super) fn picture(look: &Look) -> String {
     let survey = &look.survey;
     let leader = survey.leader().map_or_else(|| "none".to_owned(), |id| survey.name(id));
     format!(
-        "cluster '{}', leader {leader}\n\n{}\n{}\n{}{}",
+        "cluster '{}', leader {leader}\n\n{}\n{}\n{}{}{}",
         survey.map.name,
         nodes(look),
         shards(look),
         hints(look),
         late(look),
+        expiry(look),
     )
 }
 
@@ -174,6 +175,16 @@ fn late(look: &Look) -> String {
         (every > 0).then(|| fit(&format!("note: {} {what} {every} ms", node.name)))
     });
     late.collect()
+}
+
+/// Whose certificate ends first.
+fn expiry(look: &Look) -> String {
+    let ends = look.survey.answers().map(|node| (node.certificate_expires_s, node.node));
+    ends.min().map_or_else(String::new, |(seconds, node)| {
+        let at = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        let name = look.survey.name(node);
+        fit(&format!("certificates: {name}'s ends first, on {}", format_time(at)))
+    })
 }
 
 fn more(all: usize, command: &str) -> String {

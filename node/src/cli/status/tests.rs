@@ -44,6 +44,7 @@ fn answer(id: u64, role: RaftRole, queues: Vec<QueueStatus>) -> NodeStatus {
         sync_interval_ms: 50,
         log_index: 1_000,
         applied_index: 1_000 - id + 1,
+        certificate_expires_s: 1_800_000_000 + 86_400 * id,
     }
 }
 
@@ -142,6 +143,7 @@ fn no_line_is_wider_than_a_terminal() {
         "hints: 3,000,000 pending, 6,000,000 delivered of 9,000,000 accepted\n",
         "note: nodes that are down may keep more hints\n",
         "note: storage-1 acknowledges before it syncs, which it does every 50 ms\n",
+        "certificates: storage-1's ends first, on 2027-01-16T08:00:00Z\n",
     ] {
         assert!(text.contains(part), "{part:?} not in\n{text}");
     }

@@ -1,0 +1,117 @@
+//! What is taken from a folder that changes, and what is not.
+
+use std::fs;
+use std::time::Duration;
+
+use super::*;
+use crate::{Authority, Config, Existing, Role, Roles};
+
+fn now() -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000))
+}
+
+struct Place {
+    dir: tempfile::TempDir,
+    ca: Authority,
+    folder: Folder,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Authority::create(dir.path(), "prod", Config::default(), now(), Existing::Refuse)
+            .unwrap();
+        for name in ["n1", "n2"] {
+            ca.issue_node(dir.path(), name, &[], now(), Existing::Refuse).unwrap();
+        }
+        let folder = Folder::open(&dir.path().join("n1"), now(), None).unwrap();
+        Self { dir, ca, folder }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join("n1").join(name)
+    }
+}
+
+#[test]
+fn what_is_renewed_is_taken_once() {
+    let mut place = Place::new();
+    assert!(place.folder.changed(now()).unwrap().is_none());
+    let old = place.folder.credentials().chain().to_vec();
+    place.ca.renew(place.dir.path(), "n1", now()).unwrap();
+    let new = place.folder.changed(now()).unwrap().expect("a new certificate");
+    assert_ne!(new.chain(), &old[..]);
+    assert_eq!(new.chain(), place.folder.credentials().chain());
+    assert!(place.folder.changed(now()).unwrap().is_none());
+}
+
+/// Every prefix of every file, as a look in the middle of a copy would find it.
+#[test]
+fn half_of_a_renewal_changes_nothing_and_is_told_once() {
+    let mut place = Place::new();
+    let old = place.folder.credentials().chain().to_vec();
+    let serial = place.ca.serial(place.dir.path(), "n2").unwrap();
+    place.ca.revoke(place.dir.path(), &[serial], now()).unwrap();
+    place.folder.changed(now()).unwrap().expect("a list");
+    place.ca.renew(place.dir.path(), "n1", now()).unwrap();
+    let names = [LEAF_KEY, LEAF_CERT, CA_CERT, CRL];
+    let new = names.map(|name| fs::read(place.file(name)).unwrap());
+    place.ca.issue_node(place.dir.path(), "n1", &[], now(), Existing::Replace).unwrap();
+    place.folder.changed(now()).unwrap().expect("it is whole");
+    let last = place.folder.credentials().chain().to_vec();
+    assert_ne!(last, old);
+    let mut told = 0;
+    for (name, content) in names.iter().zip(&new) {
+        for end in (0..content.len()).step_by(61) {
+            fs::write(place.file(name), &content[..end]).unwrap();
+            told += usize::from(place.folder.changed(now()).is_err());
+            assert!(place.folder.changed(now()).unwrap().is_none(), "{name} to {end}");
+            assert_eq!(place.folder.credentials().chain(), &last[..], "{name} to {end}");
+        }
+        fs::write(place.file(name), content).unwrap();
+    }
+    assert!(told > 20, "{told}");
+    let taken = place.folder.changed(now()).unwrap().expect("it is whole again");
+    assert_eq!(taken.chain(), place.folder.credentials().chain());
+    assert_ne!(taken.chain(), &last[..]);
+}
+
+#[test]
+fn a_list_that_disappears_forgets_nobody() {
+    let mut place = Place::new();
+    let serial = place.ca.serial(place.dir.path(), "n2").unwrap();
+    place.ca.revoke(place.dir.path(), std::slice::from_ref(&serial), now()).unwrap();
+    place.folder.changed(now()).unwrap().expect("a list");
+    fs::remove_file(place.file(CRL)).unwrap();
+    let still = place.folder.changed(now()).unwrap().expect("another state of the files");
+    assert!(still.revocations().contains(&serial));
+}
+
+#[test]
+fn somebody_else_s_certificate_is_not_taken_but_other_roles_are() {
+    let mut place = Place::new();
+    for name in [LEAF_CERT, LEAF_KEY] {
+        fs::copy(place.dir.path().join("n2").join(name), place.file(name)).unwrap();
+    }
+    let error = place.folder.changed(now()).unwrap_err();
+    assert!(matches!(error, LoadError::OtherHolder { .. }), "{error}");
+    assert_eq!(place.folder.credentials().identity().name(), "n1");
+
+    let (ca, dir) = (&place.ca, place.dir.path());
+    ca.issue_client(dir, "app", Roles::default(), now(), Existing::Refuse).unwrap();
+    let mut app = Folder::open(&dir.join("app"), now(), None).unwrap();
+    let admin = [Role::Admin].into_iter().collect();
+    ca.issue_client(dir, "app", admin, now(), Existing::Replace).unwrap();
+    let taken = app.changed(now()).unwrap().expect("other roles");
+    assert!(taken.identity().permits(Role::Admin));
+}
+
+#[test]
+fn what_is_not_valid_yet_is_taken_when_its_time_has_come() {
+    let mut place = Place::new();
+    let tomorrow = UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000 + 86_400));
+    place.ca.renew(place.dir.path(), "n1", tomorrow).unwrap();
+    place.folder.changed(now()).unwrap_err();
+    assert!(place.folder.changed(now()).unwrap().is_none());
+    assert!(place.folder.changed(tomorrow).unwrap().is_some());
+}
