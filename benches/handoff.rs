@@ -1,11 +1,11 @@
 //! Hint queues against the discipline of the system this one descends from, in one run.
 //!
-//! `cargo bench -p quorate-benches --bench handoff -- [PART]... [--runs N] [--quick] [--dir DIR]`
+//! `cargo bench -p quorate-benches --bench handoff -- [PART]... [--full | --quick] [--runs N] [--dir DIR]`
 //!
 //! Parts: `append`, `small` and `large` (drains), `nine` (holders into one node), `open`; all of them unless some are named. The parts
 //! that compare do both in turn, run by run. Prints `RES` lines of every run, then medians (`MED`)
-//! and goals (`GOAL`). `--quick` makes everything small: it shows that the benchmark works, and its
-//! figures mean nothing.
+//! and goals (`GOAL`). `--full` does what the goals are measured by, five times. Without it everything
+//! is a tenth of that, once; with `--quick` it shows no more than that the benchmark works.
 
 #[path = "handoff/append.rs"]
 mod append;
@@ -30,14 +30,17 @@ use std::{
     process::ExitCode,
 };
 
-use quorate_benches::report::{Line, Summary};
+use quorate_benches::{
+    report::{Line, Summary},
+    scale::Scale,
+};
 use tempfile::TempDir;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const PARTS: [&str; 5] = ["append", "small", "large", "nine", "open"];
 const USAGE: &str = "\
-usage: handoff [PART]... [--runs N] [--quick] [--dir DIR]
+usage: handoff [PART]... [--full | --quick] [--runs N] [--dir DIR]
 parts: append small large nine open";
 
 /// What was asked for.
@@ -45,7 +48,7 @@ parts: append small large nine open";
 struct Plan {
     parts: Vec<String>,
     runs: usize,
-    quick: bool,
+    scale: Scale,
     dir: PathBuf,
     hosts: world::Hosts,
 }
@@ -53,13 +56,14 @@ struct Plan {
 impl Plan {
     fn read(args: &[String], hosts: world::Hosts) -> Option<Self> {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("handoff-bench");
-        let mut plan = Self { parts: Vec::new(), runs: 5, quick: false, dir, hosts };
+        let mut plan = Self { parts: Vec::new(), runs: 1, scale: Scale::Short, dir, hosts };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 // What cargo adds.
                 "--bench" => {}
-                "--quick" => (plan.quick, plan.runs) = (true, 1),
+                "--quick" => plan.scale = Scale::Quick,
+                "--full" => (plan.scale, plan.runs) = (Scale::Full, 5),
                 "--runs" => plan.runs = args.next()?.parse().ok()?,
                 "--dir" => plan.dir = args.next()?.into(),
                 part if PARTS.contains(&part) => plan.parts.push(part.to_owned()),
@@ -78,7 +82,7 @@ impl Plan {
 
     /// A size, or a small one.
     const fn scale(&self, full: u64, quick: u64) -> u64 {
-        if self.quick { quick } else { full }
+        self.scale.of(full, quick)
     }
 
     /// A folder of a run's own.

@@ -1,11 +1,12 @@
-//! What the benchmarks share: the load ([`fleet`]), the measuring of this process ([`probe`]), and how
-//! results are said ([`report`]).
+//! What the benchmarks share: the load ([`fleet`]), the measuring of this process ([`probe`]), how
+//! results are said ([`report`]), and how much is done ([`scale`]).
 //!
 //! The benchmarks themselves are in files of their own; `README.md` has the method and the figures.
 
 mod parts;
 pub mod probe;
 pub mod report;
+pub mod scale;
 
 /// The load: a fleet of hosts that report their CPUs.
 pub mod fleet {

@@ -37,7 +37,7 @@ pub(crate) fn parent(plan: &Plan, summary: &mut Summary) -> String {
     spool::make(&spool, Shape::default(), plan.scale(4_000, 100));
     let millis = |seconds: f64| ((seconds * 1e3) as usize).to_string();
     let path = || spool.display().to_string();
-    let peak = millis(if plan.quick { 0.5 } else { 20.0 });
+    let peak = plan.scale(20_000, 500).to_string();
     let time = millis(plan.minutes * 60.0);
     // As long as its memory suffices: nothing is folded.
     let bare = millis((plan.minutes * 60.0).min(20.0));

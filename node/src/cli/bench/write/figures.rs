@@ -89,6 +89,7 @@ impl Figures {
             "verified_rows": self.checked.verified,
             "missing_rows": self.checked.missing,
             "limit_share": self.limit_share().map(|share| round(share, 4)),
+            "client_rss_anon_before_mb": round(self.load.client_rss_anon_before_mb, 1),
             "hosts": self.hosts,
             "distinct": self.plan.distinct,
             "batch": self.plan.batch,
@@ -163,8 +164,9 @@ impl Figures {
             (
                 "memory",
                 format!(
-                    "client {:.0} MB, nodes {}",
+                    "client {:.0} MB, {:.0} of them the points to be written; nodes {}",
                     self.load.client_rss_anon_mb,
+                    self.load.client_rss_anon_before_mb,
                     list(&self.load.node_rss_anon_mb, " MB")
                 ),
             ),

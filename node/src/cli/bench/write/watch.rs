@@ -36,6 +36,7 @@ struct State {
     sent: BTreeMap<u64, u64>,
     /// Of those, how many before the load.
     before: u64,
+    own_before_mb: f64,
     line: Line,
 }
 
@@ -60,6 +61,8 @@ struct Process {
 /// What was seen.
 pub(super) struct Load {
     pub(super) client_cpu_s: f64,
+    /// At the beginning: what the bench itself made.
+    pub(super) client_rss_anon_before_mb: f64,
     pub(super) client_rss_anon_mb: f64,
     /// Of each node, by id; none if they are not ours.
     pub(super) node_cpu_s: Vec<f64>,
@@ -99,6 +102,7 @@ impl Watch {
         look(&state, &watch.client);
         let mut first = lock(&state);
         first.before = first.sent.values().sum();
+        first.own_before_mb = first.own.rss_anon_mb;
         drop(first);
         let client = scene.client.clone();
         let folders = scene.folders();
@@ -139,6 +143,7 @@ impl Watch {
         let rss = |runs: &Vec<Process>| runs.iter().map(|run| run.rss_anon_mb).fold(0.0, f64::max);
         Load {
             client_cpu_s: state.own.cpu_s(),
+            client_rss_anon_before_mb: state.own_before_mb,
             client_rss_anon_mb: state.own.rss_anon_mb,
             node_cpu_s: state.nodes.values().map(cpu).collect(),
             node_rss_anon_mb: state.nodes.values().map(rss).collect(),
