@@ -4,14 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use quorate_certs::{Authority, Config, Existing, Role, Roles, UnixTime};
-use quorate_client::{Client, ClientConfig, WriteOptions, connection::Connection};
+use quorate_client::{
+    Client, ClientConfig, WriteOptions,
+    connection::{Connection, ReplyStream},
+};
 use quorate_protocol::{
     batch::PartHeader,
     change::{Change, NewField},
     code::Code,
     frame::Message,
     grant::{Access, GrantScope, OTHERS},
-    id::{MetaIndex, NodeId, Version},
+    id::{MetaIndex, NodeId, ShardId, Version},
     map::{ClusterMap, apply_updates},
     message::{
         Aggregate, Bodies, Digest, Follow, FollowShard, Grants, Hints, Mark, MetaGet, Propose,
@@ -67,8 +70,7 @@ impl Somebody {
         let map = &self.map;
         let place = map.database_named(database).unwrap();
         let policy = place.policy_named(None).unwrap();
-        let shard = policy.groups[0].shards[0].id;
-        let meta_index = map.index;
+        let (shard, meta_index) = (shard(map, database), map.index);
         let (write, batch) = raw::encode(map, database, &[sample(0, 1)], Version(1 << 60));
         let hint = Write { store: false, hint_for: vec![other(node)], ..write.clone() };
         let mark = Mark { shard, owner: node, from: 0, to: 1 };
@@ -117,7 +119,7 @@ impl Somebody {
             ("groups", ask(&connection, &propose, groups.encode().unwrap()).await),
             ("fields", ask(&connection, &propose, fields.encode().unwrap()).await),
             ("forwarded", passed_on),
-            ("follow", follow(&connection, meta_index, shard).await),
+            ("follow", follow(&connection, meta_index, &[shard]).await),
         ]
     }
 }
@@ -146,13 +148,27 @@ async fn ask<R: Request>(
 async fn follow(
     connection: &Arc<Connection>,
     meta_index: MetaIndex,
-    shard: quorate_protocol::id::ShardId,
+    shards: &[ShardId],
 ) -> Option<Code> {
-    let shards = vec![FollowShard { shard, after: None, bodies: Bodies::All }];
-    let deadline = Instant::now() + PATIENCE;
-    let request = Follow { meta_index, shards };
-    let mut told = connection.open_stream(&request, Bytes::new(), deadline).await.unwrap();
+    let mut told = followed(connection, meta_index, shards).await;
     told.next().await.err().map(|error| error.code())
+}
+
+async fn followed(
+    connection: &Arc<Connection>,
+    meta_index: MetaIndex,
+    shards: &[ShardId],
+) -> ReplyStream<Follow> {
+    let follow = |shard: &ShardId| FollowShard { shard: *shard, after: None, bodies: Bodies::All };
+    let request = Follow { meta_index, shards: shards.iter().map(follow).collect() };
+    let deadline = Instant::now() + PATIENCE;
+    connection.open_stream(&request, Bytes::new(), deadline).await.unwrap()
+}
+
+/// The only shard of a database.
+fn shard(map: &ClusterMap, database: &str) -> ShardId {
+    let policy = map.database_named(database).unwrap().policy_named(None).unwrap();
+    policy.groups[0].shards[0].id
 }
 
 /// The map as a node tells it to whoever has none.
@@ -234,6 +250,10 @@ fn nothing_that_is_not_granted_is_done_on_any_node_whatever_the_certificate_says
                 Some(Code::Unauthorised),
                 "hints at {node}"
             );
+            // One that is not granted is enough.
+            let both = [shard(&app.map, "mine"), shard(&app.map, "theirs")];
+            let refused = follow(&connection, app.map.index, &both).await;
+            assert_eq!(refused, Some(Code::Unauthorised), "follow both at {node}");
             // A batch says itself where it belongs: in its head and in the request.
             let (mine, _) = raw::encode(&app.map, "mine", &[sample(0, 1)], Version(1 << 60));
             let (_, theirs) = raw::encode(&app.map, "theirs", &[sample(0, 1)], Version(1 << 60));
@@ -272,6 +292,11 @@ fn a_client_sees_the_databases_it_may_use_and_hears_of_grants_at_once() {
         };
         sees(&["mine", "theirs"]).await;
         let mut theirs = app.subscribe("theirs", None).await.unwrap();
+        let past = Somebody::new(&mut cluster, &admin, "app", &[Role::Read]);
+        let connection = past.raw.connect(&past.map, NodeId(2)).await;
+        let shards = [shard(&past.map, "theirs")];
+        let mut told = followed(&connection, past.map.index, &shards).await;
+        assert_eq!(told.next().await.unwrap().unwrap().0.ended, None);
 
         admin.change(grant("app", "mine", Access::ALL)).await.unwrap();
         sees(&["mine"]).await;
@@ -279,6 +304,8 @@ fn a_client_sees_the_databases_it_may_use_and_hears_of_grants_at_once() {
         // What was followed is not told any more.
         let end = async { while theirs.next().await.is_some_and(|event| event.is_ok()) {} };
         timeout(PATIENCE, end).await.unwrap();
+        let (end, _) = timeout(PATIENCE, told.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(end.ended, Some(Code::Unauthorised));
         // Neither are databases that are made, changed and dropped.
         create_database(&admin, "new", 1).await;
         admin.change(Change::DropDatabase { name: "theirs".to_owned() }).await.unwrap();

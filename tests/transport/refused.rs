@@ -20,7 +20,7 @@ use quorate_protocol::{
     message::Status,
 };
 use quorate_tests::harness::net::SimNet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     access::Counting,
@@ -46,7 +46,7 @@ impl std::io::Write for Log {
 
 impl Log {
     /// From now on, until the guard is dropped.
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+    fn start() -> (Self, (tracing::subscriber::DefaultGuard, tracing::Dispatch)) {
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -54,7 +54,9 @@ impl Log {
             .with_max_level(tracing::Level::WARN)
             .with_writer(move || writer.clone())
             .finish();
-        (log, tracing::subscriber::set_default(subscriber))
+        // With one subscriber only, what another test's thread meets first is off for all threads.
+        let second = tracing::Dispatch::new(tracing_subscriber::registry());
+        (log, (tracing::subscriber::set_default(subscriber), second))
     }
 
     fn take(&self) -> String {
@@ -340,7 +342,8 @@ fn a_pool_uses_no_node_whose_certificate_is_another_s_however_it_was_met() {
         pool.update([member(on(9))]);
         let peer = pool.peer(NodeId(1)).unwrap();
         let mut state = peer.watch();
-        state.wait_for(|state| matches!(state, PeerState::Down { .. })).await.unwrap();
+        let down = state.wait_for(|state| matches!(state, PeerState::Down { .. }));
+        drop(timeout(Duration::from_secs(60), down).await.unwrap());
         let PeerState::Down { reason: DownReason::Connect(error), .. } = peer.state() else {
             panic!("{:?}", peer.state())
         };
