@@ -5,9 +5,10 @@
 
 mod certificates;
 mod hostile;
+mod limits;
 mod network;
 mod pool;
 mod requests;
-mod spec;
+pub mod spec;
 mod streams;
 mod world;

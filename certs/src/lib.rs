@@ -16,6 +16,7 @@ pub mod credentials;
 pub mod identity;
 pub mod load;
 mod publish;
+pub mod request;
 pub mod show;
 pub mod validity;
 #[cfg(test)]
@@ -26,5 +27,6 @@ pub use credentials::{Credentials, ExpiresSoon, PeerError, SERVER_NAME};
 pub use identity::{Identity, IdentityError, Kind, NameError, Role, Roles, peer_identity};
 pub use load::LoadError;
 pub use publish::Existing;
+pub use request::{Bearer, request};
 pub use rustls_pki_types::UnixTime;
 pub use show::{CertificateInfo, describe, show};

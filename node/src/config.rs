@@ -15,6 +15,7 @@ pub use crate::{
     http::HttpConfig,
     journal::{Durability, JournalConfig},
     leaving::LeavingConfig,
+    limits::LimitsConfig,
     meta::MetaConfig,
     shard::Config as ShardConfig,
 };
@@ -85,6 +86,8 @@ pub struct NodeConfig {
     pub durability: Durability,
     /// Connections, lanes, credit and windows.
     pub transport: TransportConfig,
+    /// What peers may take.
+    pub limits: LimitsConfig,
     /// The journal.
     pub journal: JournalConfig,
     /// The shard store.
@@ -127,6 +130,7 @@ impl Default for NodeConfig {
             hint_pause_percent: 100,
             durability: Durability::Commit,
             transport: TransportConfig::default(),
+            limits: LimitsConfig::default(),
             journal: JournalConfig::default(),
             shard: ShardConfig::default(),
             feed: FeedConfig::default(),

@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 68] = [
+const METRICS: [(&str, Kind, &str); 77] = [
     (
         "quorate_client_breakers_opened_total",
         Counter,
@@ -208,6 +208,39 @@ const METRICS: [(&str, Kind, &str); 68] = [
     ),
     ("quorate_meta_watchers", Gauge, "Clients that follow the cluster map on this node."),
     ("quorate_node_healthy", Gauge, "1 if /health would answer 200, else 0."),
+    ("quorate_session_answer_bytes", Gauge, "Bytes of answers to clients that wait to be sent."),
+    (
+        "quorate_session_busy_total",
+        Counter,
+        "Requests that met a limit and had to wait or to come again, by limit.",
+    ),
+    (
+        "quorate_session_closed_total",
+        Counter,
+        "Connections that this node has closed, by reason: idle, stalled, protocol, credit or request_bytes.",
+    ),
+    (
+        "quorate_session_connections",
+        Gauge,
+        "Connections that others have opened, handshakes included.",
+    ),
+    ("quorate_session_handshakes", Gauge, "Handshakes in progress."),
+    ("quorate_session_queries", Gauge, "Queries of clients that are worked on."),
+    (
+        "quorate_session_refused_total",
+        Counter,
+        "Connections that were refused, by limit or reason.",
+    ),
+    (
+        "quorate_session_request_bytes",
+        Gauge,
+        "Bytes of clients' requests that are arriving or are not answered.",
+    ),
+    (
+        "quorate_session_retries_total",
+        Counter,
+        "Times that somebody was asked to prove its address before it cost a handshake.",
+    ),
     ("quorate_shard_bad_blocks_total", Counter, "Blocks of shards that were found damaged."),
     ("quorate_shard_dense_passes_total", Counter, "Final rewrites of shards whose time is over."),
     ("quorate_shard_failed_folds_total", Counter, "Folds that failed and are tried again."),

@@ -211,7 +211,8 @@ impl Node {
         let core = open(config, world, data, &identity, pool).await?;
         let service = Arc::new(NodeService::new(Arc::clone(&core)));
         let transport = core.config.transport.clone();
-        let server = Server::start(endpoint, credentials, transport, service);
+        let limits = core.config.limits.clone();
+        let server = Server::start_with(endpoint, credentials, transport, limits, service);
         background::start(&core);
         let node = Self { core, server, name, addr, port };
         if let Err(error) = become_member(&node.core, &identity, &advertise).await {
@@ -254,7 +255,7 @@ impl Node {
 
     /// For whoever watches the node, also when it is gone.
     pub(crate) fn view(&self) -> View {
-        View(Arc::downgrade(&self.core))
+        View { core: Arc::downgrade(&self.core), limits: Arc::downgrade(&self.server.limits()) }
     }
 
     /// Takes those settings that can change while the node runs, which are all of `[drain]`. Returns

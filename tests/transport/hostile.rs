@@ -41,7 +41,7 @@ impl Raw {
         Ok(Self { quic: connecting.await?, _endpoint: endpoint })
     }
 
-    async fn welcomed(net: &SimNet, node: &Node) -> (Self, quinn::SendStream, FrameReader) {
+    pub async fn welcomed(net: &SimNet, node: &Node) -> (Self, quinn::SendStream, FrameReader) {
         let raw = Self::connect(net, node, ALPN).await.unwrap();
         let (mut send, recv) = raw.quic.open_bi().await.unwrap();
         send.write_all(&bytes(&Frame::new(9, &hello(), Bytes::new()).unwrap())).await.unwrap();
@@ -68,12 +68,12 @@ fn hello() -> Hello {
     Hello { minor: MINOR, features: 0, cluster: CLUSTER, node: NodeId(0), expect: NodeId(0) }
 }
 
-fn bytes(frame: &Frame) -> Vec<u8> {
+pub fn bytes(frame: &Frame) -> Vec<u8> {
     [&frame.head().unwrap()[..], &frame.payload].concat()
 }
 
 /// The node still serves others, and holds nothing of the one it closed.
-async fn lives(net: &SimNet, node: &Node) {
+pub async fn lives(net: &SimNet, node: &Node) {
     let connection = connect(&sim_dialer(net), node).await;
     let write = write_to(shard::ECHO, 0);
     connection.request(&write, Bytes::from_static(b"still here"), later()).await.unwrap();

@@ -8,7 +8,7 @@ use super::{
 use quorate_protocol::hello::ALPN;
 
 #[path = "../../protocol/tests/spec/mod.rs"]
-mod document;
+pub mod document;
 
 struct Dialogue {
     name: String,
