@@ -54,7 +54,9 @@ impl Raw {
 
     /// Waits until the node closes it, and says with what.
     pub async fn closed(&self) -> (Close, String) {
-        match self.quic.closed().await {
+        // Of virtual time: whoever is not closed by then never is.
+        let closed = tokio::time::timeout(Duration::from_secs(600), self.quic.closed()).await;
+        match closed.expect("the node closes it") {
             ConnectionError::ApplicationClosed(close) => (
                 Close::from_number(close.error_code.into_inner()),
                 String::from_utf8(close.reason.to_vec()).unwrap(),

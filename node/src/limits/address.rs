@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -15,6 +16,8 @@ use super::LimitsConfig;
 
 /// Addresses that are remembered; those that hold nothing are forgotten first.
 const MOST: usize = 16_384;
+/// How often that happens at most.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Handshakes that may come at once, as a multiple of those per second.
 const BURST: u32 = 4;
 
@@ -54,7 +57,11 @@ struct Counts {
 
 /// Everything that is known of addresses.
 #[derive(Debug, Default)]
-pub(super) struct Addresses(HashMap<Key, Counts>);
+pub(super) struct Addresses {
+    all: HashMap<Key, Counts>,
+    /// When those that hold nothing were forgotten last.
+    swept: Option<Instant>,
+}
 
 impl Addresses {
     /// One more connection, in its handshake.
@@ -67,16 +74,20 @@ impl Addresses {
     ) -> Result<(), Over> {
         let rate = limits.address_handshakes_per_s;
         let full = u64::from(rate) * u64::from(BURST) * 1_000_000;
-        if self.0.len() >= MOST && !self.0.contains_key(&key) {
-            self.0.retain(|_, counts| {
-                counts.fill(rate, full, now);
-                counts.connections > 0 || counts.tokens.iter().any(|tokens| *tokens < full)
-            });
-            if self.0.len() >= MOST {
+        if self.all.len() >= MOST && !self.all.contains_key(&key) {
+            // Looking at all of them for every newcomer would cost more than a handshake does.
+            if self.swept.is_none_or(|swept| now - swept >= SWEEP) {
+                self.swept = Some(now);
+                self.all.retain(|_, counts| {
+                    counts.fill(rate, full, now);
+                    counts.connections > 0 || counts.tokens.iter().any(|tokens| *tokens < full)
+                });
+            }
+            if self.all.len() >= MOST {
                 return Err(Over::Rate);
             }
         }
-        let counts = self.0.entry(key).or_insert(Counts {
+        let counts = self.all.entry(key).or_insert(Counts {
             connections: 0,
             handshakes: [0; 2],
             tokens: [full; 2],
@@ -101,7 +112,7 @@ impl Addresses {
 
     /// A handshake is over, well or not.
     pub(super) fn shaken(&mut self, key: Key, proven: bool) {
-        if let Some(counts) = self.0.get_mut(&key) {
+        if let Some(counts) = self.all.get_mut(&key) {
             let handshakes = &mut counts.handshakes[usize::from(proven)];
             *handshakes = handshakes.saturating_sub(1);
         }
@@ -109,7 +120,7 @@ impl Addresses {
 
     /// A connection is over.
     pub(super) fn leave(&mut self, key: Key) {
-        if let Some(counts) = self.0.get_mut(&key) {
+        if let Some(counts) = self.all.get_mut(&key) {
             counts.connections = counts.connections.saturating_sub(1);
         }
     }
@@ -127,8 +138,6 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn key(text: &str) -> Key {
@@ -205,9 +214,9 @@ mod tests {
                 all.leave(key(n));
             }
         }
-        assert_eq!(all.0.len(), MOST);
+        assert_eq!(all.all.len(), MOST);
         now += Duration::from_secs(1);
         all.enter(key(u32::MAX), false, &limits, now).unwrap();
-        assert_eq!(all.0.len(), 1);
+        assert_eq!(all.all.len(), 1);
     }
 }
