@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-const MIB: usize = 1 << 20;
+pub const MIB: usize = 1 << 20;
 /// Tasks that write, one row after the other.
 const TASKS: usize = 32;
 
@@ -32,7 +32,7 @@ fn plan() -> (Duration, usize, usize) {
 }
 
 /// Little of everything, so that bounds are narrow; and the same as a file.
-fn narrow() -> (NodeConfig, String) {
+pub fn narrow() -> (NodeConfig, String) {
     let mut config = NodeConfig::default();
     config.transport.credit = 4 << 20;
     (config.journal.queue_bytes, config.journal.group_bytes) = (16 * MIB, 4 * MIB);
@@ -69,7 +69,7 @@ fn client_bound(budget: usize, row: usize) -> usize {
 /// What a node may take: what is fresh in its shards, what waits for the journal, for the hint queues and
 /// from other nodes' drains, what is granted to each connection, what is sent on each, a fold, the cache of
 /// series, and the process itself.
-fn node_bound(config: &NodeConfig) -> usize {
+pub fn node_bound(config: &NodeConfig) -> usize {
     // A client that writes, one that looks, two nodes.
     let connections = 4;
     let granted =
@@ -86,7 +86,7 @@ fn node_bound(config: &NodeConfig) -> usize {
         + 32 * MIB
 }
 
-fn rss_anon(pid: i32) -> usize {
+pub fn rss_anon(pid: i32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
@@ -94,24 +94,30 @@ fn rss_anon(pid: i32) -> usize {
 
 /// What the client says of itself.
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
-    acked: u64,
-    failed: u64,
+pub struct Told {
+    pub acked: u64,
+    pub failed: u64,
     budget: usize,
 }
 
 /// A client under full load.
-struct Load {
+pub struct Load {
     child: Child,
     told: watch::Receiver<Told>,
 }
 
 impl Load {
-    fn start(cluster: &Processes, database: &str, budget: usize, row: usize) -> Self {
+    pub fn start(
+        cluster: &Processes,
+        database: &str,
+        budget: usize,
+        tasks: usize,
+        row: usize,
+    ) -> Self {
         let addrs: Vec<&str> = cluster.ids().iter().map(|node| cluster.addr(*node)).collect();
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate-loader-under-test"));
         command.arg(addrs.join(",")).arg(cluster.issue_client("loader")).arg(database);
-        command.args([budget, TASKS, row].map(|number| number.to_string()));
+        command.args([budget, tasks, row].map(|number| number.to_string()));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -127,7 +133,7 @@ impl Load {
         Self { child, told }
     }
 
-    fn told(&self) -> Told {
+    pub fn told(&self) -> Told {
         *self.told.borrow()
     }
 
@@ -136,7 +142,7 @@ impl Load {
     }
 
     /// The last that it said.
-    async fn stop(mut self) -> Told {
+    pub async fn stop(mut self) -> Told {
         drop(self.child.stdin.take());
         assert!(self.child.wait().await.unwrap().success());
         // The reader of its words has ended, too.
@@ -184,7 +190,7 @@ fn a_stopped_node_costs_bounded_memory_and_none_of_the_others_rate() {
         let stopped = NodeId(if lead == NodeId(3) { 2 } else { 3 });
         let live: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != stopped).collect();
         let (stop, budget, row) = plan();
-        let load = Load::start(&cluster, "db", budget, row);
+        let load = Load::start(&cluster, "db", budget, TASKS, row);
         wait_for("the load", PATIENCE, async || {
             let told = load.told();
             if told.acked > 500 { Ok(()) } else { Err(format!("{told:?}")) }

@@ -30,6 +30,10 @@ fn main() {
     let [connect, certs, database, budget, tasks, bytes] = &args[..] else {
         panic!("CONNECT CERTS DB BUDGET TASKS BYTES, not {args:?}")
     };
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -85,6 +89,8 @@ async fn work(client: Client, database: String, task: u64, bytes: usize, counts:
             Ok(_) => counts.acked.fetch_add(1, Ordering::Relaxed),
             Err(error) => {
                 eprintln!("{error}");
+                // A refusal at once must not become a loop without a pause.
+                sleep(Duration::from_millis(10)).await;
                 counts.failed.fetch_add(1, Ordering::Relaxed)
             }
         };

@@ -1,5 +1,6 @@
 //! The one test binary: one module per behaviour.
 
+mod abuse;
 mod aggregates;
 mod backlog;
 mod bench;
@@ -11,6 +12,7 @@ mod client_metrics;
 mod cold;
 mod converged;
 mod crash;
+mod deploy;
 mod determinism;
 mod digests;
 mod drain;
@@ -19,6 +21,7 @@ mod durability;
 mod examples;
 mod failover;
 mod full;
+mod fuzz;
 mod garbage;
 mod grants;
 mod grid;

@@ -6,6 +6,7 @@
 mod access;
 mod certificates;
 mod hostile;
+mod limits;
 mod network;
 mod pool;
 mod refused;
@@ -16,4 +17,4 @@ mod streams;
 mod world;
 
 #[path = "../protocol/tests/spec/mod.rs"]
-mod document;
+pub mod document;

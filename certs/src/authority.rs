@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData,
+    SanType,
 };
 use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer, UnixTime};
 use serde::Deserialize;
@@ -213,36 +214,74 @@ impl Authority {
         self.sign_client(name, roles, now)?.into_credentials(self)
     }
 
-    fn sign_node(&self, name: &str, sans: &[String], now: UnixTime) -> Result<Leaf, IssueError> {
+    /// What its identities trust, as text.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A node's certificate for a key that is elsewhere, as text.
+    pub(crate) fn certify_node(
+        &self,
+        name: &str,
+        sans: &[String],
+        now: UnixTime,
+        key: &impl PublicKeyData,
+    ) -> Result<String, IssueError> {
+        let (identity, names, usages) = self.node(name, sans)?;
+        Ok(self.certify(&identity, names, usages, now, key)?.1.pem())
+    }
+
+    /// A client's certificate for a key that is elsewhere, as text.
+    pub(crate) fn certify_client(
+        &self,
+        name: &str,
+        roles: Roles,
+        now: UnixTime,
+        key: &impl PublicKeyData,
+    ) -> Result<String, IssueError> {
+        let (identity, names, usages) = self.client(name, roles)?;
+        Ok(self.certify(&identity, names, usages, now, key)?.1.pem())
+    }
+
+    fn node(&self, name: &str, sans: &[String]) -> Result<Wanted, IssueError> {
         let identity = Identity::node(&self.cluster, name)?;
         if sans.len() > self.config.max_sans {
             return Err(IssueError::TooManyNames { max: self.config.max_sans });
         }
-        let mut seen = BTreeSet::from([SERVER_NAME]);
         let mut names = vec![dns(SERVER_NAME)?];
-        for san in sans.iter().filter(|san| seen.insert(san)) {
-            names.push(match san.parse::<IpAddr>() {
-                Ok(address) => SanType::IpAddress(address),
-                Err(_) => dns(san)?,
-            });
-        }
+        names.extend(additional(sans)?);
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(identity, names, usages, now)
+        Ok((identity, names, usages))
+    }
+
+    fn client(&self, name: &str, roles: Roles) -> Result<Wanted, IssueError> {
+        let identity = Identity::client(&self.cluster, name, roles)?;
+        Ok((identity, Vec::new(), vec![ExtendedKeyUsagePurpose::ClientAuth]))
+    }
+
+    fn sign_node(&self, name: &str, sans: &[String], now: UnixTime) -> Result<Leaf, IssueError> {
+        self.sign(self.node(name, sans)?, now)
     }
 
     fn sign_client(&self, name: &str, roles: Roles, now: UnixTime) -> Result<Leaf, IssueError> {
-        let identity = Identity::client(&self.cluster, name, roles)?;
-        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(identity, Vec::new(), usages, now)
+        self.sign(self.client(name, roles)?, now)
     }
 
-    fn sign(
+    fn sign(&self, wanted: Wanted, now: UnixTime) -> Result<Leaf, IssueError> {
+        let (identity, names, usages) = wanted;
+        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let (validity, certificate) = self.certify(&identity, names, usages, now, &key)?;
+        Ok(Leaf { identity, validity, certificate, key })
+    }
+
+    fn certify(
         &self,
-        identity: Identity,
+        identity: &Identity,
         names: Vec<SanType>,
         usages: Vec<ExtendedKeyUsagePurpose>,
         now: UnixTime,
-    ) -> Result<Leaf, IssueError> {
+        key: &impl PublicKeyData,
+    ) -> Result<(Validity, Certificate), IssueError> {
         if self.validity.at(now) != Standing::Valid {
             return Err(IssueError::OutOfTime {
                 cluster: self.cluster.clone(),
@@ -258,11 +297,13 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.subject_alt_names = vec![uri(identity.to_string())?];
         params.subject_alt_names.extend(names);
-        let key = KeyPair::generate_for(&PKCS_ED25519)?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Leaf { identity, validity, certificate, key })
+        let certificate = params.signed_by(key, &self.issuer)?;
+        Ok((validity, certificate))
     }
 }
+
+/// Who a certificate is for, the names it has, and what it may be used for.
+type Wanted = (Identity, Vec<SanType>, Vec<ExtendedKeyUsagePurpose>);
 
 /// A fresh certificate and its key.
 struct Leaf {
@@ -322,6 +363,25 @@ pub(crate) fn params(
     Ok(params)
 }
 
+/// What a request says of its bearer: a name.
+pub(crate) fn request_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+/// DNS names and addresses, each once.
+pub(crate) fn additional(sans: &[String]) -> Result<Vec<SanType>, IssueError> {
+    let mut seen = BTreeSet::from([SERVER_NAME]);
+    let new = sans.iter().filter(|san| seen.insert(san));
+    new.map(|san| match san.parse::<IpAddr>() {
+        Ok(address) => Ok(SanType::IpAddress(address)),
+        Err(_) => dns(san),
+    })
+    .collect()
+}
+
 pub(crate) fn uri(uri: String) -> Result<SanType, IssueError> {
     Ok(SanType::URI(uri.try_into()?))
 }
@@ -354,6 +414,14 @@ pub enum IssueError {
     /// Dates that X.509 cannot express, or none at all.
     #[error("no certificate can last from {} to {}: choose another validity", .0.not_before, .0.not_after)]
     Validity(Validity),
+    /// A file that is no request, or not one that can be granted.
+    #[error("{} cannot be signed: {why}", file.display())]
+    Request {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The CA may not sign at this time.
     #[error("the CA of '{cluster}' is valid from {} to {}: check the clock, or make a new CA with 'quorate certs ca'", validity.not_before, validity.not_after)]
     OutOfTime {

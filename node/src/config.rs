@@ -15,6 +15,7 @@ pub use crate::{
     http::HttpConfig,
     journal::{Durability, JournalConfig},
     leaving::LeavingConfig,
+    limits::LimitsConfig,
     meta::MetaConfig,
     shard::Config as ShardConfig,
 };
@@ -87,6 +88,8 @@ pub struct NodeConfig {
     pub certificates: CertificatesConfig,
     /// Connections, lanes, credit and windows.
     pub transport: TransportConfig,
+    /// What peers may take.
+    pub limits: LimitsConfig,
     /// The journal.
     pub journal: JournalConfig,
     /// The shard store.
@@ -130,6 +133,7 @@ impl Default for NodeConfig {
             durability: Durability::Commit,
             certificates: CertificatesConfig::default(),
             transport: TransportConfig::default(),
+            limits: LimitsConfig::default(),
             journal: JournalConfig::default(),
             shard: ShardConfig::default(),
             feed: FeedConfig::default(),

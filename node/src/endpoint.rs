@@ -14,6 +14,9 @@ use quorate_protocol::hello::ALPN;
 
 pub use self::port::Port;
 
+/// Bytes that are kept of somebody who knocks until it is decided whether it may come in.
+const INCOMING_BYTES: u64 = 16 << 10;
+
 /// Why the node cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -85,8 +88,10 @@ pub fn server_config(
         .map_err(|error| rustls::Error::General(error.to_string()))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
     server
-        .transport_config(config.quic())
+        .transport_config(config.quic_for_strangers())
         .migration(config.migration)
-        .max_incoming(config.max_handshakes.max(1) as usize);
+        .max_incoming(config.max_handshakes.max(1) as usize)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES * u64::from(config.max_handshakes.max(1)));
     Ok(server)
 }

@@ -9,7 +9,7 @@ use std::sync::Weak;
 use quorate_protocol::id::{MetaIndex, NodeId};
 use serde::Serialize;
 
-use crate::core::Core;
+use crate::{core::Core, limits::Limits};
 
 /// How a node is.
 #[derive(Clone, Debug, Serialize)]
@@ -83,17 +83,23 @@ impl Health {
 }
 
 /// Looks at a node from outside, and does not keep it open.
-pub(crate) struct View(pub(crate) Weak<Core>);
+pub(crate) struct View {
+    pub(crate) core: Weak<Core>,
+    pub(crate) limits: Weak<Limits>,
+}
 
 impl View {
     /// How the node is now.
     pub(crate) fn health(&self) -> Health {
-        self.0.upgrade().map_or_else(Health::stopping, |core| core.health())
+        self.core.upgrade().map_or_else(Health::stopping, |core| core.health())
     }
 
     /// Sets the gauges of what changes without an event that would set them.
     pub(crate) fn publish(&self) {
-        let Some(core) = self.0.upgrade() else { return };
+        if let Some(limits) = self.limits.upgrade() {
+            limits.publish();
+        }
+        let Some(core) = self.core.upgrade() else { return };
         let set = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
         let log = core.meta.log();
         set("quorate_node_healthy", f64::from(u8::from(core.health().is_ok())));

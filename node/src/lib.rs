@@ -29,6 +29,7 @@ mod intake;
 pub mod journal;
 mod leaving;
 mod lifecycle;
+pub mod limits;
 pub mod meta;
 mod metrics_help;
 pub mod poison;

@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 72] = [
+const METRICS: [(&str, Kind, &str); 81] = [
     (
         "quorate_client_breakers_opened_total",
         Counter,
@@ -212,6 +212,39 @@ const METRICS: [(&str, Kind, &str); 72] = [
         "quorate_session_denied_total",
         Counter,
         "Requests refused for what the peer's certificate, or its grants, do not allow.",
+    ),
+    ("quorate_session_answer_bytes", Gauge, "Bytes of answers to clients that wait to be sent."),
+    (
+        "quorate_session_busy_total",
+        Counter,
+        "Requests that met a limit and had to wait or to come again, by limit.",
+    ),
+    (
+        "quorate_session_closed_total",
+        Counter,
+        "Connections that this node has closed, by reason: idle, stalled, protocol, credit, request_bytes or certificate.",
+    ),
+    (
+        "quorate_session_connections",
+        Gauge,
+        "Connections that others have opened, handshakes included.",
+    ),
+    ("quorate_session_handshakes", Gauge, "Handshakes in progress."),
+    ("quorate_session_queries", Gauge, "Queries of clients that are worked on."),
+    (
+        "quorate_session_refused_total",
+        Counter,
+        "Connections that were refused, by limit or reason.",
+    ),
+    (
+        "quorate_session_request_bytes",
+        Gauge,
+        "Bytes of clients' requests that are arriving or are not answered.",
+    ),
+    (
+        "quorate_session_retries_total",
+        Counter,
+        "Times that somebody was asked to prove its address before it cost a handshake.",
     ),
     ("quorate_shard_bad_blocks_total", Counter, "Blocks of shards that were found damaged."),
     ("quorate_shard_dense_passes_total", Counter, "Final rewrites of shards whose time is over."),

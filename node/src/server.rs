@@ -1,15 +1,16 @@
 //! Accepts connections and runs a session for each.
 //!
-//! Invariants: connections and handshakes are bounded, what is over the bound is refused at once;
-//! every session belongs to the server's tracker, so that [`Server::shutdown`] leaves nothing
+//! Invariants: connections and handshakes are bounded ([`crate::limits`]), what is over a bound is refused at
+//! once or must prove its address first; every session belongs to the server's tracker, so that [`Server::shutdown`] leaves nothing
 //! behind; a refused peer is logged with its address and a reason an operator understands. Started
 //! once per node; hands requests to its [`Service`].
 
 use std::{
+    fmt,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -30,6 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     endpoint,
+    limits::{self, Handshake, Limits, LimitsConfig, Verdict},
     session::{self, Peer, ReplySink},
 };
 
@@ -74,8 +76,7 @@ pub(crate) struct Shared {
     pub(crate) credentials: watch::Sender<Arc<Credentials>>,
     /// Set when the node stops: no new requests.
     pub(crate) stop: CancellationToken,
-    sessions: AtomicUsize,
-    handshakes: AtomicUsize,
+    pub(crate) limits: Arc<Limits>,
     last_session: AtomicU64,
 }
 
@@ -87,7 +88,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts accepting on an endpoint of [`endpoint::bind`].
+    /// Starts accepting on an endpoint of [`endpoint::bind`], with the default limits of peers.
     #[must_use]
     pub fn start(
         endpoint: quinn::Endpoint,
@@ -95,13 +96,25 @@ impl Server {
         config: TransportConfig,
         service: Arc<dyn Service>,
     ) -> Self {
+        Self::start_with(endpoint, credentials, config, LimitsConfig::default(), service)
+    }
+
+    /// Starts accepting with these limits of peers.
+    #[must_use]
+    pub fn start_with(
+        endpoint: quinn::Endpoint,
+        credentials: Credentials,
+        config: TransportConfig,
+        limits: LimitsConfig,
+        service: Arc<dyn Service>,
+    ) -> Self {
+        let limits = Limits::new(limits, config.max_connections, config.max_handshakes.max(1));
         let shared = Arc::new(Shared {
             service,
             config,
             credentials: watch::Sender::new(Arc::new(credentials)),
             stop: CancellationToken::new(),
-            sessions: AtomicUsize::new(0),
-            handshakes: AtomicUsize::new(0),
+            limits: Arc::new(limits),
             last_session: AtomicU64::new(0),
         });
         let tasks = TaskTracker::new();
@@ -132,7 +145,12 @@ impl Server {
     /// Open sessions.
     #[must_use]
     pub fn sessions(&self) -> usize {
-        self.shared.sessions.load(Ordering::Relaxed)
+        self.shared.limits.connections() as usize
+    }
+
+    /// What peers may take, and have taken.
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.shared.limits)
     }
 
     /// Stops accepting, answers new requests with `ShuttingDown`, lets those in progress finish
@@ -143,7 +161,7 @@ impl Server {
         self.shared.stop.cancel();
         self.tasks.close();
         // A session bounds its own end; this bound only guards against a service that blocks.
-        let bound = self.shared.config.drain_timeout * 2 + session::FAREWELL * 2;
+        let bound = self.shared.config.drain_timeout + session::FAREWELL * 3;
         if timeout(bound, self.tasks.wait()).await.is_err() {
             tracing::warn!("sessions did not end in time; leaving them");
         }
@@ -156,28 +174,12 @@ impl Drop for Server {
     }
 }
 
-impl std::fmt::Debug for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
             .field("addr", &self.endpoint.local_addr().ok())
             .field("sessions", &self.sessions())
             .finish_non_exhaustive()
-    }
-}
-
-/// One more of something that is counted; less when dropped.
-struct Counted(Arc<Shared>, fn(&Shared) -> &AtomicUsize);
-
-impl Counted {
-    fn new(shared: &Arc<Shared>, which: fn(&Shared) -> &AtomicUsize) -> (Self, usize) {
-        let now = which(shared).fetch_add(1, Ordering::Relaxed) + 1;
-        (Self(Arc::clone(shared), which), now)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        (self.1)(&self.0).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -190,62 +192,57 @@ async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>, tasks: TaskTrack
         };
         let Some(incoming) = incoming else { return };
         let remote = canonical(incoming.remote_address());
-        let (session, open) = Counted::new(&shared, |shared| &shared.sessions);
-        if open > shared.config.max_connections as usize {
-            tracing::warn!(
-                "refused client from {remote}: at the limit of {} connections (max_connections)",
-                open - 1
-            );
-            incoming.refuse();
-            continue;
+        let (proven, may_retry) = (incoming.remote_address_validated(), incoming.may_retry());
+        match shared.limits.knock(remote, proven, may_retry) {
+            Verdict::Enter(handshake) => {
+                tasks.spawn(serve(incoming, remote, Arc::clone(&shared), handshake));
+            }
+            // Fails only for those that may not be asked.
+            Verdict::Retry => drop(incoming.retry()),
+            Verdict::Refuse(limit) => {
+                incoming.refuse();
+                let line = format_args!("refused client from {remote}: at the limit ({limit})");
+                shared.limits.log.warn(line);
+            }
         }
-        let (handshake, busy) = Counted::new(&shared, |shared| &shared.handshakes);
-        if busy * 2 > shared.config.max_handshakes as usize && incoming.may_retry() {
-            // Under a flood only peers that prove their address cost a handshake.
-            let _ = incoming.retry();
-            continue;
-        }
-        if busy > shared.config.max_handshakes as usize {
-            incoming.refuse();
-            continue;
-        }
-        let shared = Arc::clone(&shared);
-        tasks.spawn(async move {
-            serve(incoming, remote, shared, handshake).await;
-            drop(session);
-        });
     }
 }
 
-async fn serve(incoming: Incoming, remote: SocketAddr, shared: Arc<Shared>, handshake: Counted) {
+async fn serve(
+    incoming: Incoming,
+    remote: SocketAddr,
+    shared: Arc<Shared>,
+    mut handshake: Handshake,
+) {
+    let _place = handshake.place();
     let limit = shared.config.connect_timeout;
     // Seen from before the handshake, so that the session notices whatever comes in between.
     let credentials = shared.credentials.subscribe();
+    let refuse = |reason: &'static str, why: fmt::Arguments<'_>| {
+        limits::refused(reason);
+        shared.limits.log.warn(format_args!("refused client from {remote}: {why}"));
+    };
     let connecting = async { incoming.accept()?.await };
     let quic = match timeout(limit, connecting).await {
         Ok(Ok(quic)) => quic,
         Ok(Err(error)) => {
-            tracing::warn!("refused client from {remote}: {}", session::refusal(&error));
-            return;
+            return refuse("handshake", format_args!("{}", session::refusal(&error)));
         }
-        Err(_) => {
-            tracing::warn!("refused client from {remote}: handshake took over {limit:?}");
-            return;
-        }
+        Err(_) => return refuse("timeout", format_args!("handshake took over {limit:?}")),
     };
     let session = shared.last_session.fetch_add(1, Ordering::Relaxed) + 1;
     match timeout(limit, session::greet(&quic, &shared, remote, session)).await {
         Ok(Ok(greeted)) => {
             drop(handshake);
-            session::run(quic, greeted, credentials, shared).await;
+            session::run(quic, greeted, credentials, Arc::clone(&shared)).await;
         }
         Ok(Err(refused)) => {
-            tracing::warn!("refused client from {remote}: {refused}");
+            refuse(refused.reason(), format_args!("{refused}"));
             refused.close(&quic);
             // The endpoint sends the close; nothing is left to do here.
         }
         Err(_) => {
-            tracing::warn!("refused client from {remote}: no Hello within {limit:?}");
+            refuse("timeout", format_args!("no Hello within {limit:?}"));
             quic.close(close_code(Close::Protocol), b"no Hello in time");
         }
     }

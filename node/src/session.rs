@@ -1,7 +1,8 @@
 //! One peer's connection: greeting, streams, requests, end.
 //!
 //! Invariants: nothing is served before `Hello` was checked; every stream, lane or single request,
-//! is handled alike; requests and their unanswered bytes are bounded per connection; whoever breaks
+//! is handled alike; requests and their unanswered bytes are bounded per connection and per
+//! certificate ([`crate::limits`]); whoever breaks
 //! the protocol is closed with a reason, and only they. Run by [`crate::server`], one task per
 //! session and two per stream.
 
@@ -16,7 +17,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -24,14 +25,20 @@ use std::{
 use quorate_certs::{Credentials, Identity};
 use quorate_client::connection::{close_code, peer_chain};
 use quorate_protocol::{code::Close, id::NodeId};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use access::{CHANGES, Denied, Grant, OPS, Rule, Who, allowed, rule};
 pub(crate) use greet::{Greeted, greet, refusal};
 pub use reply::{Gone, ReplySink, failure};
 
-use crate::server::Shared;
+use crate::{
+    limits::{self, LEAST_WINDOW, Share, Window},
+    server::Shared,
+};
 
 /// How long a closing session waits for its peer to take the last answers.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
@@ -63,6 +70,13 @@ struct Session {
     quic: quinn::Connection,
     peer: Arc<Peer>,
     shared: Arc<Shared>,
+    /// What it shares with other connections of the same certificate.
+    share: Arc<Share>,
+    /// Windows of a client.
+    _windows: Option<(Window, Window)>,
+    /// When anything was asked last, in milliseconds since `begun`.
+    asked_ms: AtomicU64,
+    begun: Instant,
     /// Open requests.
     open: AtomicUsize,
     /// Their payload bytes, those that count against the credit.
@@ -79,10 +93,41 @@ struct Session {
 
 impl Session {
     /// Closes the connection because its peer broke the rules.
-    fn violated(&self, code: Close, reason: &str) {
+    fn violated(&self, code: Close, why: &'static str, reason: &str) {
         if self.quic.close_reason().is_none() {
-            tracing::warn!("closed connection of {}: {reason}", self.peer);
+            limits::closed(why);
+            let line = format_args!("closed connection of {}: {reason}", self.peer);
+            self.shared.limits.log.warn(line);
             self.quic.close(close_code(code), reason.as_bytes());
+        }
+    }
+
+    /// Whether what it takes counts: nodes of the cluster are not to be held up by limits.
+    fn is_counted(&self) -> bool {
+        !self.peer.identity.is_node()
+    }
+
+    /// Something was asked.
+    fn asked(&self) {
+        let now = self.begun.elapsed().as_millis();
+        self.asked_ms.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Waits until a client has asked nothing for too long.
+    async fn idle(&self) {
+        let limit = self.shared.limits.config.idle().filter(|_| !self.peer.identity.is_node());
+        let Some(limit) = limit else { return std::future::pending().await };
+        loop {
+            let asked = Duration::from_millis(self.asked_ms.load(Ordering::Relaxed));
+            let quiet = self.begun.elapsed().saturating_sub(asked);
+            if self.open.load(Ordering::Relaxed) > 0 {
+                self.asked();
+                sleep(limit).await;
+            } else if quiet >= limit {
+                return;
+            } else {
+                sleep(limit - quiet).await;
+            }
         }
     }
 }
@@ -95,8 +140,13 @@ pub(crate) async fn run(
     credentials: watch::Receiver<Arc<Credentials>>,
     shared: Arc<Shared>,
 ) {
+    let windows = widen(&quic, &greeted.peer, &shared);
     let session = Arc::new(Session {
         quic,
+        share: greeted.share,
+        _windows: windows,
+        asked_ms: AtomicU64::new(0),
+        begun: Instant::now(),
         peer: Arc::new(greeted.peer),
         open: AtomicUsize::new(0),
         bytes: AtomicU64::new(0),
@@ -111,13 +161,18 @@ pub(crate) async fn run(
     let stopping = tokio::select! {
         biased;
         () = session.shared.stop.cancelled() => true,
+        () = session.idle() => {
+            limits::closed("idle");
+            session.quic.close(close_code(Close::Done), b"idle (idle_s)");
+            false
+        }
         error = accept(&session) => {
             tracing::debug!("session with {} ended: {error}", session.peer);
             false
         }
         why = refused(&session, credentials) => {
             metrics::counter!("quorate_tls_sessions_revoked_total").increment(1);
-            session.violated(Close::Unauthorised, &why);
+            session.violated(Close::Unauthorised, "certificate", &why);
             false
         }
     };
@@ -141,7 +196,7 @@ pub(crate) async fn run(
         session.streams.wait().await;
         session.requests.wait().await;
     };
-    if timeout(session.shared.config.drain_timeout, all).await.is_err() {
+    if timeout(FAREWELL, all).await.is_err() {
         tracing::warn!("requests of {} cannot be stopped; leaving them", session.peer);
     }
 }
@@ -160,12 +215,30 @@ async fn refused(session: &Session, mut credentials: watch::Receiver<Arc<Credent
     }
 }
 
+/// Gives a peer that is known its windows: nodes all that they may have, clients what there is.
+fn widen(quic: &quinn::Connection, peer: &Peer, shared: &Shared) -> Option<(Window, Window)> {
+    let config = &shared.config;
+    let (receive, send) = (config.receive_window(), u64::from(config.send_window));
+    let windows = (!peer.identity.is_node()).then(|| shared.limits.windows(receive, send));
+    let (receive, send) = match &windows {
+        Some((received, sent)) => (received.bytes(), sent.bytes()),
+        None => (receive, send),
+    };
+    let receive = quinn::VarInt::from_u64(receive.max(LEAST_WINDOW));
+    quic.set_receive_window(receive.unwrap_or(quinn::VarInt::MAX));
+    quic.set_send_window(send);
+    windows
+}
+
 /// Takes streams until the connection is gone.
 async fn accept(session: &Arc<Session>) -> quinn::ConnectionError {
     use quorate_client::lane::framed::{FrameReader, FrameWriter};
     loop {
         match session.quic.accept_bi().await {
             Ok((send, recv)) => {
+                if session.is_counted() && session.share.streams.turn().await {
+                    limits::busy("peer_streams_per_s");
+                }
                 stream::spawn(session, FrameWriter::new(send), FrameReader::new(recv));
             }
             Err(error) => return error,

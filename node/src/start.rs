@@ -214,7 +214,9 @@ impl Node {
         let core = open(config, world, data, &identity, pool).await?;
         let service = Arc::new(NodeService::new(Arc::clone(&core)));
         let transport = core.config.transport.clone();
-        let server = Arc::new(Server::start(endpoint, credentials, transport, service));
+        let limits = core.config.limits.clone();
+        let server = Server::start_with(endpoint, credentials, transport, limits, service);
+        let server = Arc::new(server);
         background::start(&core);
         let node = Self { core, server, name, addr, port };
         if let Err(error) = become_member(&node.core, &identity, &advertise).await {
@@ -257,7 +259,7 @@ impl Node {
 
     /// For whoever watches the node, also when it is gone.
     pub(crate) fn view(&self) -> View {
-        View(Arc::downgrade(&self.core))
+        View { core: Arc::downgrade(&self.core), limits: Arc::downgrade(&self.server.limits()) }
     }
 
     /// Takes those settings that can change while the node runs, which are all of `[drain]`. Returns

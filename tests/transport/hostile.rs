@@ -50,7 +50,7 @@ impl Raw {
         Ok(Self { quic: connecting.await?, _endpoint: endpoint })
     }
 
-    async fn welcomed(net: &SimNet, node: &Node) -> (Self, quinn::SendStream, FrameReader) {
+    pub async fn welcomed(net: &SimNet, node: &Node) -> (Self, quinn::SendStream, FrameReader) {
         let raw = Self::connect(net, node, ALPN).await.unwrap();
         let (send, reader) = raw.greet().await;
         (raw, send, reader)
@@ -69,7 +69,9 @@ impl Raw {
 
     /// Waits until the node closes it, and says with what.
     pub async fn closed(&self) -> (Close, String) {
-        match self.quic.closed().await {
+        // Of virtual time: whoever is not closed by then never is.
+        let closed = tokio::time::timeout(Duration::from_secs(600), self.quic.closed()).await;
+        match closed.expect("the node closes it") {
             ConnectionError::ApplicationClosed(close) => (
                 Close::from_number(close.error_code.into_inner()),
                 String::from_utf8(close.reason.to_vec()).unwrap(),
@@ -83,12 +85,12 @@ fn hello() -> Hello {
     Hello { minor: MINOR, features: 0, cluster: CLUSTER, node: NodeId(0), expect: NodeId(0) }
 }
 
-fn bytes(frame: &Frame) -> Vec<u8> {
+pub fn bytes(frame: &Frame) -> Vec<u8> {
     [&frame.head().unwrap()[..], &frame.payload].concat()
 }
 
 /// The node still serves others, and holds nothing of the one it closed.
-async fn lives(net: &SimNet, node: &Node) {
+pub async fn lives(net: &SimNet, node: &Node) {
     let connection = connect(&sim_dialer(net), node).await;
     let write = write_to(shard::ECHO, 0);
     connection.request(&write, Bytes::from_static(b"still here"), later()).await.unwrap();

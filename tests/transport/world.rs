@@ -18,6 +18,7 @@ use quorate_client::{
 };
 use quorate_node::{
     endpoint,
+    limits::LimitsConfig,
     server::{Greeting, Server, Service},
     session::{Peer, ReplySink, failure},
 };
@@ -209,6 +210,17 @@ impl Node {
         credentials: Credentials,
         config: TransportConfig,
     ) -> Self {
+        Self::limited(env, addr, id, credentials, config, LimitsConfig::default())
+    }
+
+    pub fn limited(
+        env: &Env,
+        addr: SocketAddr,
+        id: u64,
+        credentials: Credentials,
+        config: TransportConfig,
+        limits: LimitsConfig,
+    ) -> Self {
         let (endpoint, _) = endpoint::bind(env, addr, &credentials, &config).unwrap();
         let echo = Arc::new(Echo {
             greeting: Greeting {
@@ -222,7 +234,7 @@ impl Node {
         let service = Arc::new(EchoService(Arc::clone(&echo)));
         Self {
             addr: endpoint.local_addr().unwrap(),
-            server: Server::start(endpoint, credentials, config, service),
+            server: Server::start_with(endpoint, credentials, config, limits, service),
             echo,
         }
     }

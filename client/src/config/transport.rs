@@ -15,6 +15,8 @@ use super::duration;
 const MAX_OFFLOAD_MTU: u16 = 6_500;
 /// Fewest streams each side may have open, whatever the budget says: the lanes and a few more.
 const MIN_STREAMS: u32 = 8;
+/// Bytes that somebody may have sent and not yet been read, before it has said who it is.
+const STRANGER_WINDOW: u32 = 64 << 10;
 
 /// Settings of connections. Both sides may differ in all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,8 +98,7 @@ pub struct TransportConfig {
     pub socket_buffer: u32,
     /// Connections a node keeps open at once. Default 4,096. More are refused.
     pub max_connections: u32,
-    /// Handshakes a node has in progress at once. Default 256; over half of that new peers must
-    /// prove their address first.
+    /// Handshakes a node has in progress at once. Default 256. More are refused.
     pub max_handshakes: u32,
     /// How long a stopping side lets requests in progress finish. Default 5 s.
     #[serde(with = "duration")]
@@ -148,6 +149,16 @@ impl TransportConfig {
         self.credit.max(quorate_protocol::frame::MAX_FRAME)
     }
 
+    /// Bytes that all streams of a connection together may have received and not yet read.
+    #[must_use]
+    pub fn receive_window(&self) -> u64 {
+        let window = u64::from(self.stream_window.max(64 << 10));
+        // Both sides' streams fill this window; see `max_streams`.
+        u64::from(self.receive_budget)
+            .max(window * u64::from(self.max_streams()) * 2)
+            .min((1 << 62) - 1)
+    }
+
     fn mtu(&self) -> u16 {
         self.max_mtu.clamp(1200, 65_000)
     }
@@ -164,12 +175,22 @@ impl TransportConfig {
     /// The settings of a connection, the same for both sides.
     #[must_use]
     pub fn quic(&self) -> Arc<quinn::TransportConfig> {
+        Arc::new(self.settings())
+    }
+
+    /// The settings of a connection that somebody has opened who is not known yet: the windows are small
+    /// until it is.
+    #[must_use]
+    pub fn quic_for_strangers(&self) -> Arc<quinn::TransportConfig> {
+        let mut quic = self.settings();
+        quic.receive_window(STRANGER_WINDOW.into()).send_window(STRANGER_WINDOW.into());
+        Arc::new(quic)
+    }
+
+    fn settings(&self) -> quinn::TransportConfig {
         let window = self.stream_window.max(64 << 10);
         let streams = self.max_streams();
-        // Both sides' streams fill this window; see `max_streams`.
-        let connection = u64::from(self.receive_budget)
-            .max(u64::from(window) * u64::from(streams) * 2)
-            .min((1 << 62) - 1);
+        let connection = self.receive_window();
         let mut mtu = quinn::MtuDiscoveryConfig::default();
         mtu.upper_bound(self.mtu());
         let idle = quinn::IdleTimeout::try_from(self.idle_timeout).ok();
@@ -186,7 +207,7 @@ impl TransportConfig {
             .enable_segmentation_offload(self.segmentation_offload && self.mtu() <= MAX_OFFLOAD_MTU)
             .datagram_receive_buffer_size(None)
             .congestion_controller_factory(Arc::new(quinn::congestion::CubicConfig::default()));
-        Arc::new(quic)
+        quic
     }
 }
 

@@ -1,5 +1,5 @@
-//! `quorate certs ca|node|client|show`: the cluster's certificates; in files of their own what comes later:
-//! `renew`, `revoke`, `rollover`.
+//! `quorate certs ca|node|client|request|sign|show`: the cluster's certificates; in files of their own what
+//! comes later: `renew`, `revoke`, `rollover`.
 //!
 //! Invariant: nothing is overwritten without `--force`. Needs no cluster.
 
@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use quorate_certs::{
-    Authority, CertificateInfo, Config, Existing, Role, Roles, UnixTime,
-    authority::DEFAULT_CLUSTER, show,
+    Authority, Bearer, CertificateInfo, Config, Existing, Role, Roles, UnixTime,
+    authority::DEFAULT_CLUSTER, request, show,
 };
 use quorate_client::Env;
 use serde_json::json;
@@ -26,6 +26,11 @@ A cluster's certificates, from nothing:
   quorate certs client --dir pki --name app
   quorate certs client --dir pki --name ops --role admin
   quorate certs show pki
+
+With a CA that stays offline, each host makes its own key, and only the request travels:
+  host:  quorate certs request --dir /etc/quorate --name n1 --san n1.example.org
+  CA:    quorate certs sign --dir pki --as node n1.csr
+  host:  put pki/n1/{tls.crt,ca.crt} beside /etc/quorate/n1/tls.key
 
 Later, while everything runs:
   quorate certs renew --dir pki --name n1        a new certificate and key
@@ -46,6 +51,10 @@ pub(crate) enum Certs {
     Node(Node),
     /// Make a client's certificate: DIR/NAME/{ca.crt,tls.crt,tls.key}
     Client(Client),
+    /// Make a key and a request for a certificate: DIR/NAME/{tls.key,tls.csr}; needs no CA
+    Request(Request),
+    /// Sign a request that was made elsewhere: DIR/NAME/{tls.crt,ca.crt}
+    Sign(Sign),
     /// Make new certificates and keys for those who have some
     Renew(renew::Renew),
     /// Throw somebody out: nodes and clients refuse the certificate from then on
@@ -90,6 +99,48 @@ pub(crate) struct Client {
     /// Accepted for symmetry with nodes; nobody dials a client
     #[arg(long, value_name = "NAME", hide = true)]
     san: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Request {
+    /// Folder for the key and the request
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Name of the node or client: letters, digits, '.', '_' and '-'
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// Shall also be valid for this DNS name or IP address; for nodes; may repeat
+    #[arg(long, value_name = "NAME")]
+    san: Vec<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Sign {
+    /// Folder of the authority
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// What its bearer becomes
+    #[arg(long = "as", value_name = "KIND")]
+    kind: Kind,
+    /// What the client may do: admin, write or read; may repeat [default: write and read]
+    #[arg(long, value_name = "ROLE")]
+    role: Vec<Role>,
+    /// How long the certificate lasts
+    #[arg(long, value_name = "DAYS", default_value_t = Config::default().leaf_validity_days)]
+    days: u32,
+    /// The request
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    Node,
+    Client,
 }
 
 #[derive(Args, Debug)]
@@ -169,19 +220,40 @@ pub(crate) fn run(command: &Certs, env: &Env) -> Result<(), Fail> {
             if !san.is_empty() {
                 return Err(Fail::usage("nobody dials a client: leave --san out"));
             }
-            let roles = match role.as_slice() {
-                [] => Roles::default(),
-                some => some.iter().copied().collect(),
-            };
+            let roles = roles(role);
             let existing = leaf.common.existing();
             let made = leaf.authority()?.issue_client(&leaf.dir, &leaf.name, roles, now, existing);
             leaf.common.made("client", &leaf.name, &made.map_err(Fail::failed)?)
+        }
+        Certs::Request(asked) => {
+            let made = request(&asked.dir, &asked.name, &asked.san, asked.common.existing());
+            asked.common.made("request of", &asked.name, &made.map_err(Fail::failed)?)
+        }
+        Certs::Sign(sign) => {
+            if sign.kind == Kind::Node && !sign.role.is_empty() {
+                return Err(Fail::usage("a node has no other role: leave --role out"));
+            }
+            let bearer = match sign.kind {
+                Kind::Node => Bearer::Node,
+                Kind::Client => Bearer::Client(roles(&sign.role)),
+            };
+            let config = Config { leaf_validity_days: sign.days, ..Config::default() };
+            let authority = Authority::open(&sign.dir, config).map_err(Fail::failed)?;
+            let existing = sign.common.existing();
+            let made = authority.sign_request(&sign.dir, &sign.file, bearer, now, existing);
+            let made = made.map_err(Fail::failed)?;
+            let name = made.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            sign.common.made("certificate of", &name, &made)
         }
         Certs::Renew(renew) => renew::run(renew, now),
         Certs::Revoke(revoke) => revoke::run(revoke, now),
         Certs::Rollover(rollover) => rollover::run(rollover, now),
         Certs::Show(show) => print(show, now),
     }
+}
+
+fn roles(given: &[Role]) -> Roles {
+    if given.is_empty() { Roles::default() } else { given.iter().copied().collect() }
 }
 
 fn print(args: &Show, now: UnixTime) -> Result<(), Fail> {

@@ -24,11 +24,15 @@ use quorate_protocol::{
 };
 
 use super::Peer;
-use crate::server::{Greeting, Shared};
+use crate::{
+    limits::Share,
+    server::{Greeting, Shared},
+};
 
 /// A peer that may be served, and its first stream.
 pub(crate) struct Greeted {
     pub(super) peer: Peer,
+    pub(super) share: Arc<Share>,
     pub(super) writer: FrameWriter,
     pub(super) reader: FrameReader,
 }
@@ -46,6 +50,8 @@ pub(crate) enum Refused {
         "{who} looks for node {expected}, this is node {ours}; its address book is out of date"
     )]
     Node { who: String, expected: NodeId, ours: NodeId },
+    #[error("{0} has enough connections (peer_connections)")]
+    Enough(String),
     #[error("{0} claims to be a node, which its certificate does not say")]
     Claim(String),
     #[error("{who} claims to be node {node}, which is '{name}'")]
@@ -64,7 +70,18 @@ impl Refused {
             }
             Self::Certificate(_) | Self::Claim(_) | Self::Name { .. } => Close::Unauthorised,
             Self::Node { .. } => Close::WrongNode,
+            Self::Enough(_) => Close::Overloaded,
             Self::Frame(_) | Self::Stream(_) => Close::Protocol,
+        }
+    }
+
+    /// For the metric.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Certificate(_) | Self::Claim(_) | Self::Name { .. } => "certificate",
+            Self::Cluster { .. } | Self::Node { .. } => "stranger",
+            Self::Enough(_) => "peer_connections",
+            Self::Frame(_) | Self::Stream(_) => "protocol",
         }
     }
 
@@ -83,6 +100,8 @@ pub(crate) async fn greet(
 ) -> Result<Greeted, Refused> {
     let credentials = Arc::clone(&shared.credentials.borrow());
     let identity = credentials.verify_peer(&peer_chain(quic))?;
+    let share = shared.limits.share(&identity);
+    let share = share.ok_or_else(|| Refused::Enough(identity.to_string()))?;
     let (send, recv) = quic.accept_bi().await.map_err(StreamError::from)?;
     let (mut writer, mut reader) = (FrameWriter::new(send), FrameReader::new(recv));
     let first = reader.next().await?.ok_or(StreamError::Ended)?;
@@ -112,7 +131,7 @@ pub(crate) async fn greet(
     writer.set_priority(Class::Control.priority());
     writer.write(&[Frame::new(first.id, &welcome, Bytes::new())?]).await?;
     shared.service.seen(&peer);
-    Ok(Greeted { peer, writer, reader })
+    Ok(Greeted { peer, share, writer, reader })
 }
 
 fn check(hello: &Hello, ours: &Greeting, peer: &Peer) -> Result<(), Refused> {

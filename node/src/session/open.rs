@@ -5,7 +5,7 @@
 //! [`super::stream`], shared with the request's [`super::ReplySink`].
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -14,11 +14,12 @@ use quorate_client::lane::credited;
 use quorate_protocol::{
     code::Code,
     frame::{Frame, FrameError, Message},
-    message::{Failure, Propose},
+    message::{Failure, Follow, MetaWatch, Propose},
 };
 use tokio::sync::mpsc;
 
 use super::{Session, reply::Gone, reply::failure};
+use crate::limits::{self, Held};
 
 /// Why a request finds no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,13 +31,30 @@ pub(super) enum NoRoom {
     Credit,
 }
 
+/// A frame on its way to a stream's writer, and the room that it takes.
+pub(super) struct Answer {
+    pub(super) frame: Frame,
+    pub(super) _held: Option<Held>,
+}
+
+impl From<Frame> for Answer {
+    fn from(frame: Frame) -> Self {
+        Self { frame, _held: None }
+    }
+}
+
 pub(super) struct Open {
     session: Arc<Session>,
     id: u64,
     /// Bytes that count against the credit, and others.
     bytes: u64,
     others: u64,
-    answers: mpsc::Sender<Frame>,
+    answers: mpsc::Sender<Answer>,
+    /// Whether its answers count against what a peer may have waiting: those without an end are shared with
+    /// others, and bounded where they come from.
+    counted: bool,
+    /// Room of the request.
+    held: Mutex<(Option<Held>, Option<Held>)>,
     closed: AtomicBool,
     answered: AtomicBool,
 }
@@ -46,7 +64,8 @@ impl Open {
     pub(super) fn admit(
         session: &Arc<Session>,
         request: &Frame,
-        answers: mpsc::Sender<Frame>,
+        held: Option<Held>,
+        answers: mpsc::Sender<Answer>,
     ) -> Result<Arc<Self>, NoRoom> {
         let config = &session.shared.config;
         let length = request.payload.len() as u64;
@@ -56,6 +75,9 @@ impl Open {
             op if credited(op) => (length, 0),
             _ => (0, 0),
         };
+        let counted = !session.peer.identity.is_node();
+        let place = if counted { session.share.open.try_take(1) } else { None };
+        let crowded = counted && place.is_none();
         let count = session.open.fetch_add(1, Ordering::Relaxed) + 1;
         let total = session.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let all_others = session.others.fetch_add(others, Ordering::Relaxed) + others;
@@ -64,6 +86,8 @@ impl Open {
             id: request.id,
             bytes,
             others,
+            counted: counted && !matches!(request.op, MetaWatch::OP | Follow::OP),
+            held: Mutex::new((held, place)),
             answers,
             closed: AtomicBool::new(false),
             answered: AtomicBool::new(false),
@@ -71,7 +95,7 @@ impl Open {
         let most = u64::from(config.granted_credit());
         let refused = if total > most {
             NoRoom::Credit
-        } else if all_others > most || count > config.max_requests.max(1) as usize {
+        } else if crowded || all_others > most || count > config.max_requests.max(1) as usize {
             NoRoom::Requests
         } else {
             return Ok(Arc::new(open));
@@ -93,16 +117,37 @@ impl Open {
     }
 
     pub(super) async fn send(&self, frame: Frame) -> Result<(), Gone> {
-        self.answers.send(frame).await.map_err(|_| Gone)
+        let held = self.room(&frame).await;
+        self.answers.send(Answer { frame, _held: held }).await.map_err(|_| Gone)
+    }
+
+    /// Waits until there is room for an answer, which there is when those before it were taken or their peers
+    /// are closed for not taking them.
+    async fn room(&self, frame: &Frame) -> Option<Held> {
+        let bytes = frame.payload.len();
+        if !self.counted || bytes == 0 {
+            return None;
+        }
+        let room = &self.session.share.answers;
+        if let Some(held) = room.try_take(bytes) {
+            return Some(held);
+        }
+        limits::busy("answer_bytes");
+        room.take(bytes).await
     }
 
     /// Gives back what the request holds and sends its last frame.
     pub(super) async fn finish(&self, frame: Frame) {
+        let held = self.room(&frame).await;
+        // Until its answer has a place, so has the request: else any number of answers could wait for a peer that
+        // takes none.
+        let place = self.answers.reserve().await;
         self.close();
-        let sent = self.answers.send(frame).await;
-        self.answered.store(true, Ordering::Relaxed);
         // An error means that the stream is gone and nobody waits.
-        drop(sent);
+        if let Ok(place) = place {
+            place.send(Answer { frame, _held: held });
+        }
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     pub(super) async fn fail(&self, failure: &Failure) {
@@ -130,6 +175,7 @@ impl Open {
             self.session.open.fetch_sub(1, Ordering::Relaxed);
             self.session.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
             self.session.others.fetch_sub(self.others, Ordering::Relaxed);
+            drop(std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner)));
         }
     }
 }
@@ -142,8 +188,9 @@ impl Drop for Open {
         }
         // Only a panic in the service leads here.
         let last = failure(Code::Internal, "the node failed while it worked on this");
-        let sent =
-            self.frame(&last, Bytes::new()).is_ok_and(|frame| self.answers.try_send(frame).is_ok());
+        let sent = self
+            .frame(&last, Bytes::new())
+            .is_ok_and(|frame| self.answers.try_send(frame.into()).is_ok());
         if !sent && self.session.quic.close_reason().is_none() && !self.answers.is_closed() {
             // An answer that is never sent would hold the requester's credit for ever.
             let code =

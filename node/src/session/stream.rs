@@ -10,25 +10,28 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use quorate_client::lane::{
     Class, credited,
-    framed::{FrameReader, FrameWriter, StreamError},
+    framed::{FrameReader, FrameWriter, Pace, StreamError},
 };
 use quorate_protocol::{
     code::{Close, Code},
     frame::{Frame, FrameError, Message},
     message::{Cancel, Ping, Pong, Propose, RaftAppend, RaftSnapshot, RaftVote},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ReplySink, Session, access,
-    open::{NoRoom, Open},
+    open::{Answer, NoRoom, Open},
     reply::failure,
 };
+use crate::limits::{self, Held, Room};
 
 /// Answers that may wait for a stream's writer.
 const ANSWERS: usize = 64;
 const DENIED: &str = "quorate_session_denied_total";
+/// Requests of a stream that are remembered before it is looked which of them have ended.
+const SWEEP: usize = 64;
 /// When a peer that has too many open requests may come back, in milliseconds.
 const BUSY_MS: u32 = 20;
 
@@ -37,20 +40,21 @@ pub(super) fn spawn(session: &Arc<Session>, writer: FrameWriter, reader: FrameRe
     let (answers, queued) = mpsc::channel(ANSWERS);
     let gone = session.end.child_token();
     let (class, chosen) = tokio::sync::oneshot::channel();
-    session.streams.spawn(write(writer, queued, gone.clone(), chosen));
+    session.streams.spawn(write(Arc::clone(session), writer, queued, gone.clone(), chosen));
     let mut stream = Stream {
         session: Arc::clone(session),
         answers,
         gone,
         running: BTreeMap::new(),
+        sweep_at: SWEEP,
         partial: None,
         class: Some(class),
     };
     session.streams.spawn(async move {
         if let Err(error) = stream.read(reader).await {
             stream.gone.cancel();
-            if let Some((code, reason)) = blame(&error) {
-                stream.session.violated(code, &reason);
+            if let Some((code, why)) = blame(&error) {
+                stream.session.violated(code, why, &error.to_string());
             }
         }
         // After a clean end, dropping `answers` lets the writer finish after the last answer.
@@ -70,24 +74,32 @@ enum Broken {
     Large(u32),
     #[error("more unanswered bytes than the credit of {0}")]
     Credit(u32),
+    #[error("a frame was begun and not ended: {0} (stall_ms)")]
+    Stalled(StreamError),
+    #[error("no room for more requests in {0:?} (request_bytes, peer_request_bytes)")]
+    NoRoom(std::time::Duration),
 }
 
 /// What the peer is told, if it is to blame.
-fn blame(error: &Broken) -> Option<(Close, String)> {
+const fn blame(error: &Broken) -> Option<(Close, &'static str)> {
     match error {
         Broken::Stream(stream) if !stream.is_violation() => None,
-        Broken::Credit(_) => Some((Close::Overloaded, error.to_string())),
-        _ => Some((Close::Protocol, error.to_string())),
+        Broken::Credit(_) => Some((Close::Overloaded, "credit")),
+        Broken::Stalled(_) => Some((Close::Overloaded, "stalled")),
+        Broken::NoRoom(_) => Some((Close::Overloaded, "request_bytes")),
+        _ => Some((Close::Protocol, "protocol")),
     }
 }
 
 struct Stream {
     session: Arc<Session>,
-    answers: mpsc::Sender<Frame>,
+    answers: mpsc::Sender<Answer>,
     /// Set when nobody wants the answers any more.
     gone: CancellationToken,
     /// Open requests of this stream, to cancel them by id.
     running: BTreeMap<u64, (CancellationToken, std::sync::Weak<Open>)>,
+    /// How many of them make it worth to look for those that have ended.
+    sweep_at: usize,
     /// A request of several frames that is not complete.
     partial: Option<(Frame, BytesMut)>,
     /// Tells the writer its priority, once known.
@@ -101,9 +113,9 @@ impl Stream {
             let frame = tokio::select! {
                 biased;
                 () = end.cancelled() => return Ok(()),
-                frame = reader.next() => frame?,
+                frame = self.next(&mut reader) => frame?,
             };
-            let Some(frame) = frame else {
+            let Some((frame, held)) = frame else {
                 return match self.partial {
                     Some(_) => Err(StreamError::from(FrameError::Truncated).into()),
                     None => Ok(()),
@@ -118,9 +130,57 @@ impl Stream {
                     token.cancel();
                 }
             } else if let Some(request) = self.join(frame)? {
-                self.admit(request).await?;
+                self.admit(request, held).await?;
             }
         }
+    }
+
+    /// The next frame, with the room that was taken for it when it began to arrive. May be dropped: then
+    /// the session is over.
+    async fn next(
+        &self,
+        reader: &mut FrameReader,
+    ) -> Result<Option<(Frame, Option<Held>)>, Broken> {
+        let mut held = None;
+        let pace = pace(&self.session);
+        let mut progress = pace.begin();
+        loop {
+            if let Some(total) =
+                reader.begun().filter(|_| held.is_none() && self.session.is_counted())
+            {
+                held = Some(self.room(total, pace.within).await?);
+                progress = pace.begin();
+            }
+            if let Some(frame) = reader.decode().map_err(StreamError::from)? {
+                // Many small frames come at once, and others want to be read too.
+                tokio::task::coop::consume_budget().await;
+                return Ok(Some((frame, held)));
+            }
+            if reader.ended() {
+                return Ok(None);
+            }
+            if !reader.is_partial() {
+                // Nothing has begun, and may not for as long as the connection lives.
+                reader.fill().await?;
+                progress = pace.begin();
+                continue;
+            }
+            match timeout_at(progress.until(), reader.fill()).await {
+                Ok(came) => progress.moved(came?),
+                Err(_) => return Err(Broken::Stalled(progress.stalled())),
+            }
+        }
+    }
+
+    /// Waits for room for a frame, which others give back as they are answered.
+    async fn room(&self, bytes: usize, limit: std::time::Duration) -> Result<Held, Broken> {
+        let room = &self.session.share.requests;
+        if let Some(held) = room.try_take(bytes) {
+            return Ok(held);
+        }
+        limits::busy("request_bytes");
+        let taken = tokio::time::timeout(limit, room.take(bytes)).await;
+        taken.ok().flatten().ok_or(Broken::NoRoom(limit))
     }
 
     /// Collects the frames of a request that may have several.
@@ -155,32 +215,49 @@ impl Stream {
     }
 
     /// Starts work on a request, or answers why not.
-    async fn admit(&mut self, mut request: Frame) -> Result<(), Broken> {
+    async fn admit(&mut self, mut request: Frame, held: Option<Held>) -> Result<(), Broken> {
+        self.session.asked();
+        if self.session.is_counted() && self.session.share.asked.turn().await {
+            limits::busy("peer_requests_per_s");
+        }
         if !keeps_payload(request.op) {
             request.payload = Bytes::new();
         }
+        let bytes = request.payload.len();
+        let held = if bytes == 0 || !self.session.is_counted() {
+            None
+        } else if held.is_none() {
+            // It came all at once, so nothing was taken for it yet.
+            let taken = self.session.share.requests.try_take(bytes);
+            if taken.is_none() {
+                limits::busy("request_bytes");
+                self.busy(request.id, "no room for more requests").await;
+                return Ok(());
+            }
+            taken
+        } else {
+            held
+        };
         // Answered requests are forgotten here and not when they end: no lock, and bounded by the
         // requests that may be open.
-        if self.running.len() > 64 {
+        if self.running.len() > self.sweep_at {
             self.running.retain(|_, (_, open)| open.strong_count() > 0);
+            // Half of them will have ended by then, or looking at all of them costs little for each.
+            self.sweep_at = SWEEP.max(2 * self.running.len());
         }
         let reused = self.running.get(&request.id);
         if reused.is_some_and(|(_, open)| open.upgrade().is_some_and(|open| !open.is_answered())) {
             return Err(Broken::Reused(request.id));
         }
-        let open = match Open::admit(&self.session, &request, self.answers.clone()) {
+        let open = match Open::admit(&self.session, &request, held, self.answers.clone()) {
             Ok(open) => open,
             Err(NoRoom::Credit) => {
                 let granted = self.session.shared.config.granted_credit();
                 return Err(Broken::Credit(granted));
             }
             Err(NoRoom::Requests) => {
-                let mut busy = failure(Code::Busy, "too much is open on this connection");
-                busy.retry_after_ms = BUSY_MS;
-                if let Ok(frame) = Frame::new(request.id, &busy, Bytes::new()) {
-                    // The peer reads its answers, or it only holds up itself.
-                    let _ = self.answers.send(frame).await;
-                }
+                limits::busy("requests");
+                self.busy(request.id, "too much is open on this connection").await;
                 return Ok(());
             }
         };
@@ -209,13 +286,31 @@ impl Stream {
         Ok(())
     }
 
+    async fn busy(&self, id: u64, detail: &str) {
+        let mut busy = failure(Code::Busy, detail);
+        busy.retry_after_ms = BUSY_MS;
+        if let Ok(frame) = Frame::new(id, &busy, Bytes::new()) {
+            // The peer reads its answers, or it only holds up itself.
+            let _ = self.answers.send(frame.into()).await;
+        }
+    }
+
     fn start(&mut self, request: Frame, open: Arc<Open>) {
         let cancel = CancellationToken::new();
         let gone = self.gone.clone();
         self.running.insert(request.id, (cancel.clone(), Arc::downgrade(&open)));
         let session = &self.session;
         let sink = ReplySink::new(Arc::clone(&open));
+        let turn = (limits::is_query(request.op) && self.session.is_counted())
+            .then(|| session.share.queries.clone());
         let work = session.shared.service.call(Arc::clone(&session.peer), request, sink);
+        let work = async move {
+            let _turn = match turn {
+                Some(queries) => turn_of(&queries).await,
+                None => None,
+            };
+            work.await;
+        };
         session.requests.spawn(async move {
             let last = tokio::select! {
                 biased;
@@ -238,24 +333,47 @@ const fn keeps_payload(op: u16) -> bool {
     credited(op) || matches!(op, Propose::OP | RaftAppend::OP | RaftVote::OP | RaftSnapshot::OP)
 }
 
+/// Waits until a query may be worked on.
+async fn turn_of(queries: &Room) -> Option<Held> {
+    if let Some(turn) = queries.try_take(1) {
+        return Some(turn);
+    }
+    limits::busy("queries");
+    queries.take(1).await
+}
+
+fn pace(session: &Session) -> Pace {
+    let limits = &session.shared.limits.config;
+    Pace { bytes: limits.stall_bytes.max(1) as usize, within: limits.stall() }
+}
+
 /// Writes answers until there can be no more, or nobody wants them.
 async fn write(
+    session: Arc<Session>,
     mut writer: FrameWriter,
-    mut queued: mpsc::Receiver<Frame>,
+    mut queued: mpsc::Receiver<Answer>,
     gone: CancellationToken,
     class: tokio::sync::oneshot::Receiver<Class>,
 ) {
     let unwanted = writer.unwanted();
     let work = async {
         let mut class = Some(class);
-        let mut frames = Vec::new();
-        while queued.recv_many(&mut frames, ANSWERS).await > 0 {
+        let pace = pace(&session);
+        let (mut answers, mut frames) = (Vec::new(), Vec::new());
+        while queued.recv_many(&mut answers, ANSWERS).await > 0 {
             if let Some(Ok(class)) = class.take().map(|mut class| class.try_recv()) {
                 writer.set_priority(class.priority());
             }
-            if writer.write(&frames).await.is_err() {
+            frames.extend(answers.iter().map(|answer: &Answer| answer.frame.clone()));
+            if let Err(error) = writer.write_at(&frames, pace).await {
+                if matches!(error, StreamError::Stalled { .. }) {
+                    let reason = format!("answers are not taken: {error} (stall_ms)");
+                    session.violated(Close::Overloaded, "stalled", &reason);
+                }
                 return;
             }
+            // Gives their room back.
+            answers.clear();
             frames.clear();
         }
         writer.finish();

@@ -3,6 +3,9 @@
 //! Invariants: standard output has exactly one line, when the node serves; the first SIGTERM or
 //! SIGINT stops it gracefully with exit code 0, also while it still waits to join.
 
+mod notify;
+mod print;
+
 use std::{
     future::Future,
     io::Read,
@@ -35,7 +38,10 @@ The same command line starts a node again: --bootstrap and --join are ignored on
 belongs to a cluster. When it serves, it prints one line to standard output:
   {\"ready\":true,\"id\":1,\"name\":\"n1\",\"addr\":\"127.0.0.1:7001\"}
 
-A configuration file (TOML) can set every limit; flags win over it:
+A configuration file (TOML) can set every limit; flags win over it. All of them, with what they mean:
+  quorate node --print-config
+
+For example:
   data = \"/var/lib/quorate\"
   listen = \"10.0.0.1:7100\"
   http = \"127.0.0.1:7101\"
@@ -56,14 +62,19 @@ Certificates, the CA and ca.crl are taken when they change, at the latest after 
 #[command(after_help = EXAMPLES)]
 pub(crate) struct NodeArgs {
     /// Folder for this node's data; made if it is missing
-    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["config", "print_config"])]
     data: Option<PathBuf>,
     /// UDP address to serve on; port 0 takes a free one
-    #[arg(long, value_name = "IP:PORT", required_unless_present = "config")]
+    #[arg(long, value_name = "IP:PORT", required_unless_present_any = ["config", "print_config"])]
     listen: Option<SocketAddr>,
     /// Folder of this node's certificate, made with 'quorate certs node'
-    #[arg(long, env = "QUORATE_CERTS", value_name = "DIR")]
-    certs: PathBuf,
+    #[arg(
+        long,
+        env = "QUORATE_CERTS",
+        value_name = "DIR",
+        required_unless_present = "print_config"
+    )]
+    certs: Option<PathBuf>,
     /// Make a new cluster with this node as its first
     #[arg(long, conflicts_with = "join")]
     bootstrap: bool,
@@ -83,6 +94,9 @@ pub(crate) struct NodeArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Print every setting with its meaning and value, as a configuration file, and end
+    #[arg(long)]
+    print_config: bool,
     /// Stop when standard input is closed, so that a node never outlives the process that needs it
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
@@ -156,9 +170,16 @@ fn read_config(file: &Path) -> Result<NodeConfig, Fail> {
 
 pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
     let config = args.node_config()?;
+    if args.print_config {
+        let mut out = Output::new();
+        out.line(print::print(&config)?.trim_end())?;
+        return out.flush();
+    }
     let world = NodeEnv::system();
+    // The command line has it, or there is nothing to run.
+    let certs = args.certs.clone().ok_or_else(|| Fail::usage("--certs DIR is missing"))?;
     let time = Some(world.env.certificate_time());
-    let folder = Folder::open(&args.certs, unix_time(&world.env), time).map_err(Fail::failed)?;
+    let folder = Folder::open(&certs, unix_time(&world.env), time).map_err(Fail::failed)?;
     let credentials = folder.credentials().clone();
     let stop = stop_signal(args.exit_with_stdin)?;
     tokio::pin!(stop);
@@ -192,11 +213,13 @@ pub(crate) async fn run(args: NodeArgs) -> Result<(), Fail> {
         Err(other) => return Err(other),
     }
     node.follow_certificates(folder);
+    notify::tell(notify::State::Ready);
     tokio::select! {
         () = stop => {}
         () = node.left() => {}
         failed = reload(&node, &args) => return Err(failed),
     }
+    notify::tell(notify::State::Stopping);
     tracing::info!("stopping");
     node.shutdown().await;
     Ok(())

@@ -1,0 +1,65 @@
+//! Lines about peers, as seldom as a log can bear.
+//!
+//! Invariant: however many peers are refused or closed, they bring about no more than
+//! [`MOST`] lines in [`SPAN`]; how many were left out is said with the next one.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Lines in one span.
+const MOST: u32 = 50;
+const SPAN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Default)]
+pub(crate) struct Seldom(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    since: Option<Instant>,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Seldom {
+    /// Says it, unless enough was said lately.
+    pub(crate) fn warn(&self, line: fmt::Arguments<'_>) {
+        match self.take(Instant::now()) {
+            Some(0) => tracing::warn!("{line}"),
+            Some(left_out) => tracing::warn!("{line} ({left_out} lines like this were left out)"),
+            None => {}
+        }
+    }
+
+    /// Whether a line may be said, and how many were not since the last.
+    fn take(&self, now: Instant) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.since.is_none_or(|since| now - since >= SPAN) {
+            (state.since, state.lines) = (Some(now), 0);
+        }
+        if state.lines >= MOST {
+            state.left_out += 1;
+            return None;
+        }
+        state.lines += 1;
+        Some(std::mem::take(&mut state.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_are_few_and_what_was_left_out_is_told() {
+        let (log, now) = (Seldom::default(), Instant::now());
+        let said = (0..10_000).filter(|_| log.take(now).is_some()).count();
+        assert_eq!(said, MOST as usize);
+        assert_eq!(log.take(now + SPAN), Some(10_000 - u64::from(MOST)));
+        assert_eq!(log.take(now + SPAN), Some(0));
+    }
+}
