@@ -137,7 +137,7 @@ pub fn message() -> Target {
         }
             let ops = all! {
                 Ping Pong Write Written Deliver Delivered Mark Marked HintFate HintFated HandOn HandedOn
-                MetaGet MetaState Propose Proposed Join Joined MetaWatch MetaChanged Scan
+                MetaGet MetaState Propose Proposed Join Joined MetaWatch MetaChanged Grants GrantList Scan
                 Aggregate Aggregated Digest Digested Verify Verified Shards ShardList Follow Followed
                 RaftAppend RaftAppended RaftVote RaftVoted RaftSnapshot RaftInstalled Status NodeStatus
                 Hints HintList HintsDo HintsDone Marks MarkList HintsVerify HintsVerified Survey Surveyed

@@ -7,7 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use quorate_certs::{Credentials, Identity, Role, Roles, SERVER_NAME, UnixTime, forge::Forgery};
+use quorate_certs::{
+    Credentials, Identity, Revocations, Role, Roles, SERVER_NAME, Serial, UnixTime, forge::Forgery,
+};
 use quorate_client::{
     config::TransportConfig,
     connection::{ConnectError, Local},
@@ -25,10 +27,15 @@ use tokio::time::{sleep, timeout};
 use super::{
     access::Counting,
     hostile::Raw,
-    world::{CLUSTER, authorities, dialer_with, host, node_credentials, on, sim_dialer, simulate},
+    world::{
+        CLUSTER, authorities, client_credentials, dialer_with, host, node_credentials, on,
+        sim_dialer, simulate,
+    },
 };
 
 const DAY: u64 = 24 * 60 * 60;
+/// Whoever has this one is on the list of those it meets.
+const REVOKED: &str = "revoked";
 
 /// What a test's nodes log.
 #[derive(Clone, Default)]
@@ -67,6 +74,10 @@ impl Log {
 fn at(days: i64) -> UnixTime {
     let now = UnixTime::now().as_secs();
     UnixTime::since_unix_epoch(Duration::from_secs(now.saturating_add_signed(days * DAY as i64)))
+}
+
+fn list(revoked: &Credentials) -> Revocations {
+    Serial::of(&revoked.chain()[0]).into_iter().collect()
 }
 
 fn client(cluster: &str) -> Identity {
@@ -121,7 +132,7 @@ fn diallers() -> Vec<Case> {
             "belongs to another cluster",
             "spiffe://test/client/eve?role=admin, but this is cluster 'prod'",
         ),
-        // Revoked certificates belong here, once there are revocation lists.
+        case(REVOKED, good(), "was revoked", "was revoked"),
         case(
             "not for the dialling side",
             Forgery { usages: (true, false), ..honest(node("prod", "n2")) },
@@ -182,8 +193,11 @@ fn diallers() -> Vec<Case> {
 fn whoever_does_not_belong_gets_no_further_than_the_handshake_and_both_ends_say_why() {
     let (log, _guard) = Log::start();
     simulate(35, async |net| {
-        let home = Counting::start(&net, 1, NodeId(1), node_credentials("n1"));
-        for (n, case) in (100u8..).zip(diallers()) {
+        let cases = diallers();
+        let revoked = cases.iter().find(|case| case.what == REVOKED).unwrap();
+        let ours = node_credentials("n1").revoking(&list(&revoked.credentials));
+        let home = Counting::start(&net, 1, NodeId(1), ours);
+        for (n, case) in (100u8..).zip(cases) {
             let Case { what, credentials, says, dialler, listener } = case;
             let config = TransportConfig::default();
             let theirs = dialer_with(&net.env(host(n)), credentials.clone(), config);
@@ -248,6 +262,7 @@ fn whoever_answers_must_be_the_node_that_was_dialled() {
             "of another CA",
         ),
         ("signed by itself", Forgery { signer: None, ..good() }, "of another CA", "of another CA"),
+        (REVOKED, good(), "was revoked", "was revoked"),
         (
             "of another cluster, whose CA we trust",
             Forgery { uris: vec![node("test", "n2").to_string()], ..good() },
@@ -292,12 +307,20 @@ fn whoever_answers_must_be_the_node_that_was_dialled() {
     ];
     simulate(36, async |net| {
         // A client, and another node: they use the same code and must come to the same.
-        let peer =
-            dialer_with(&net.env(host(201)), node_credentials("n1"), TransportConfig::default());
-        peer.set_local(Local { cluster: CLUSTER, node: NodeId(1) });
+        let of_node = |list: &Revocations| {
+            let ours = node_credentials("n1").revoking(list);
+            let peer = dialer_with(&net.env(host(201)), ours, TransportConfig::default());
+            peer.set_local(Local { cluster: CLUSTER, node: NodeId(1) });
+            peer
+        };
+        let peer = of_node(&Revocations::default());
         for (n, (what, forgery, dialler, listener)) in (10u8..).zip(cases) {
-            let there = Counting::start(&net, n, NodeId(2), forgery.make().unwrap());
-            for from in [sim_dialer(&net), Arc::clone(&peer)] {
+            let bad = forgery.make().unwrap();
+            let list = if what == REVOKED { list(&bad) } else { Revocations::default() };
+            let ours = client_credentials().revoking(&list);
+            let user = dialer_with(&net.env(host(200)), ours, TransportConfig::default());
+            let there = Counting::start(&net, n, NodeId(2), bad);
+            for from in [user, of_node(&list)] {
                 let error =
                     from.dial_named(&on(n).to_string(), NodeId(2), Some("n2")).await.unwrap_err();
                 let told = error.to_string();
