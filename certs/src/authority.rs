@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData,
-    SanType,
+    SanType, SerialNumber,
 };
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer, UnixTime};
 use serde::Deserialize;
 
@@ -214,11 +215,6 @@ impl Authority {
         self.sign_client(name, roles, now)?.into_credentials(self)
     }
 
-    /// What its identities trust, as text.
-    pub(crate) fn pem(&self) -> &str {
-        &self.pem
-    }
-
     /// A node's certificate for a key that is elsewhere, as text.
     pub(crate) fn certify_node(
         &self,
@@ -241,6 +237,28 @@ impl Authority {
     ) -> Result<String, IssueError> {
         let (identity, names, usages) = self.client(name, roles)?;
         Ok(self.certify(&identity, names, usages, now, key)?.1.pem())
+    }
+
+    /// Puts a certificate, its key unless that is elsewhere, and what its holder must know of others into
+    /// `dir/name`, which it returns.
+    pub(crate) fn place(
+        &self,
+        dir: &Path,
+        name: &str,
+        key: Option<&str>,
+        certificate: &str,
+        existing: Existing,
+    ) -> Result<PathBuf, IssueError> {
+        let list = revocation::read_text(&dir.join(CRL))?;
+        let dir = dir.join(name);
+        // Key and certificate side by side: a crash between the two is found by `load`, which
+        // compares them, and mended by making the identity again.
+        let mut files: Vec<_> = key.map(|key| NewFile::secret(LEAF_KEY, key)).into_iter().collect();
+        files.push(NewFile::public(LEAF_CERT, certificate));
+        files.push(NewFile::public(CA_CERT, &self.pem));
+        files.extend(list.as_deref().map(|list| NewFile::public(CRL, list)));
+        publish(&dir, &files, existing)?;
+        Ok(dir)
     }
 
     fn node(&self, name: &str, sans: &[String]) -> Result<Wanted, IssueError> {
@@ -297,9 +315,21 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.subject_alt_names = vec![uri(identity.to_string())?];
         params.subject_alt_names.extend(names);
+        params.serial_number = Some(serial()?);
         let certificate = params.signed_by(key, &self.issuer)?;
         Ok((validity, certificate))
     }
+}
+
+/// A number of its own: by default it would follow from the key, so that who is revoked would take along
+/// every later certificate for the same key.
+fn serial() -> Result<SerialNumber, IssueError> {
+    let mut bytes = [0; 16];
+    let random = default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_| rustls::Error::FailedToGetRandomBytes)?;
+    // Positive, and never shorter.
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
 }
 
 /// Who a certificate is for, the names it has, and what it may be used for.
@@ -315,20 +345,8 @@ struct Leaf {
 
 impl Leaf {
     fn write(self, dir: &Path, ca: &Authority, existing: Existing) -> Result<PathBuf, IssueError> {
-        let list = revocation::read_text(&dir.join(CRL))?;
-        let dir = dir.join(self.identity.name());
-        let key = self.key.serialize_pem();
-        let certificate = self.certificate.pem();
-        // Key and certificate side by side: a crash between the two is found by `load`, which
-        // compares them, and mended by making the identity again.
-        let mut files = vec![
-            NewFile::secret(LEAF_KEY, &key),
-            NewFile::public(LEAF_CERT, &certificate),
-            NewFile::public(CA_CERT, &ca.pem),
-        ];
-        files.extend(list.as_deref().map(|list| NewFile::public(CRL, list)));
-        publish(&dir, &files, existing)?;
-        Ok(dir)
+        let (key, certificate) = (self.key.serialize_pem(), self.certificate.pem());
+        ca.place(dir, self.identity.name(), Some(&key), &certificate, existing)
     }
 
     fn into_credentials(self, ca: &Authority) -> Result<Credentials, IssueError> {
@@ -448,6 +466,14 @@ pub enum IssueError {
         /// Whose certificates it has signed.
         names: String,
     },
+    /// A request whose certificate would come beside a key that it is not for.
+    #[error("{} is the key of another certificate than the request's: renew that with 'quorate certs renew', or remove the key and sign again", .0.display())]
+    OtherKey(PathBuf),
+    /// A certificate that would be renewed for the key that it was revoked with.
+    #[error(
+        "the certificate of '{0}' is revoked, and its key is not here to be replaced: make a new one where it is used, with 'quorate certs request --force', and sign that"
+    )]
+    Revoked(String),
     /// Files that are there already, or cannot be written.
     #[error(transparent)]
     Publish(#[from] PublishError),

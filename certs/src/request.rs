@@ -10,13 +10,11 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{
     CertificateSigningRequestParams, DnType, DnValue, KeyPair, PKCS_ECDSA_P256_SHA256,
-    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType,
+    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SanType,
 };
 use rustls_pki_types::UnixTime;
 
-use crate::authority::{
-    Authority, CA_CERT, IssueError, LEAF_CERT, LEAF_KEY, additional, request_params,
-};
+use crate::authority::{Authority, IssueError, LEAF_KEY, additional, request_params};
 use crate::identity::{Roles, valid_name};
 use crate::load::LoadError;
 use crate::publish::{Existing, NewFile, publish};
@@ -104,17 +102,25 @@ impl Authority {
             }
             Bearer::Client(roles) => self.certify_client(&name, roles, now, &asked.public_key)?,
         };
-        let dir = dir.join(valid_name(&name)?);
-        let files =
-            [NewFile::public(LEAF_CERT, &certificate), NewFile::public(CA_CERT, self.pem())];
-        publish(&dir, &files, existing)?;
-        Ok(dir)
+        let key = dir.join(valid_name(&name)?).join(LEAF_KEY);
+        if key.exists() && !is_of(&key, &asked.public_key) {
+            return Err(IssueError::OtherKey(key));
+        }
+        self.place(dir, &name, None, &certificate, existing)
     }
+}
+
+/// Whether this file's key is the one that a request is for.
+fn is_of(file: &Path, asked: &impl PublicKeyData) -> bool {
+    let pem = fs::read_to_string(file).ok();
+    let key = pem.and_then(|pem| KeyPair::from_pem(&pem).ok());
+    key.is_some_and(|key| key.der_bytes() == asked.der_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authority::{CA_CERT, LEAF_CERT};
     use crate::{Config, Credentials, Identity};
 
     fn now() -> UnixTime {
@@ -162,6 +168,67 @@ mod tests {
         }
         let client = Credentials::load(&made, now()).unwrap();
         assert!(!client.identity().is_node());
+    }
+
+    #[test]
+    fn what_was_requested_is_renewed_for_the_same_key_unless_that_is_revoked() {
+        let (host, offline) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let pki = offline.path();
+        let ca =
+            Authority::create(pki, "prod", Config::default(), now(), Existing::Refuse).unwrap();
+        let sans = ["n1.example.org".to_owned()];
+        let made = request(host.path(), "n1", &sans, Existing::Refuse).unwrap();
+        let file = made.join(REQUEST);
+        let signed = ca.sign_request(pki, &file, Bearer::Node, now(), Existing::Refuse).unwrap();
+        let first = ca.serial(pki, "n1").unwrap();
+        let bring = |files: &[&str]| {
+            for name in files {
+                fs::copy(signed.join(name), made.join(name)).unwrap();
+            }
+            Credentials::load(&made, now())
+        };
+        bring(&[LEAF_CERT, CA_CERT]).unwrap();
+
+        // A new certificate, and the key that is nowhere but at its host fits it.
+        ca.renew(pki, "n1", now()).unwrap();
+        assert_ne!(ca.serial(pki, "n1").unwrap(), first);
+        assert!(!signed.join(LEAF_KEY).exists());
+        assert_eq!(bring(&[LEAF_CERT]).unwrap().identity().name(), "n1");
+        let shown = &crate::show(&made.join(LEAF_CERT), now()).unwrap()[0];
+        assert!(shown.sans.contains(&sans[0]), "{shown:?}");
+
+        // So does one of another CA, that all trust by then.
+        let ca = ca.roll_over(pki, now()).unwrap();
+        ca.renew(pki, "n1", now()).unwrap();
+        let ca = ca.finish_rollover(pki, Config::default()).unwrap();
+        bring(&[LEAF_CERT, CA_CERT]).unwrap();
+
+        // Whoever has a revoked key gets no more certificates for it.
+        let serial = ca.serial(pki, "n1").unwrap();
+        ca.revoke(pki, &[serial], now()).unwrap();
+        let error = ca.renew(pki, "n1", now()).unwrap_err().to_string();
+        assert!(error.contains("certs request --force"), "{error}");
+        let made = request(host.path(), "n1", &sans, Existing::Replace).unwrap();
+        let file = made.join(REQUEST);
+        ca.sign_request(pki, &file, Bearer::Node, now(), Existing::Replace).unwrap();
+        // With what is revoked, which a host that comes later must know too.
+        bring(&[LEAF_CERT, CA_CERT, crate::revocation::CRL]).unwrap();
+        ca.renew(pki, "n1", now()).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_comes_to_no_key_but_its_own() {
+        let (host, pki) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ca = Authority::ephemeral("prod", Config::default(), now()).unwrap();
+        let file = request(host.path(), "n1", &[], Existing::Refuse).unwrap().join(REQUEST);
+        // Somebody made a key of that name there too.
+        let here = request(pki.path(), "n1", &[], Existing::Refuse).unwrap();
+        let sign =
+            |file: &Path| ca.sign_request(pki.path(), file, Bearer::Node, now(), Existing::Replace);
+        let error = sign(&file).unwrap_err().to_string();
+        assert!(error.contains("key of another"), "{error}");
+        sign(&here.join(REQUEST)).unwrap();
+        Credentials::load(&here, now()).unwrap();
     }
 
     #[test]

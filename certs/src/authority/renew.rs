@@ -1,37 +1,55 @@
 //! A new certificate and key for somebody who has one: `quorate certs renew`.
 //!
-//! Invariant: the new one says of its holder exactly what the old one said. Nothing else is taken over:
-//! a key that was copied somewhere is worth nothing once its certificate is revoked.
+//! Invariants: the new one says of its holder exactly what the old one said. Where the key is here, it is a
+//! new one too: a key that was copied somewhere is worth nothing once its certificate is revoked. Where the
+//! key never was here it stays, unless its certificate is revoked.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use rcgen::SubjectPublicKeyInfo;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::UnixTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
-use super::{Authority, IssueError, LEAF_CERT};
+use super::{Authority, IssueError, LEAF_CERT, LEAF_KEY};
 use crate::credentials::SERVER_NAME;
 use crate::identity::{Identity, Kind, parse_der};
 use crate::load::{LoadError, damaged, read_certificates};
 use crate::publish::Existing;
+use crate::revocation::Revocations;
 
 /// What a certificate says of its holder.
 pub(super) struct Holder {
     pub(super) identity: Identity,
     /// Additional names, of a node.
     pub(super) sans: Vec<String>,
+    key: SubjectPublicKeyInfo,
 }
 
 impl Authority {
     /// Makes a new certificate and key for the holder of `dir/name/tls.crt`, in its place; returns
-    /// `dir/name`. The old certificate goes on counting until it ends or is revoked.
+    /// `dir/name`. If the key is not there, since the certificate was requested, the new one is for the same
+    /// key. The old certificate goes on counting until it ends or is revoked.
     ///
     /// # Errors
-    /// No certificate there, one of another cluster, or as [`Self::issue_node`].
+    /// No certificate there, one of another cluster, one that is revoked and whose key is elsewhere, or as
+    /// [`Self::issue_node`].
     pub fn renew(&self, dir: &Path, name: &str, now: UnixTime) -> Result<PathBuf, IssueError> {
-        let Holder { identity, sans } = self.holder(dir, name)?;
+        let Holder { identity, sans, key } = self.holder(dir, name)?;
+        if !dir.join(name).join(LEAF_KEY).exists() {
+            let revoked = Revocations::load(dir, &self.roots, &default_provider())?;
+            if revoked.contains(&self.serial(dir, name)?) {
+                return Err(IssueError::Revoked(name.to_owned()));
+            }
+            let certificate = match &identity.kind {
+                Kind::Node { name } => self.certify_node(name, &sans, now, &key)?,
+                Kind::Client { name, roles } => self.certify_client(name, *roles, now, &key)?,
+            };
+            return self.place(dir, name, None, &certificate, Existing::Replace);
+        }
         let leaf = match &identity.kind {
             Kind::Node { name } => self.sign_node(name, &sans, now)?,
             Kind::Client { name, roles } => self.sign_client(name, *roles, now)?,
@@ -71,7 +89,8 @@ impl Authority {
             return Err(LoadError::OtherCluster { file, cluster, identity }.into());
         }
         let parsed = parse_der(leaf).map_err(|e| damaged(&file, &e.to_string()))?;
-        Ok(Holder { identity, sans: additional(&parsed) })
+        let key = SubjectPublicKeyInfo::from_der(parsed.public_key().raw)?;
+        Ok(Holder { identity, sans: additional(&parsed), key })
     }
 }
 

@@ -12,8 +12,9 @@ const EXAMPLES: &str = "\
   quorate certs renew --dir pki --name n1
   quorate certs renew --dir pki --all --days 90
 
-Name, roles and --san stay; the key is a new one. Bring the folder to where it is used: a running
-node or client takes it within 30 s, a node at once on SIGHUP.";
+Name, roles and --san stay. The key is a new one, unless it never was here ('certs sign'): then it
+stays where it is. Bring the folder to where it is used: a running node or client takes it within
+30 s, a node at once on SIGHUP.";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
