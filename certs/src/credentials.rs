@@ -8,6 +8,7 @@
 //! about open connections when they take new credentials.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::identity::{Identity, IdentityError, parse_der, peer_identity};
+use crate::load::LoadError;
 use crate::revocation::{Revocations, Serial};
 use crate::validity::{Moment, Validity};
 use crate::verifier::Revoking;
@@ -40,6 +42,8 @@ pub struct Credentials {
     not_after: Moment,
     certified: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
+    /// The same, whole: whose lists of revocations count.
+    trusted: Arc<[CertificateDer<'static>]>,
     revoked: Revocations,
     provider: Arc<CryptoProvider>,
     time: Arc<dyn TimeProvider>,
@@ -65,6 +69,7 @@ impl Credentials {
             not_after,
             certified,
             roots: Arc::new(roots),
+            trusted: trusted.into(),
             revoked: Revocations::default(),
             provider,
             time: Arc::new(DefaultTimeProvider),
@@ -76,6 +81,12 @@ impl Credentials {
     pub fn revoking(mut self, revoked: &Revocations) -> Self {
         self.revoked = self.revoked.union(revoked);
         self
+    }
+
+    /// Refuses besides what the list in `dir` says, if that says anything new.
+    pub(crate) fn revoking_by(&self, dir: &Path) -> Result<Option<Self>, LoadError> {
+        let all = self.revoked.union(&Revocations::load(dir, &self.trusted, &self.provider)?);
+        Ok((all != self.revoked).then(|| self.clone().revoking(&all)))
     }
 
     /// With the clock of those in use until now, and all that they refuse.

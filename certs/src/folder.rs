@@ -1,9 +1,10 @@
 //! A folder of certificates that is looked at again and again: what a process follows while it runs.
 //!
 //! Invariants: what is in use changes only for files that are whole, belong together and are for the
-//! same holder, so a look in the middle of a renewal changes nothing; a revocation that was seen stays
-//! for as long as the process does, also if the list disappears. No clock and no task here: whoever
-//! follows brings both. Called by the node's and the client's followers, on a timer and on SIGHUP.
+//! same holder, so a look in the middle of a renewal changes nothing; a whole list of revocations counts
+//! whatever is wrong with the rest; a revocation that was seen stays for as long as the process does, also
+//! if the list disappears. No clock and no task here: whoever follows brings both. Called by the node's and
+//! the client's followers, on a timer and on SIGHUP.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -101,6 +102,15 @@ impl Folder {
                 Err(error)
             }
         }
+    }
+
+    /// After a change that could not be taken: what was in use, with what the list in the folder revokes besides
+    /// if there is any. Whoever is on it is out, even if the holder's own certificate is there too.
+    pub fn revoked(&mut self) -> Option<Credentials> {
+        // What is wrong with the list was told by `changed`.
+        let new = self.current.revoking_by(&self.dir).ok().flatten()?;
+        self.current = new.clone();
+        Some(new)
     }
 
     fn read(&self, now: UnixTime) -> Result<Credentials, LoadError> {

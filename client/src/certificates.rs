@@ -74,16 +74,20 @@ pub async fn follow(
         let now = env.unix_time();
         let looked = spawn_blocking(move || {
             let found = held.changed(now);
-            (held, found)
+            let revoked = found.as_ref().err().and_then(|_| held.revoked());
+            (held, found, revoked)
         });
         // Only a panic in there ends it; the certificates in use stay so.
-        let Ok((held, found)) = looked.await else { return };
+        let Ok((held, found, revoked)) = looked.await else { return };
         match found {
             Ok(None) => {}
             Ok(Some(new)) => taken(&held, new, &take, &mut warned),
             Err(error) => {
                 count("refused");
                 tracing::warn!("certificates not taken, the ones in use stay: {error}");
+                if let Some(new) = revoked {
+                    taken(&held, new, &take, &mut warned);
+                }
             }
         }
         folder = Some(held);

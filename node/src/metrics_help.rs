@@ -208,11 +208,6 @@ const METRICS: [(&str, Kind, &str); 81] = [
     ),
     ("quorate_meta_watchers", Gauge, "Clients that follow the cluster map on this node."),
     ("quorate_node_healthy", Gauge, "1 if /health would answer 200, else 0."),
-    (
-        "quorate_session_denied_total",
-        Counter,
-        "Requests refused for what the peer's certificate, or its grants, do not allow.",
-    ),
     ("quorate_session_answer_bytes", Gauge, "Bytes of answers to clients that wait to be sent."),
     (
         "quorate_session_busy_total",
@@ -228,6 +223,11 @@ const METRICS: [(&str, Kind, &str); 81] = [
         "quorate_session_connections",
         Gauge,
         "Connections that others have opened, handshakes included.",
+    ),
+    (
+        "quorate_session_denied_total",
+        Counter,
+        "Requests refused for what the peer's certificate, or its grants, do not allow.",
     ),
     ("quorate_session_handshakes", Gauge, "Handshakes in progress."),
     ("quorate_session_queries", Gauge, "Queries of clients that are worked on."),

@@ -88,6 +88,27 @@ fn a_list_that_disappears_forgets_nobody() {
 }
 
 #[test]
+fn whoever_is_revoked_is_out_even_if_the_rest_cannot_be_taken() {
+    let mut place = Place::new();
+    let serials = ["n1", "n2"].map(|name| place.ca.serial(place.dir.path(), name).unwrap());
+    // A list of somebody else's is no list.
+    let other = Place::new();
+    other.ca.revoke(other.dir.path(), &serials, now()).unwrap();
+    fs::copy(other.dir.path().join(CRL), place.file(CRL)).unwrap();
+    place.folder.changed(now()).unwrap_err();
+    assert!(place.folder.revoked().is_none());
+
+    // Its own certificate is on it, so the state as a whole is not taken.
+    place.ca.revoke(place.dir.path(), &serials, now()).unwrap();
+    let error = place.folder.changed(now()).unwrap_err();
+    assert!(matches!(error, LoadError::Revoked { .. }), "{error}");
+    let still = place.folder.revoked().expect("n2 is on it too");
+    assert_eq!(still.identity().name(), "n1");
+    assert!(serials.iter().all(|serial| still.revocations().contains(serial)));
+    assert!(place.folder.revoked().is_none(), "nothing new");
+}
+
+#[test]
 fn somebody_else_s_certificate_is_not_taken_but_other_roles_are() {
     let mut place = Place::new();
     for name in [LEAF_CERT, LEAF_KEY] {

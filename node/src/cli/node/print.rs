@@ -24,8 +24,13 @@ const HEAD: &str = "\
 const WIDTH: usize = 96;
 
 /// Tables of the file, by name: the type, and the source that it stands in.
-const TABLES: [(&str, &str, &str); 10] = [
+const TABLES: [(&str, &str, &str); 11] = [
     ("transport", "TransportConfig", include_str!("../../../../client/src/config/transport.rs")),
+    (
+        "certificates",
+        "CertificatesConfig",
+        include_str!("../../../../client/src/config/certificates.rs"),
+    ),
     ("limits", "LimitsConfig", include_str!("../../limits/config.rs")),
     ("journal", "JournalConfig", include_str!("../../journal/config.rs")),
     ("shard", "Config", include_str!("../../shard/config.rs")),
