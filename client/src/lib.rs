@@ -216,25 +216,6 @@ impl Client {
         write::write(&self.core, database, batch, None, options, Full::Refuse).await
     }
 
-    /// Sends the rows again that a write did not get to its level, and only those, with the version of
-    /// the first attempt: what was written in between is not overwritten, and what has arrived
-    /// meanwhile is not doubled. `options.version` is not used.
-    ///
-    /// # Errors
-    /// As [`Client::write`]; rows that are refused for good are so again. [`Code::Malformed`] if `failed`
-    /// names a row that the batch does not have.
-    ///
-    /// [`Code::Malformed`]: quorate_protocol::code::Code::Malformed
-    pub async fn resend(
-        &self,
-        database: &str,
-        batch: &Batch,
-        failed: &WriteError,
-        options: &WriteOptions,
-    ) -> Result<Receipt, WriteError> {
-        resend::resend(&self.core, database, batch, failed, options).await
-    }
-
     /// Takes note of a write of another client, so that this client's later writes win over it. False if
     /// they do not, because that client's clock is ahead of this one's by more than half of
     /// `max_clock_skew`; nodes refuse writes beyond the whole of it.
