@@ -21,10 +21,8 @@ use crate::{
     core::Core,
     directory::Snapshot,
     meta::News,
-    session::{Denied, Grant, Peer, Rule, Who, rule},
+    session::{Denied, Grant, Peer, Rule, Who, count_denied, rule},
 };
-
-const DENIED: &str = "quorate_session_denied_total";
 
 /// What a request touches.
 struct Touches {
@@ -89,7 +87,7 @@ impl Core {
                 name.map_or_else(|| format!("database {id}"), |name| format!("database '{name}'"))
             }
         };
-        metrics::counter!(DENIED, "why" => "grant").increment(1);
+        count_denied("grant");
         let (verb, role) = if access.write { ("write to", "write") } else { ("read", "read") };
         let name = peer.identity.name();
         let detail = format!(

@@ -40,6 +40,12 @@ use crate::{
     server::Shared,
 };
 
+/// Counts a request that was refused for what the peer's certificate (`role`) or its grants (`grant`) do
+/// not allow.
+pub(crate) fn count_denied(why: &'static str) {
+    metrics::counter!("quorate_session_denied_total", "why" => why).increment(1);
+}
+
 /// How long a closing session waits for its peer to take the last answers.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 

@@ -7,7 +7,7 @@ use quorate_certs::{Credentials, Revocations, Roles, Serial, UnixTime};
 use quorate_client::{
     config::TransportConfig,
     connection::{ConnectError, Lost},
-    pool::{PeerState, Pool},
+    pool::{Member, PeerState, Pool},
 };
 use quorate_protocol::{code::Close, id::NodeId, message::Ping};
 use tokio::time::{Instant, sleep, timeout};
@@ -123,6 +123,32 @@ fn a_renewed_certificate_takes_the_place_of_the_old_one_without_losing_an_answer
         dialer.set_credentials(dialer.credentials()).unwrap();
         sleep(wait).await;
         assert_eq!(peer.connection().unwrap().stable_id(), after.stable_id());
+        pool.shutdown().await;
+    });
+}
+
+#[test]
+fn a_renewed_certificate_brings_no_other_node_in_the_place_of_the_one_that_was_dialled() {
+    simulate(44, async |net| {
+        let node = sim_node(&net, 1);
+        let config = TransportConfig::default();
+        let dialer = dialer_with(&net.env(host(200)), fresh_client(), config.clone());
+        let pool = Pool::new(Arc::clone(&dialer));
+        let name = Some("n1".to_owned());
+        pool.update([Member { node: NodeId(1), name, addr: node.addr.to_string() }]);
+        let peer = pool.peer(NodeId(1)).unwrap();
+        let before = peer.wait_up().await.unwrap();
+        // A node of the cluster too, and it still says that it is node 1.
+        node.server.set_credentials(node_credentials("n3")).unwrap();
+        dialer.set_credentials(fresh_client()).unwrap();
+        sleep(config.renew_spread + config.connect_timeout).await;
+        let now = peer.wait_up().await.unwrap();
+        assert_eq!((now.identity().name(), now.stable_id()), ("n1", before.stable_id()));
+        // Once it is itself again, the new certificate is used.
+        node.server.set_credentials(node_credentials("n1")).unwrap();
+        sleep(config.backoff_max + config.renew_spread + config.connect_timeout).await;
+        let now = peer.wait_up().await.unwrap();
+        assert_ne!(now.stable_id(), before.stable_id());
         pool.shutdown().await;
     });
 }

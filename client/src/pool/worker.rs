@@ -195,7 +195,7 @@ async fn renew(dialer: &Dialer, shared: &Shared, connection: &Connection) -> Arc
         let wait = dialer.env().entropy.next_u64() % spread.max(1);
         sleep(Duration::from_nanos(wait)).await;
         let addr = shared.addr.borrow().clone();
-        match dialer.dial(&addr, shared.node).await {
+        match dialer.dial_named(&addr, shared.node, shared.name.as_deref()).await {
             Ok(new) => return new,
             // The old one is as good as ever, unless the peer closes it.
             Err(error) => {

@@ -21,7 +21,7 @@ use tokio::{sync::mpsc, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ReplySink, Session, access,
+    ReplySink, Session, access, count_denied,
     open::{Answer, NoRoom, Open},
     reply::failure,
 };
@@ -29,7 +29,6 @@ use crate::limits::{self, Held, Room};
 
 /// Answers that may wait for a stream's writer.
 const ANSWERS: usize = 64;
-const DENIED: &str = "quorate_session_denied_total";
 /// Requests of a stream that are remembered before it is looked which of them have ended.
 const SWEEP: usize = 64;
 /// When a peer that has too many open requests may come back, in milliseconds.
@@ -272,7 +271,7 @@ impl Stream {
         } else {
             access::allowed(&request, &self.session.peer.identity).err().map(|denied| {
                 if denied.code() == Code::Unauthorised {
-                    metrics::counter!(DENIED, "why" => "role").increment(1);
+                    count_denied("role");
                 }
                 failure(denied.code(), denied.to_string())
             })
