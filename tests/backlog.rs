@@ -13,6 +13,7 @@ use quorate_tests::harness::{
     limit::simulated,
     load::{EPOCH, large, sample, write},
     observe::{PATIENCE, create_database, exports, queues, total},
+    shard::no_room,
 };
 use tokio::time::{Instant, sleep};
 
@@ -22,19 +23,20 @@ const THREE: NodeId = NodeId(3);
 /// A few writes of what [`sample`] makes, with their tasks.
 const BUDGET: usize = 64 << 10;
 
-/// A cluster of three whose node three, if `slow`, says "not now" to every write; and a client.
+/// A cluster of three whose node three, if `slow`, says "not now" to every write after so many
+/// milliseconds; and a client.
 async fn start(
-    slow: bool,
+    slow: Option<u64>,
     node_budget_bytes: Option<usize>,
     seed: u64,
     ledger: &Ledger,
 ) -> (Cluster, Client) {
     let mut plan = Plan::of(3).configured(move |node, config| {
-        if node == THREE && slow {
-            // Little room for fresh data, and soon none to fold it into.
-            config.shard.fresh_bytes = 64 << 10;
-            config.shard.map_bytes = 128 << 10;
-            config.shard.max_map_bytes = 128 << 10;
+        if node == THREE
+            && let Some(wait_ms) = slow
+        {
+            no_room(config);
+            config.shard.fresh_wait_ms = wait_ms;
         }
     });
     plan.client =
@@ -45,7 +47,7 @@ async fn start(
     let timeout = Duration::from_millis(500);
     let all = WriteOptions { timeout, ..WriteOptions::at(Level::All) };
     write(&client, "db", &[sample(0, 0)], &all, ledger).await.unwrap();
-    if slow {
+    if slow.is_some() {
         let mut n = 0;
         while write(&client, "db", &[large(n, 2 << 10)], &all, ledger).await.is_ok() {
             n += 1;
@@ -104,7 +106,7 @@ async fn assert_settled(client: &Client) {
 fn writers_keep_their_rate_beside_a_slow_owner_and_what_it_lacks_is_marked() {
     let rate = simulated(async {
         let ledger = Arc::new(Ledger::new());
-        let (cluster, client) = start(false, None, 821, &ledger).await;
+        let (cluster, client) = start(None, None, 821, &ledger).await;
         let done = load(&client, &ledger).await;
         let receipts = done.iter().map(|(_, written)| written.as_ref().unwrap());
         let let_go: usize =
@@ -114,13 +116,14 @@ fn writers_keep_their_rate_beside_a_slow_owner_and_what_it_lacks_is_marked() {
         done.len()
     });
     // With the whole budget for one node, a write waits for the mark that makes room for it.
-    for (node_budget, percent) in [(None, 80), (Some(BUDGET), 60)] {
+    for (wait_ms, node_budget, percent) in [(0, None, 80), (0, Some(BUDGET), 60), (1_000, None, 80)]
+    {
         let recorder = PrometheusBuilder::new().build_recorder();
         let metrics = recorder.handle();
         let _guard = metrics::set_default_local_recorder(&recorder);
         simulated(async {
             let ledger = Arc::new(Ledger::new());
-            let (cluster, client) = start(true, node_budget, 821, &ledger).await;
+            let (cluster, client) = start(Some(wait_ms), node_budget, 821, &ledger).await;
             let done = load(&client, &ledger).await;
             println!("{} writes beside a slow owner, {rate} without", done.len());
             assert!(done.len() * 100 >= rate * percent, "{} writes instead of {rate}", done.len());
@@ -170,7 +173,7 @@ fn writers_keep_their_rate_beside_a_slow_owner_and_what_it_lacks_is_marked() {
 fn a_copy_that_its_level_needs_is_never_let_go() {
     simulated(async {
         let ledger = Arc::new(Ledger::new());
-        let (cluster, client) = start(true, None, 822, &ledger).await;
+        let (cluster, client) = start(Some(0), None, 822, &ledger).await;
         let all = tokio::spawn({
             let (client, ledger) = (client.clone(), Arc::clone(&ledger));
             async move {
@@ -203,7 +206,7 @@ fn closing_waits_until_a_slow_owner_s_copy_is_marked() {
     for (close_timeout, all) in [(20, true), (2, false)] {
         simulated(async {
             let ledger = Arc::new(Ledger::new());
-            let (mut cluster, reader) = start(true, None, 823, &ledger).await;
+            let (mut cluster, reader) = start(Some(0), None, 823, &ledger).await;
             let close_timeout = Duration::from_secs(close_timeout);
             let config = ClientConfig { close_timeout, ..ClientConfig::default() };
             let client = cluster.client_with(config).await;

@@ -11,6 +11,7 @@ use quorate_tests::harness::{
     limit::simulated,
     load::{Writer, large, sample, write},
     observe::{PATIENCE, create_database},
+    shard::no_room,
 };
 
 const ONE: NodeId = NodeId(1);
@@ -37,12 +38,10 @@ fn whatever_waits_fails_or_is_tried_again_is_counted() {
     let count = |name: &str, labels: &str| value(&metrics, name, labels);
     simulated(async {
         let ledger = Arc::new(Ledger::new());
-        // Node three has little room for fresh data, and soon none to fold it into.
+        // Node three is busy before long.
         let mut plan = Plan::of(3).configured(|node, config| {
             if node == THREE {
-                config.shard.fresh_bytes = 64 << 10;
-                config.shard.map_bytes = 128 << 10;
-                config.shard.max_map_bytes = 128 << 10;
+                no_room(config);
             }
         });
         plan.client = ClientConfig { budget_bytes: 3 << 10, ..ClientConfig::default() };

@@ -19,6 +19,7 @@ use quorate_tests::harness::{
     limit::simulated,
     load::{large, sample, write},
     observe::{PATIENCE, create_database, exports, queues, wait_healthy},
+    shard::no_room,
 };
 use tokio::time::{Instant, sleep};
 
@@ -179,12 +180,10 @@ fn a_holder_that_is_lost_is_named_and_one_that_leaves_is_followed() {
 fn a_repair_mark_is_no_copy() {
     simulated(async {
         let ledger = Ledger::new();
-        // Node three has little room for fresh data, and soon none to fold it into.
+        // Node three is busy before long.
         let plan = Plan::of(3).configured(|node, config| {
             if node == THREE {
-                config.shard.fresh_bytes = 64 << 10;
-                config.shard.map_bytes = 128 << 10;
-                config.shard.max_map_bytes = 128 << 10;
+                no_room(config);
             }
         });
         let (cluster, client) = start(plan, 704, &ledger).await;

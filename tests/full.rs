@@ -23,6 +23,7 @@ use quorate_tests::harness::{
         wait_healthy, wait_until,
     },
     raw::{Raw, remove_node},
+    shard::no_room,
 };
 use tokio::time::{Instant, timeout};
 
@@ -81,14 +82,14 @@ fn f22_a_mute_node_costs_bounded_memory_and_nobody_s_time() {
 #[test]
 fn f24_a_busy_owner_gets_back_pressure_and_a_mark_but_no_hints() {
     simulated(async {
-        // Node 3 has little room for fresh data, and soon none to fold it into.
+        // Node 3 is busy before long.
         let tight = Arc::new(AtomicBool::new(true));
         let is_tight = Arc::clone(&tight);
         let plan = Plan::of(3).configured(move |node, config| {
             if node == THREE && is_tight.load(Ordering::Relaxed) {
-                config.shard.fresh_bytes = 64 << 10;
-                config.shard.map_bytes = 128 << 10;
-                config.shard.max_map_bytes = 128 << 10;
+                no_room(config);
+                // One that takes its time to say so.
+                config.shard.fresh_wait_ms = 1_000;
             }
         });
         let mut cluster = Cluster::simulated_with(plan, 102).await;

@@ -20,6 +20,7 @@ use quorate_tests::harness::{
     load::{large, sample, write},
     observe::{PATIENCE, create_database},
     process::Processes,
+    shard::no_room,
 };
 use tokio::time::Instant;
 use tracing::{
@@ -166,12 +167,10 @@ fn an_error_says_what_was_tried() {
 fn busy_answers_marks_and_room_are_steps_too() {
     simulated(async {
         let ledger = Ledger::new();
-        // Node three has little room for fresh data, and soon none to fold it into.
+        // Node three is busy before long.
         let mut plan = Plan::of(3).configured(|node, config| {
             if node == THREE {
-                config.shard.fresh_bytes = 64 << 10;
-                config.shard.map_bytes = 128 << 10;
-                config.shard.max_map_bytes = 128 << 10;
+                no_room(config);
             }
         });
         plan.client = ClientConfig { budget_bytes: 3 << 10, ..ClientConfig::default() };

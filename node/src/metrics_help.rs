@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 81] = [
+const METRICS: [(&str, Kind, &str); 82] = [
     (
         "quorate_client_breakers_opened_total",
         Counter,
@@ -266,6 +266,11 @@ const METRICS: [(&str, Kind, &str); 81] = [
         "quorate_shard_series",
         Gauge,
         "Series of a database on this node, as the limit on series counts them.",
+    ),
+    (
+        "quorate_shard_slowed_writes_total",
+        Counter,
+        "Live writes that waited for their turn because folds fell behind.",
     ),
     (
         "quorate_tls_certificate_expiry_timestamp_seconds",

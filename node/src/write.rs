@@ -256,7 +256,7 @@ impl Core {
         let bytes = batch.bytes().clone();
         // Held until the journal has handed the batch to the store.
         let room = match origin {
-            Origin::Live { .. } => self.shards.admit(part.shard, bytes.len() as u64),
+            Origin::Live { .. } => self.shards.admit_live(part.shard, bytes.len() as u64).await,
             Origin::Hint => self.shards.admit_hint(part.shard, bytes.len() as u64),
         };
         let _room = room.map_err(|e| match e {

@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use quorate_node::{
+    config::NodeConfig,
     executor::Executor,
     shard::{Config, ScanError, ScanFilter, ShardError, ShardStore},
 };
@@ -22,6 +23,16 @@ use quorate_protocol::{
 /// As [`ShardStore::open`].
 pub fn open(config: Config, dir: &Path) -> Result<ShardStore, ShardError> {
     ShardStore::open(config, dir, Executor::Inline)
+}
+
+/// Little room for fresh data, and soon none to fold it into: before long a node of this kind says
+/// "busy" to every write, and at once.
+pub const fn no_room(config: &mut NodeConfig) {
+    config.shard.fresh_bytes = 64 << 10;
+    config.shard.map_bytes = 128 << 10;
+    config.shard.max_map_bytes = 128 << 10;
+    config.shard.slow_fresh_percent = 100;
+    config.shard.fresh_wait_ms = 0;
 }
 
 /// One batch: `series` series of `rows` rows with two fields each, of the version `number`. Batches

@@ -23,8 +23,15 @@ pub struct Config {
     /// Read transactions alive at once in one environment; default 512. 64 bytes each.
     pub readers: u32,
     /// Fresh batches of all shards in memory, in bytes as encoded; default 192 MiB. When they are
-    /// this many, writes are answered with "busy".
+    /// this many, writes wait for `fresh_wait_ms` and are then answered with "busy".
     pub fresh_bytes: u64,
+    /// From which share of `fresh_bytes` on live writes come in no faster than folds make room, in
+    /// percent; default 75. With less, peaks are slowed that would have fitted; with 100, writes
+    /// wait for a whole fold when there is no room.
+    pub slow_fresh_percent: u64,
+    /// How long a live write waits for room before it is answered with "busy", in milliseconds;
+    /// default 1,000. What waits counts against the limits of requests; what is refused is sent again.
+    pub fresh_wait_ms: u64,
     /// How much of `fresh_bytes` may be taken when a hint from another node comes in, in percent;
     /// default 75. Live writes have the rest for themselves: with more, nodes that drain into this one
     /// keep it busy for its clients; with less, hints wait while clients write much.
@@ -130,6 +137,8 @@ impl Default for Config {
             max_map_bytes: 64 << 30,
             readers: 512,
             fresh_bytes: 192 << 20,
+            slow_fresh_percent: 75,
+            fresh_wait_ms: 1_000,
             hint_fresh_percent: 75,
             fold_bytes: 16 << 20,
             fold_limit_bytes: 32 << 20,

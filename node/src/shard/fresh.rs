@@ -15,16 +15,28 @@ use std::{
 
 use quorate_protocol::{batch::EncodedBatch, id::Sequence};
 
+use super::pace::Pace;
+
 /// Bytes that fresh data may take, node-wide.
 #[derive(Debug)]
 pub(super) struct Budget {
     used: AtomicU64,
+    /// Of what was accepted, how much was folded or dropped since the start.
+    folded: AtomicU64,
     limit: u64,
+    pace: Pace,
+}
+
+/// A share of a limit, in percent, 100 at most.
+pub(super) const fn share(limit: u64, percent: u64) -> u64 {
+    let percent = if percent > 100 { 100 } else { percent };
+    limit / 100 * percent + limit % 100 * percent / 100
 }
 
 impl Budget {
     pub(super) fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { used: AtomicU64::new(0), limit })
+        let (used, folded) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { used, folded, limit, pace: Pace::new() })
     }
 
     pub(super) fn used(&self) -> u64 {
@@ -38,7 +50,7 @@ impl Budget {
     /// Room for a batch up to `percent` of the limit; one that is larger than all of that fits when
     /// there is nothing else.
     pub(super) fn admit(self: &Arc<Self>, bytes: u64, percent: u64) -> Option<Admission> {
-        let limit = self.limit / 100 * percent.min(100) + self.limit % 100 * percent.min(100) / 100;
+        let limit = share(self.limit, percent);
         let fits = |used: u64| {
             let then = used.saturating_add(bytes);
             (then <= limit || used == 0).then_some(then)
@@ -53,6 +65,22 @@ impl Budget {
 
     fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Accepted bytes leave.
+    pub(super) fn fold(&self, bytes: u64) {
+        self.release(bytes);
+        self.folded.fetch_add(bytes, Ordering::Relaxed);
+        self.pace.freed();
+    }
+
+    pub(super) fn folded(&self) -> u64 {
+        self.folded.load(Ordering::Relaxed)
+    }
+
+    /// The turns of those that wait for room.
+    pub(super) const fn pace(&self) -> &Pace {
+        &self.pace
     }
 }
 
@@ -153,7 +181,7 @@ impl Fresh {
         {
             let bytes = first.bytes();
             self.bytes -= bytes;
-            self.budget.release(bytes);
+            self.budget.fold(bytes);
             self.entries.pop_front();
         }
     }
@@ -162,7 +190,7 @@ impl Fresh {
     pub(super) fn drop_all(&mut self) {
         self.gone = true;
         self.entries.clear();
-        self.budget.release(std::mem::take(&mut self.bytes));
+        self.budget.fold(std::mem::take(&mut self.bytes));
     }
 
     pub(super) const fn is_gone(&self) -> bool {

@@ -61,6 +61,7 @@ mod merge;
 #[cfg(test)]
 mod naive;
 mod open;
+mod pace;
 mod pieces;
 mod quarantine;
 mod read;
@@ -175,6 +176,14 @@ impl ShardStore {
         bytes: u64,
         percent: u64,
     ) -> Result<Admission, AdmitError> {
+        self.takes_writes(shard)?;
+        self.inner.budget.admit(bytes, percent).ok_or_else(|| {
+            self.inner.work_wanted.notify_one();
+            AdmitError::Busy { retry_after_ms: self.inner.config.busy_retry_ms }
+        })
+    }
+
+    fn takes_writes(&self, shard: ShardId) -> Result<(), AdmitError> {
         if self.inner.is_dropped(shard) {
             return Err(AdmitError::Gone(shard));
         }
@@ -187,10 +196,7 @@ impl ShardStore {
                 return Err(AdmitError::Unread { shard, retry_after_ms });
             }
         }
-        self.inner.budget.admit(bytes, percent).ok_or_else(|| {
-            self.inner.work_wanted.notify_one();
-            AdmitError::Busy { retry_after_ms: self.inner.config.busy_retry_ms }
-        })
+        Ok(())
     }
 
     /// Takes in a batch that is durable in the journal: the sink of the journal calls this in order

@@ -101,6 +101,26 @@ fn fresh_bytes_are_bounded_and_come_back_with_the_fold() {
     assert!(store.admit(SHARD, 10 * bytes).is_ok());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_live_write_waits_for_room_as_long_as_it_may() {
+    let dir = scratch();
+    let config = Config { fresh_bytes: 1_000, fresh_wait_ms: 700, ..Config::default() };
+    let store = open(config, dir.path());
+    let room = store.admit_live(SHARD, 1_000).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let refused = store.admit_live(SHARD, 10).await.unwrap_err();
+    assert_eq!(refused, AdmitError::Busy { retry_after_ms: config.busy_retry_ms });
+    assert_eq!(begun.elapsed(), Duration::from_millis(700));
+    let (waiting, _) = tokio::join!(store.admit_live(SHARD, 10), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(room);
+    });
+    assert!(waiting.is_ok());
+    assert!(begun.elapsed() < Duration::from_millis(1_100));
+    store.inner.slot_or_new(SHARD).unwrap().set_poison("test");
+    assert_eq!(store.admit_live(SHARD, 10).await.unwrap_err(), AdmitError::Poisoned(SHARD));
+}
+
 #[test]
 fn hints_leave_room_for_live_writes() {
     let dir = scratch();
