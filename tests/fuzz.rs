@@ -1,85 +1,43 @@
 //! Bytes of strangers, read by everything that reads such bytes: no panic, no memory beyond a bound, an end.
 //!
 //! The inputs are the vectors of `SPEC.md` and what is in `fuzz/corpus/TARGET/`, as they are and changed a
-//! little, [`RUNS`] times for each target, from a fixed seed. `QUORATE_FUZZ=SECONDS` goes on for so long with each
-//! target and another seed every time, and leaves an input that fails in `fuzz/corpus/TARGET/`. There is
-//! no coverage to guide it: what it has found is in the corpus.
-
-mod allocator;
-mod mutate;
-mod targets;
+//! little, [`RUNS`] times for each target, from a fixed seed. The same targets are fuzzed with coverage by
+//! `fuzz/run`, and what that finds is in the corpus.
 
 use std::{
-    fs,
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
 };
 
-use quorate_tests::harness::limit::{simulated, soak};
+use quorate_protocol::hash::series_hash;
+use quorate_tests::harness::{
+    fuzz::{Target, allocator::Counting, check, mutate::Mutator, seeds, targets},
+    limit::{simulated, soak},
+};
 
-use self::{allocator::peak_of, mutate::Mutator, targets::Target};
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// Changed inputs for each target.
-const RUNS: usize = 4_000;
+const RUNS: usize = 20_000;
 
-fn directory(target: &Target) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target.name)
-}
-
-fn corpus(target: &Target) -> Vec<Vec<u8>> {
-    let mut inputs = (target.seeds)();
-    let mut files: Vec<PathBuf> = fs::read_dir(directory(target))
-        .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
-        .unwrap_or_default();
-    files.sort();
-    inputs.extend(files.iter().map(|file| fs::read(file).unwrap()));
-    assert!(inputs.len() > 2, "{}: no corpus", target.name);
-    inputs
-}
-
-/// Reads an input as the target does.
+/// Reads an input, and shows it if that goes wrong.
 fn read(target: &Target, input: &[u8]) {
-    let mut ended = Ok(());
-    let peak = peak_of(|| ended = catch_unwind(AssertUnwindSafe(|| (target.read)(input))));
-    let bound = target.bound + 64 * input.len();
-    if ended.is_ok() && peak <= bound {
-        return;
-    }
-    let file = directory(target).join(format!("failed-{:016x}", hash(input)));
-    if std::env::var_os("QUORATE_FUZZ").is_some() {
-        fs::create_dir_all(directory(target)).unwrap();
-        fs::write(&file, input).unwrap();
-    }
-    eprintln!("{}: {} bytes of {bound}, for {input:02x?}", target.name, peak);
-    if let Err(panic) = ended {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(target, input))) {
+        eprintln!("{}: {input:02x?}", target.name);
         resume_unwind(panic);
     }
-    panic!("{}: took {peak} bytes, {bound} are allowed", target.name);
-}
-
-fn hash(input: &[u8]) -> u64 {
-    quorate_protocol::hash::series_hash(input)
 }
 
 fn fuzz(target: &Target) {
     // For its watchdog: whatever hangs ends the process.
     simulated(async {
-        let corpus = corpus(target);
+        let corpus = seeds::corpus(target);
         corpus.iter().for_each(|input| read(target, input));
-        let mut mutator = Mutator::new(hash(target.name.as_bytes()));
+        let mut mutator = Mutator::new(series_hash(target.name.as_bytes()));
         for _ in 0..soak(RUNS) {
             read(target, &mutator.change(&corpus));
         }
-        let Some(seconds) = std::env::var("QUORATE_FUZZ").ok() else { return };
-        let begun = Instant::now();
-        let seed = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-        let (mut mutator, mut runs) = (Mutator::new(seed), 0u64);
-        while begun.elapsed() < Duration::from_secs(seconds.parse().unwrap()) {
-            read(target, &mutator.change(&corpus));
-            runs += 1;
-        }
-        println!("{}: {runs} inputs, seed {seed}", target.name);
     });
 }
 
@@ -95,6 +53,15 @@ macro_rules! tests {
 }
 
 tests! { frame hello message batch rows segment line config change }
+
+#[test]
+fn every_op_with_a_vector_is_read() {
+    let ops = seeds::bodies().into_iter().map(|body| u16::from_le_bytes([body[0], body[1]]));
+    let known: BTreeSet<u16> = targets::ops().collect();
+    for op in ops {
+        assert!(known.contains(&op), "{op:#06x} is missing in harness/fuzz/targets.rs");
+    }
+}
 
 #[test]
 fn what_takes_too_much_is_noticed() {

@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
         limit: u64,
         next_sequence: u64,
     ) -> Self {
-        let last = next_sequence.saturating_sub(1);
+        let last = next_sequence.saturating_sub(1).min(record::MAX_SEQUENCE);
         let seed = header.seed();
         Self { file, seed, position, limit, last, window: Vec::new(), window_start: 0 }
     }
@@ -201,7 +201,7 @@ impl<'a> Reader<'a> {
         Found::Damaged(Damage { range, records, first_sequence, header })
     }
 
-    /// The record header at `offset`, if it is intact, new and inside the limit.
+    /// The record header at `offset`, if it is intact, new, possible and inside the limit.
     fn header_at(&mut self, offset: u64) -> io::Result<Option<RecordHeader>> {
         if self.limit.saturating_sub(offset) < record::SMALLEST {
             return Ok(None);
@@ -209,7 +209,8 @@ impl<'a> Reader<'a> {
         let (seed, last, room) = (self.seed, self.last, self.limit - offset);
         let header = record::parse(seed, self.bytes(offset, HEADER)?);
         Ok(header.filter(|header| {
-            header.meta.sequence > last && record::total(u64::from(header.length)) <= room
+            (last + 1..=record::MAX_SEQUENCE).contains(&header.meta.sequence)
+                && record::total(u64::from(header.length)) <= room
         }))
     }
 

@@ -14,6 +14,8 @@ pub const ALIGNMENT: u64 = 8;
 pub const MAGIC: [u8; 4] = *b"QREC";
 /// The smallest record: header and end mark.
 pub const SMALLEST: u64 = total(0);
+/// The highest sequence: more than will ever be appended, and there is room to count on behind it.
+pub const MAX_SEQUENCE: u64 = i64::MAX as u64;
 /// The largest payload the format can carry; limits in configurations are lower.
 pub const MAX_PAYLOAD: usize = 1 << 30;
 

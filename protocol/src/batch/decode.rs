@@ -38,6 +38,7 @@ impl EncodedBatch {
     /// The header is no batch's.
     pub fn parse_verified(bytes: Bytes) -> Result<Self, DecodeError> {
         let header = BatchHeader::read(&bytes)?.0;
+        header.check()?;
         Ok(Self { bytes, header })
     }
 

@@ -150,7 +150,8 @@ impl BatchHeader {
         Ok((header, checksum))
     }
 
-    fn check(&self) -> Result<(), DecodeError> {
+    /// Holds the counts and times against the rules; [`super::EncodedBatch::decode`] takes memory by them.
+    pub(super) fn check(&self) -> Result<(), DecodeError> {
         if self.rows == 0 || self.measurements == 0 || self.measurements > self.rows {
             return Err(DecodeError::Invalid("impossible row or measurement count"));
         }
