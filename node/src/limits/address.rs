@@ -71,7 +71,8 @@ impl Addresses {
         now: Instant,
     ) -> Result<(), Over> {
         let rate = limits.address_handshakes_per_s;
-        let full = u64::from(rate) * u64::from(limits.address_burst.max(1)) * 1_000_000;
+        let burst = u64::from(rate) * u64::from(limits.address_burst.max(1));
+        let full = burst.saturating_mul(1_000_000);
         let most = limits.addresses.max(1) as usize;
         if self.all.len() >= most && !self.all.contains_key(&key) {
             // Looking at all of them for every newcomer would cost more than a handshake does.
