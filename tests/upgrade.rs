@@ -14,9 +14,10 @@ use quorate_protocol::{
 use quorate_tests::harness::{
     cluster::Cluster,
     history::Ledger,
-    limit::simulated,
+    limit::{real, simulated},
     load::{Writer, sample, write},
     observe::{PATIENCE, create_database, exports, leader, wait_drained, wait_for, wait_healthy},
+    process::Processes,
     raw::Raw,
 };
 use tokio::time::{Instant, sleep};
@@ -54,6 +55,31 @@ async fn refuses_what_it_does_not_know(raw: &Raw, client: &Client, nodes: &[Node
     }
 }
 
+fn writers(client: &Client, ledger: &Arc<Ledger>) -> Vec<Writer> {
+    let (rows, pause) = (WRITERS.1, Duration::from_millis(5));
+    let start =
+        |number| Writer::start(client, "db", number, rows, pause, WriteOptions::default(), ledger);
+    (1..=WRITERS.0).map(start).collect()
+}
+
+async fn acked(writers: &[Writer], more: usize) {
+    for writer in writers {
+        writer.acked(more).await;
+    }
+}
+
+/// Ends them.
+async fn none_failed(writers: Vec<Writer>) {
+    let mut done = Vec::new();
+    for writer in writers {
+        done.extend(writer.stop().await);
+    }
+    let failed: Vec<_> = done.iter().filter_map(|write| write.error.as_ref()).collect();
+    assert!(failed.is_empty(), "{} of {}: {:?}", failed.len(), done.len(), failed.first());
+    let slowest = done.iter().map(|write| write.took).max().unwrap();
+    println!("{} writes, none failed, the slowest took {slowest:?}", done.len());
+}
+
 #[test]
 fn a_cluster_is_upgraded_and_taken_back_under_writes_and_none_of_them_fails() {
     simulated(async {
@@ -63,17 +89,7 @@ fn a_cluster_is_upgraded_and_taken_back_under_writes_and_none_of_them_fails() {
         create_database(&client, "db", 3).await;
         let (options, ledger) = (WriteOptions::default(), Arc::new(Ledger::new()));
         write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
-        let writers: Vec<Writer> = (1..=WRITERS.0)
-            .map(|number| {
-                let pause = Duration::from_millis(5);
-                Writer::start(&client, "db", number, WRITERS.1, pause, options.clone(), &ledger)
-            })
-            .collect();
-        let acked = async |more| {
-            for writer in &writers {
-                writer.acked(more).await;
-            }
-        };
+        let writers = writers(&client, &ledger);
         let raw = Raw::new(cluster.client_env(), cluster.client_credentials("raw"));
         let mut minors: Vec<(NodeId, u16)> = ids.iter().map(|id| (*id, MINOR)).collect();
         agreed(&cluster, &minors).await;
@@ -83,7 +99,7 @@ fn a_cluster_is_upgraded_and_taken_back_under_writes_and_none_of_them_fails() {
             order.sort_by_key(|id| *id == last);
             for id in order {
                 cluster.stop(id).await;
-                acked(50).await;
+                acked(&writers, 50).await;
                 sleep(Duration::from_secs(1)).await;
                 cluster.set_minor(id, minor);
                 cluster.restart(id).await;
@@ -98,20 +114,42 @@ fn a_cluster_is_upgraded_and_taken_back_under_writes_and_none_of_them_fails() {
                 let few = Ledger::new();
                 write(&client, &database, &[sample(0, 1)], &options, &few).await.unwrap();
                 refuses_what_it_does_not_know(&raw, &client, &ids).await;
-                acked(50).await;
+                acked(&writers, 50).await;
                 few.check(&exports(&client, &database, &ids).await).assert_whole();
             }
         }
-        let mut done = Vec::new();
-        for writer in writers {
-            done.extend(writer.stop().await);
-        }
-        let failed: Vec<_> = done.iter().filter_map(|write| write.error.as_ref()).collect();
-        assert!(failed.is_empty(), "{} of {}: {:?}", failed.len(), done.len(), failed.first());
-        let slowest = done.iter().map(|write| write.took).max().unwrap();
-        println!("{} writes, none failed, the slowest took {slowest:?}", done.len());
+        none_failed(writers).await;
         wait_drained(&client, &ids).await;
         ledger.check(&exports(&client, "db", &ids).await).assert_whole();
         cluster.finish().await;
+    });
+}
+
+#[test]
+fn processes_that_are_restarted_one_after_the_other_lose_no_write() {
+    real(async {
+        let mut cluster = Processes::start(env!("CARGO_BIN_EXE_quorate-under-test"), 3).await;
+        let client = cluster.client().await;
+        let ids = cluster.ids();
+        create_database(&client, "db", 3).await;
+        let (options, ledger) = (WriteOptions::default(), Arc::new(Ledger::new()));
+        write(&client, "db", &[sample(0, 0)], &options, &ledger).await.unwrap();
+        let writers = writers(&client, &ledger);
+        let last = leader(&client, &ids).await;
+        let mut order = ids.clone();
+        order.sort_by_key(|id| *id == last);
+        for id in order {
+            acked(&writers, 20).await;
+            cluster.terminate(id).await;
+            acked(&writers, 20).await;
+            cluster.restart(id).await;
+            wait_healthy(&client, &ids).await;
+            wait_drained(&client, &ids).await;
+        }
+        acked(&writers, 20).await;
+        none_failed(writers).await;
+        wait_drained(&client, &ids).await;
+        ledger.check(&exports(&client, "db", &ids).await).assert_whole();
+        client.close().await;
     });
 }
