@@ -92,7 +92,7 @@ impl World {
         let socket = env.client_endpoint(&config).expect("a socket");
         let dialer = Dialer::new(env.clone(), socket, client.clone(), config.clone());
         let dialer = dialer.expect("valid credentials");
-        dialer.set_local(Local { cluster: CLUSTER, node: NodeId(0) });
+        dialer.set_local(Local { cluster: CLUSTER, node: NodeId(0), ..Local::default() });
         let connection = dialer.dial(&addr.to_string(), NodeId(0)).await.expect("it listens");
 
         let (accepting, _) = endpoint::bind(&env, loopback(), &node, &config).expect("a socket");

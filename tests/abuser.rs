@@ -1,8 +1,9 @@
 //! Somebody with a good certificate and bad intentions, in a process of its own.
 //!
-//! `quorate-abuser-under-test NODE CERTS SECONDS HALF_OPEN [KIND...]`: from 127.0.0.2 and for so long, so many handshakes
-//! that are begun and left, and beside them garbage on lanes, frames that are begun and not ended, answers
-//! that are not read, and streams opened and reset without an end. The last line says what came of it, as JSON.
+//! `quorate-abuser-under-test NODE CERTS SECONDS PER_S [KIND...]`: from 127.0.0.2 and for so long, handshakes that are
+//! begun and left, so many per second, and beside them garbage on lanes, frames that are begun and not ended,
+//! answers that are not read, and streams opened and reset. Ends when the time is over, however much it has done
+//! by then. The last line says what that was and what came of it, as JSON.
 
 use std::{
     io::{self, IoSliceMut},
@@ -39,6 +40,8 @@ const HOME: ([u8; 4], u16) = ([127, 0, 0, 2], 0);
 #[derive(Default)]
 struct Counts {
     half_open: AtomicU64,
+    giants: AtomicU64,
+    unread: AtomicU64,
     refused: AtomicU64,
     protocol: AtomicU64,
     overloaded: AtomicU64,
@@ -59,8 +62,8 @@ struct Abuser {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [node, certs, seconds, half_open, kinds @ ..] = &args[..] else {
-        panic!("NODE CERTS SECONDS HALF_OPEN, not {args:?}")
+    let [node, certs, seconds, per_s, kinds @ ..] = &args[..] else {
+        panic!("NODE CERTS SECONDS PER_S, not {args:?}")
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -76,7 +79,7 @@ fn main() {
         // All, or those that are named.
         let does = |kind: &str| kinds.is_empty() || kinds.iter().any(|named| named == kind);
         if does("half_open") {
-            tasks.spawn(abuser.clone().half_open(half_open.parse().unwrap()));
+            tasks.spawn(abuser.clone().half_open(per_s.parse().unwrap()));
         }
         for _ in 0..4 {
             if does("garbage") {
@@ -99,6 +102,8 @@ fn main() {
             "{}",
             serde_json::json!({
                 "half_open": count(&counts.half_open),
+                "giants": count(&counts.giants),
+                "unread": count(&counts.unread),
                 "refused": count(&counts.refused),
                 "protocol": count(&counts.protocol),
                 "overloaded": count(&counts.overloaded),
@@ -124,7 +129,7 @@ impl Abuser {
     }
 
     /// Handshakes that begin and do not go on. Every second one proves its address first.
-    async fn half_open(self, total: u64) {
+    async fn half_open(self, per_s: u32) {
         let mut endpoints = Vec::new();
         for hears_retries in [false, true] {
             let inner = self.env.sockets.bind(HOME.into(), 1 << 20).unwrap();
@@ -132,22 +137,25 @@ impl Abuser {
             let config = TransportConfig::default();
             endpoints.push(self.env.endpoint_on(socket, None, &config).unwrap());
         }
-        let (client, pause) = (self.client(), (self.until - Instant::now()) * 20 / total as u32);
+        let (client, begun, mut done) = (self.client(), Instant::now(), 0);
         let mut open = std::collections::VecDeque::new();
-        for n in 0..total {
-            let endpoint = &endpoints[(n % 2) as usize];
-            let begun = endpoint.connect_with(client.clone(), self.node, SERVER_NAME).unwrap();
-            open.push_back((Instant::now(), begun));
-            self.counts.half_open.fetch_add(1, Ordering::Relaxed);
-            if n % 20 == 19 {
-                sleep(pause * 9 / 10).await;
+        while Instant::now() < self.until {
+            let due = (begun.elapsed().as_secs_f64() * f64::from(per_s)) as u64;
+            // After a pause of the whole process not all that is due at once.
+            let next = due.min(done + 50);
+            for n in done..next {
+                let endpoint = &endpoints[(n % 2) as usize];
+                let half = endpoint.connect_with(client.clone(), self.node, SERVER_NAME).unwrap();
+                open.push_back((Instant::now(), half));
             }
+            done = next;
+            self.counts.half_open.store(done, Ordering::Relaxed);
             // Long after the node has given them up.
             while open.front().is_some_and(|(since, _)| since.elapsed() > Duration::from_secs(4)) {
                 open.pop_front();
             }
+            sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep_until(self.until).await;
     }
 
     /// A connection after the other, each as bad as the last.
@@ -220,7 +228,7 @@ async fn garbage(abuser: Abuser, connection: Connection) {
 }
 
 /// Frames as large as they may be on every stream there is, none of which ends.
-async fn giants(_: Abuser, connection: Connection) {
+async fn giants(abuser: Abuser, connection: Connection) {
     let Some(_lane) = hello(&connection).await else { return };
     let piece = [&(4u32 << 20).to_le_bytes()[..], &[0; 60_000]].concat();
     let mut streams = Vec::new();
@@ -229,12 +237,13 @@ async fn giants(_: Abuser, connection: Connection) {
     {
         let _ = timeout(Duration::from_millis(100), send.write_all(&piece)).await;
         streams.push((send, recv));
+        abuser.counts.giants.fetch_add(1, Ordering::Relaxed);
     }
     connection.closed().await;
 }
 
 /// Questions without end, and no interest in the answers.
-async fn slow_reader(_: Abuser, connection: Connection) {
+async fn slow_reader(abuser: Abuser, connection: Connection) {
     let Some((mut send, _unread)) = hello(&connection).await else { return };
     // Many at once, since what this costs its own side is not what is looked at.
     for first in (2..).step_by(1_000) {
@@ -242,6 +251,7 @@ async fn slow_reader(_: Abuser, connection: Connection) {
         if send.write_all(&many).await.is_err() {
             break;
         }
+        abuser.counts.unread.fetch_add(1_000, Ordering::Relaxed);
         sleep(Duration::from_millis(20)).await;
     }
     connection.closed().await;

@@ -62,6 +62,7 @@ mod sync;
 mod torn;
 mod transport;
 mod truncate;
+mod upgrade;
 mod versions;
 mod watchers;
 mod writer;

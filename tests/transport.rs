@@ -14,6 +14,7 @@ mod renewal;
 mod requests;
 mod spec;
 mod streams;
+mod versions;
 mod world;
 
 #[path = "../protocol/tests/spec/mod.rs"]

@@ -14,9 +14,6 @@ use quorate_protocol::hello::ALPN;
 
 pub use self::port::Port;
 
-/// Bytes that are kept of somebody who knocks until it is decided whether it may come in.
-const INCOMING_BYTES: u64 = 16 << 10;
-
 /// Why the node cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -87,11 +84,12 @@ pub fn server_config(
     let tls = QuicServerConfig::try_from(credentials.server_config(ALPN)?)
         .map_err(|error| rustls::Error::General(error.to_string()))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    let (handshakes, buffer) = (config.max_handshakes.max(1), u64::from(config.handshake_buffer));
     server
         .transport_config(config.quic_for_strangers())
         .migration(config.migration)
-        .max_incoming(config.max_handshakes.max(1) as usize)
-        .incoming_buffer_size(INCOMING_BYTES)
-        .incoming_buffer_size_total(INCOMING_BYTES * u64::from(config.max_handshakes.max(1)));
+        .max_incoming(handshakes as usize)
+        .incoming_buffer_size(buffer)
+        .incoming_buffer_size_total(buffer * u64::from(handshakes));
     Ok(server)
 }

@@ -24,6 +24,7 @@ use quorate_client::{
 use quorate_protocol::{
     code::Close,
     frame::Frame,
+    hello::MINOR,
     id::{ClusterId, MetaIndex, NodeId, Version},
 };
 use tokio::{sync::watch, time::timeout};
@@ -36,8 +37,10 @@ use crate::{
 };
 
 /// What a node says about itself in `Welcome`; asked anew for every connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Greeting {
+    /// The highest minor version it speaks, [`MINOR`]. Another one is for tests of versions side by side.
+    pub minor: u16,
     /// The cluster, 0 before the node has joined one.
     pub cluster: ClusterId,
     /// The node, 0 before it has joined.
@@ -46,6 +49,19 @@ pub struct Greeting {
     pub meta_index: MetaIndex,
     /// The highest version of a batch it has accepted.
     pub highest_version: Version,
+}
+
+impl Default for Greeting {
+    /// Of this version, and a member of nothing yet.
+    fn default() -> Self {
+        Self {
+            minor: MINOR,
+            cluster: ClusterId(0),
+            node: NodeId(0),
+            meta_index: MetaIndex(0),
+            highest_version: Version(0),
+        }
+    }
 }
 
 /// What answers requests.

@@ -41,6 +41,7 @@ impl NodeService {
 impl Service for NodeService {
     fn greeting(&self) -> Greeting {
         Greeting {
+            minor: self.core.pool.dialer().local().minor,
             cluster: self.core.cluster,
             node: self.core.node,
             meta_index: self.core.directory.index(),

@@ -20,7 +20,10 @@ use quorate_client::{
     env::Env,
     pool::Pool,
 };
-use quorate_protocol::id::{ClusterId, NodeId};
+use quorate_protocol::{
+    hello::MINOR,
+    id::{ClusterId, NodeId},
+};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -75,13 +78,21 @@ pub struct NodeEnv {
     /// Whether disk work runs in the calling task. Only for simulations under a paused clock,
     /// whose time must not run on while a thread works.
     pub inline: bool,
+    /// The highest minor version of the protocol that the node says it speaks, [`MINOR`]. Another one only for
+    /// simulations of upgrades: it brings nothing that this version does not have.
+    pub minor: u16,
 }
 
 impl NodeEnv {
     /// The real world.
     #[must_use]
     pub fn system() -> Self {
-        Self { env: Env::system(), disk: Arc::new(crate::disk::SystemDisk), inline: false }
+        Self {
+            env: Env::system(),
+            disk: Arc::new(crate::disk::SystemDisk),
+            inline: false,
+            minor: MINOR,
+        }
     }
 }
 
@@ -186,6 +197,8 @@ impl Node {
             config.transport.clone(),
         );
         let dialer = Arc::new(dialer.map_err(BindError::from)?);
+        let minor = world.minor;
+        dialer.set_local(Local { minor, ..Local::default() });
 
         let again = match &mode {
             StartMode::Join(addresses) if identity.node != NodeId(0) => addresses.clone(),
@@ -208,7 +221,7 @@ impl Node {
             identity.set_member(cluster, node);
             data.save_identity(&identity)?;
         }
-        dialer.set_local(Local { cluster: identity.cluster(), node: identity.node });
+        dialer.set_local(Local { minor, cluster: identity.cluster(), node: identity.node });
 
         let pool = Arc::new(Pool::new(Arc::clone(&dialer)));
         let core = open(config, world, data, &identity, pool).await?;
@@ -277,6 +290,14 @@ impl Node {
     #[must_use]
     pub fn leads(&self) -> Option<u64> {
         self.core.meta.leads()
+    }
+
+    /// Members that this node has dialled, and the minor version agreed on with each; for tests of versions
+    /// side by side.
+    #[must_use]
+    pub fn minors(&self) -> Vec<(NodeId, u16)> {
+        let up = self.core.pool.up();
+        up.iter().map(|connection| (connection.node(), connection.welcome().minor)).collect()
     }
 
     /// Bytes of batches that are kept for followers; for tests of what they cost.

@@ -20,7 +20,7 @@ use quorate_node::{
     disk::{Disk, FaultDisk, Keep, MemoryDisk, SystemDisk},
     start::{Node, NodeEnv, StartError, StartMode},
 };
-use quorate_protocol::id::NodeId;
+use quorate_protocol::{hello::MINOR, id::NodeId};
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::sleep};
 
@@ -83,6 +83,8 @@ pub struct Cluster {
     /// Goes last: nodes have files in it.
     members: BTreeMap<NodeId, Member>,
     clients: Vec<Client>,
+    /// What nodes say that they speak, where it is not what they do.
+    minors: BTreeMap<NodeId, u16>,
     authority: Authority,
     world: World,
     plan: Plan,
@@ -182,6 +184,7 @@ impl Cluster {
         let mut cluster = Self {
             members: BTreeMap::new(),
             clients: Vec::new(),
+            minors: BTreeMap::new(),
             authority: Authority::ephemeral(NAME, CertsConfig::default(), now()).unwrap(),
             root: directory(matches!(world, World::Simulated { .. })),
             world,
@@ -234,12 +237,13 @@ impl Cluster {
     async fn launch(&mut self, id: NodeId, mode: StartMode) -> Result<(), StartError> {
         let env = self.env(host(id), self.plan.skew_ms.get(&id).copied().unwrap_or(0));
         let inline = matches!(self.world, World::Simulated { .. });
+        let minor = self.minors.get(&id).copied().unwrap_or(MINOR);
         let member = self.members.get_mut(&id).unwrap();
         assert!(member.running.is_none(), "node {id} runs already");
         let mut config =
             NodeConfig { data: member.data.clone(), listen: member.addr, ..NodeConfig::default() };
         (self.plan.configure)(id, &mut config);
-        let world = NodeEnv { env, disk: Arc::new(member.disk.clone()), inline };
+        let world = NodeEnv { env, disk: Arc::new(member.disk.clone()), inline, minor };
         let node = Node::start(config, member.credentials.clone(), world, mode).await?;
         assert_eq!(node.id(), id);
         member.addr = node.addr();
@@ -440,6 +444,11 @@ impl Cluster {
         let nodes = self.members.keys().filter(|other| **other != id).map(|other| host(*other));
         let clients = (1..=32).map(client_host);
         nodes.chain(clients).for_each(|other| act(self.net(), other));
+    }
+
+    /// Makes a node another version from its next start on, as far as it says so.
+    pub fn set_minor(&mut self, id: NodeId, minor: u16) {
+        self.minors.insert(id, minor);
     }
 
     /// Starts a node again that was stopped or crashed.

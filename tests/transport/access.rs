@@ -64,7 +64,13 @@ impl Counting {
 impl Service for Tally {
     fn greeting(&self) -> Greeting {
         let (meta_index, highest_version) = (MetaIndex(5), Version(0));
-        Greeting { cluster: CLUSTER, node: self.node, meta_index, highest_version }
+        Greeting {
+            cluster: CLUSTER,
+            node: self.node,
+            meta_index,
+            highest_version,
+            ..Greeting::default()
+        }
     }
 
     fn name_of(&self, node: NodeId) -> Option<String> {

@@ -74,7 +74,7 @@ fn another_cluster_and_another_node_are_told_apart() {
         assert!(matches!(error, ConnectError::WrongNode { expected: NodeId(2), .. }), "{error:?}");
         dialer.dial(&addr, NodeId(1)).await.unwrap();
 
-        dialer.set_local(Local { cluster: ClusterId(78), node: NodeId(0) });
+        dialer.set_local(Local { cluster: ClusterId(78), node: NodeId(0), ..Local::default() });
         let error = dialer.dial(&addr, NodeId(0)).await.unwrap_err();
         assert!(matches!(error, ConnectError::WrongCluster { .. }), "{error:?}");
         assert!(error.to_string().contains("bootstrapped separately"), "{error}");
@@ -84,12 +84,12 @@ fn another_cluster_and_another_node_are_told_apart() {
         assert_eq!(connection.welcome().cluster, CLUSTER);
 
         // A client cannot pose as a node.
-        dialer.set_local(Local { cluster: CLUSTER, node: NodeId(3) });
+        dialer.set_local(Local { cluster: CLUSTER, node: NodeId(3), ..Local::default() });
         let error = dialer.dial(&addr, NodeId(0)).await.unwrap_err();
         assert!(matches!(error, ConnectError::Unauthorised { .. }), "{error:?}");
         let peer =
             dialer_with(&net.env(host(3)), node_credentials("n3"), TransportConfig::default());
-        peer.set_local(Local { cluster: CLUSTER, node: NodeId(3) });
+        peer.set_local(Local { cluster: CLUSTER, node: NodeId(3), ..Local::default() });
         peer.dial(&addr, NodeId(1)).await.unwrap();
     });
 }

@@ -101,17 +101,6 @@ pub async fn lives(net: &SimNet, node: &Node) {
 }
 
 #[test]
-fn another_major_version_is_refused_by_name() {
-    simulate(40, async |net| {
-        let node = sim_node(&net, 1);
-        let error = Raw::connect(&net, &node, b"quorate/9").await.err().unwrap();
-        let ConnectionError::ConnectionClosed(close) = error else { panic!("{error}") };
-        assert_eq!(u64::from(close.error_code), 0x100 + 120, "no application protocol");
-        lives(&net, &node).await;
-    });
-}
-
-#[test]
 fn an_absurd_length_closes_with_a_reason() {
     simulate(41, async |net| {
         let node = sim_node(&net, 1);

@@ -4,15 +4,16 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use quorate_client::{config::TransportConfig, lane::framed::FrameWriter};
-use quorate_node::limits::LimitsConfig;
+use quorate_node::{endpoint, limits::LimitsConfig};
 use quorate_protocol::{
     code::Close,
     frame::Frame,
+    hello::ALPN,
     id::{MetaIndex, NodeId, ShardId},
     message::{MetaGet, Scan},
 };
 use quorate_tests::harness::net::SimNet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     hostile::{Raw, bytes, lives},
@@ -85,6 +86,44 @@ fn a_rate_of_handshakes_is_kept_for_each_address() {
         assert!((18..=30).contains(&came), "{came}");
         connect(&super::world::dialer(&net.env(host(201))), &node).await;
     });
+}
+
+#[test]
+fn whoever_is_not_known_yet_may_send_so_much_and_no_more() {
+    simulate(69, async |net| {
+        for (n, stranger_window, takes) in [(1, 10_000, 10_000), (2, 0, 4 << 10)] {
+            let config = TransportConfig { stranger_window, ..TransportConfig::default() };
+            let node = Node::with(&net.env(host(n)), on(n), 1, node_credentials("n1"), config);
+            let raw = Raw::connect(&net, &node, ALPN).await.unwrap();
+            // Hello would come on the first stream, so nobody reads the second.
+            let _first = raw.quic.open_bi().await.unwrap();
+            let (mut second, _recv) = raw.quic.open_bi().await.unwrap();
+            let mut taken = 0;
+            while let Ok(Ok(more)) =
+                timeout(Duration::from_millis(500), second.write(&[0; 1_000])).await
+            {
+                taken += more;
+            }
+            assert_eq!(taken, takes);
+            drop((_first, second, _recv, raw));
+            lives(&net, &node).await;
+        }
+    });
+}
+
+#[test]
+fn packets_that_wait_for_a_decision_are_kept_up_to_a_limit() {
+    let config = TransportConfig {
+        handshake_buffer: 12_345,
+        max_handshakes: 10,
+        ..TransportConfig::default()
+    };
+    let server = endpoint::server_config(&node_credentials("n1"), &config).unwrap();
+    // QUIC keeps to it; it has no other way to be asked for what it was told.
+    let told = format!("{server:?}");
+    for expected in ["incoming_buffer_size: 12345,", "incoming_buffer_size_total: 123450,"] {
+        assert!(told.contains(expected), "{told}");
+    }
 }
 
 #[test]
@@ -208,7 +247,7 @@ fn queries_wait_for_their_turn() {
         }
         sleep(Duration::from_secs(1)).await;
         let mut third = connection.open_stream(&scan(2, 10), Bytes::new(), later()).await.unwrap();
-        let early = tokio::time::timeout(Duration::from_secs(1), third.next()).await;
+        let early = timeout(Duration::from_secs(1), third.next()).await;
         assert!(early.is_err(), "it did not wait");
         assert_eq!(node.echo.running.load(Ordering::Relaxed), 2);
         // Writes do not wait for queries.

@@ -39,7 +39,7 @@ const REVOKED: &str = "revoked";
 
 /// What a test's nodes log.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -53,7 +53,7 @@ impl std::io::Write for Log {
 
 impl Log {
     /// From now on, until the guard is dropped.
-    fn start() -> (Self, (tracing::subscriber::DefaultGuard, tracing::Dispatch)) {
+    pub fn start() -> (Self, (tracing::subscriber::DefaultGuard, tracing::Dispatch)) {
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -66,7 +66,7 @@ impl Log {
         (log, (tracing::subscriber::set_default(subscriber), second))
     }
 
-    fn take(&self) -> String {
+    pub fn take(&self) -> String {
         String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
     }
 }
@@ -114,7 +114,7 @@ struct Case {
 
 fn diallers() -> Vec<Case> {
     let case = |what, forgery: Forgery<'static>, dialler, listener| {
-        let says = Local { cluster: CLUSTER, node: NodeId(0) };
+        let says = Local { cluster: CLUSTER, node: NodeId(0), ..Local::default() };
         Case { what, credentials: forgery.make().unwrap(), says, dialler, listener }
     };
     let theirs = &authorities().1;
@@ -170,7 +170,13 @@ fn diallers() -> Vec<Case> {
     ];
     let says = |what, identity, node, dialler, listener| {
         let credentials = honest(identity).make().unwrap();
-        Case { what, credentials, says: Local { cluster: CLUSTER, node }, dialler, listener }
+        Case {
+            what,
+            credentials,
+            says: Local { cluster: CLUSTER, node, ..Local::default() },
+            dialler,
+            listener,
+        }
     };
     all.push(says(
         "a client that says it is a node",
@@ -310,7 +316,7 @@ fn whoever_answers_must_be_the_node_that_was_dialled() {
         let of_node = |list: &Revocations| {
             let ours = node_credentials("n1").revoking(list);
             let peer = dialer_with(&net.env(host(201)), ours, TransportConfig::default());
-            peer.set_local(Local { cluster: CLUSTER, node: NodeId(1) });
+            peer.set_local(Local { cluster: CLUSTER, node: NodeId(1), ..Local::default() });
             peer
         };
         let peer = of_node(&Revocations::default());

@@ -34,7 +34,7 @@ fn dialogues() -> Vec<Dialogue> {
 #[test]
 fn the_node_answers_as_specified() {
     let dialogues = dialogues();
-    assert!(dialogues.len() >= 13, "{}", dialogues.len());
+    assert!(dialogues.len() >= 14, "{}", dialogues.len());
     for dialogue in dialogues {
         simulate(80, async |net| {
             let name = &dialogue.name;

@@ -4,7 +4,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -82,6 +82,8 @@ pub struct Echo {
     pub running: AtomicUsize,
     /// Calls ever made.
     pub calls: AtomicUsize,
+    /// The minor version agreed on with whoever came last.
+    pub minor: AtomicU16,
 }
 
 struct Running(Arc<Echo>);
@@ -98,6 +100,10 @@ pub struct EchoService(pub Arc<Echo>);
 impl Service for EchoService {
     fn greeting(&self) -> Greeting {
         self.0.greeting
+    }
+
+    fn seen(&self, peer: &Peer) {
+        self.0.minor.store(peer.minor, Ordering::Relaxed);
     }
 
     fn call(&self, _peer: Arc<Peer>, request: Frame, reply: ReplySink) -> BoxFuture<'static, ()> {
@@ -221,16 +227,28 @@ impl Node {
         config: TransportConfig,
         limits: LimitsConfig,
     ) -> Self {
+        let (cluster, node, meta_index) = (CLUSTER, NodeId(id), MetaIndex(5));
+        let greeting = Greeting { cluster, node, meta_index, ..Greeting::default() };
+        Self::greeting(env, addr, greeting, credentials, config, limits)
+    }
+
+    /// One that says that it speaks this minor version.
+    pub fn speaking(env: &Env, addr: SocketAddr, minor: u16) -> Self {
+        let greeting = Greeting { minor, cluster: CLUSTER, node: NodeId(1), ..Greeting::default() };
+        let (config, limits) = (TransportConfig::default(), LimitsConfig::default());
+        Self::greeting(env, addr, greeting, node_credentials("n1"), config, limits)
+    }
+
+    fn greeting(
+        env: &Env,
+        addr: SocketAddr,
+        greeting: Greeting,
+        credentials: Credentials,
+        config: TransportConfig,
+        limits: LimitsConfig,
+    ) -> Self {
         let (endpoint, _) = endpoint::bind(env, addr, &credentials, &config).unwrap();
-        let echo = Arc::new(Echo {
-            greeting: Greeting {
-                cluster: CLUSTER,
-                node: NodeId(id),
-                meta_index: MetaIndex(5),
-                highest_version: Version(0),
-            },
-            ..Echo::default()
-        });
+        let echo = Arc::new(Echo { greeting, ..Echo::default() });
         let service = Arc::new(EchoService(Arc::clone(&echo)));
         Self {
             addr: endpoint.local_addr().unwrap(),
@@ -255,7 +273,7 @@ pub fn dialer(env: &Env) -> Arc<Dialer> {
 pub fn dialer_with(env: &Env, credentials: Credentials, config: TransportConfig) -> Arc<Dialer> {
     let endpoint = env.client_endpoint(&config).unwrap();
     let dialer = Dialer::new(env.clone(), endpoint, credentials, config).unwrap();
-    dialer.set_local(Local { cluster: CLUSTER, node: NodeId(0) });
+    dialer.set_local(Local { cluster: CLUSTER, node: NodeId(0), ..Local::default() });
     Arc::new(dialer)
 }
 

@@ -15,8 +15,8 @@ use super::duration;
 const MAX_OFFLOAD_MTU: u16 = 6_500;
 /// Fewest streams each side may have open, whatever the budget says: the lanes and a few more.
 const MIN_STREAMS: u32 = 8;
-/// Bytes that somebody may have sent and not yet been read, before it has said who it is.
-const STRANGER_WINDOW: u32 = 64 << 10;
+/// Smallest window before `Welcome`: what opens a connection fits into it, with room for later fields.
+const MIN_STRANGER_WINDOW: u32 = 4 << 10;
 
 /// Settings of connections. Both sides may differ in all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,10 @@ pub struct TransportConfig {
     /// Bytes that one stream may have received and not yet read. Default 1 MiB. Must exceed
     /// bandwidth times round trip; larger adds queueing.
     pub stream_window: u32,
+    /// Bytes that somebody who has dialled may have sent and not yet been read before it is known who that is, and as
+    /// many again that it was sent and has not acknowledged. Default 64 KiB, at least 4 KiB. Only Hello must fit;
+    /// with `max_handshakes` it bounds what strangers take. For the side that listens.
+    pub stranger_window: u32,
     /// Bytes sent and not yet acknowledged per connection. Default 8 MiB. The congestion
     /// controller (CUBIC) has no limit of its own.
     pub send_window: u32,
@@ -100,6 +104,10 @@ pub struct TransportConfig {
     pub max_connections: u32,
     /// Handshakes a node has in progress at once. Default 256. More are refused.
     pub max_handshakes: u32,
+    /// Bytes of packets that are kept of a dialler until it is decided whether it may come in. Default 16 KiB.
+    /// A handshake's first packets take 2 to 4 KiB; what is dropped is sent again, which costs it time. All
+    /// together keep no more than `max_handshakes` times as much.
+    pub handshake_buffer: u32,
     /// How long a stopping side lets requests in progress finish. Default 5 s.
     #[serde(with = "duration")]
     pub drain_timeout: Duration,
@@ -124,6 +132,7 @@ impl Default for TransportConfig {
             max_message: 256 << 20,
             receive_budget: 64 << 20,
             stream_window: 1 << 20,
+            stranger_window: 64 << 10,
             send_window: 8 << 20,
             max_mtu: 6_000,
             segmentation_offload: true,
@@ -131,6 +140,7 @@ impl Default for TransportConfig {
             socket_buffer: 4 << 20,
             max_connections: 4096,
             max_handshakes: 256,
+            handshake_buffer: 16 << 10,
             drain_timeout: Duration::from_secs(5),
         }
     }
@@ -183,7 +193,8 @@ impl TransportConfig {
     #[must_use]
     pub fn quic_for_strangers(&self) -> Arc<quinn::TransportConfig> {
         let mut quic = self.settings();
-        quic.receive_window(STRANGER_WINDOW.into()).send_window(STRANGER_WINDOW.into());
+        let window = self.stranger_window.max(MIN_STRANGER_WINDOW);
+        quic.receive_window(window.into()).send_window(window.into());
         Arc::new(quic)
     }
 

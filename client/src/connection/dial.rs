@@ -33,12 +33,21 @@ use crate::{
 };
 
 /// What this side says about itself in `Hello`; changes when a node joins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Local {
+    /// The highest minor version it speaks, [`MINOR`]. Another one is for tests of versions side by side.
+    pub minor: u16,
     /// The cluster, 0 while unknown.
     pub cluster: ClusterId,
     /// The node, 0 for clients.
     pub node: NodeId,
+}
+
+impl Default for Local {
+    /// Of this version, and nobody in particular.
+    fn default() -> Self {
+        Self { minor: MINOR, cluster: ClusterId(0), node: NodeId(0) }
+    }
 }
 
 /// What handshakes are begun with from some moment on.
@@ -248,8 +257,8 @@ impl Dialer {
             let (send, recv) = quic.open_bi().await.map_err(|error| broken(&error))?;
             lanes.push((FrameWriter::new(send), FrameReader::new(recv)));
         }
-        let hello =
-            Hello { minor: MINOR, features: 0, cluster: local.cluster, node: local.node, expect };
+        let Local { minor, cluster, node } = local;
+        let hello = Hello { minor, features: 0, cluster, node, expect };
         let answer = match lanes.first_mut() {
             Some((writer, reader)) => ask(writer, reader, &hello).await,
             None => Err(StreamError::Ended),
@@ -345,6 +354,12 @@ fn check(
     addr: &str,
 ) -> Result<(), (Close, ConnectError)> {
     let addr = addr.to_owned();
+    // What is above our own we could not read.
+    if welcome.minor > local.minor {
+        let detail =
+            format!("it chose minor version {}, we speak up to {}", welcome.minor, local.minor);
+        return Err((Close::Protocol, ConnectError::Garbled { addr, detail }));
+    }
     let unknown = ClusterId(0);
     if welcome.cluster != local.cluster && welcome.cluster != unknown && local.cluster != unknown {
         let detail = "it has the same name but was bootstrapped separately".into();

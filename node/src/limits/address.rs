@@ -14,12 +14,9 @@ use tokio::time::Instant;
 
 use super::LimitsConfig;
 
-/// Addresses that are remembered; those that hold nothing are forgotten first.
-const MOST: usize = 16_384;
-/// How often that happens at most.
+/// How often addresses that hold nothing are forgotten, at most. Not a setting: it bounds a cost, of looking at
+/// all of them, and takes no room from anybody.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Handshakes that may come at once, as a multiple of those per second.
-const BURST: u32 = 4;
 
 /// An address, or an IPv6 network of one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +40,7 @@ pub(super) enum Over {
     Connections,
     Handshakes,
     Rate,
+    Addresses,
 }
 
 #[derive(Debug)]
@@ -73,8 +71,10 @@ impl Addresses {
         now: Instant,
     ) -> Result<(), Over> {
         let rate = limits.address_handshakes_per_s;
-        let full = u64::from(rate) * u64::from(BURST) * 1_000_000;
-        if self.all.len() >= MOST && !self.all.contains_key(&key) {
+        let burst = u64::from(rate) * u64::from(limits.address_burst.max(1));
+        let full = burst.saturating_mul(1_000_000);
+        let most = limits.addresses.max(1) as usize;
+        if self.all.len() >= most && !self.all.contains_key(&key) {
             // Looking at all of them for every newcomer would cost more than a handshake does.
             if self.swept.is_none_or(|swept| now - swept >= SWEEP) {
                 self.swept = Some(now);
@@ -83,8 +83,8 @@ impl Addresses {
                     counts.connections > 0 || counts.tokens.iter().any(|tokens| *tokens < full)
                 });
             }
-            if self.all.len() >= MOST {
-                return Err(Over::Rate);
+            if self.all.len() >= most {
+                return Err(Over::Addresses);
             }
         }
         let counts = self.all.entry(key).or_insert(Counts {
@@ -175,7 +175,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rate_is_kept_and_comes_back() {
-        let (mut all, limits, mut now) = (Addresses::default(), limits(), Instant::now());
+        let limits = LimitsConfig { address_burst: 3, ..limits() };
+        let (mut all, mut now) = (Addresses::default(), Instant::now());
         let one = key("[2001:db8::1]:5");
         let mut begin = |now| {
             let begun = all.enter(one, true, &limits, now);
@@ -185,7 +186,7 @@ mod tests {
             }
             begun
         };
-        for _ in 0..40 {
+        for _ in 0..30 {
             begin(now).unwrap();
         }
         assert_eq!(begin(now), Err(Over::Rate));
@@ -205,16 +206,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_bounded() {
-        let (mut all, limits, mut now) = (Addresses::default(), limits(), Instant::now());
+        let limits = LimitsConfig { addresses: 1_000, ..limits() };
+        let (mut all, mut now) = (Addresses::default(), Instant::now());
         let key = |n: u32| Key(IpAddr::V4(n.into()));
-        for n in 0..2 * MOST as u32 {
+        for n in 0..2_000 {
             let entered = all.enter(key(n), false, &limits, now);
-            assert_eq!(entered.is_ok(), n < MOST as u32);
+            assert_eq!(entered, if n < 1_000 { Ok(()) } else { Err(Over::Addresses) });
             if entered.is_ok() {
                 all.leave(key(n));
             }
         }
-        assert_eq!(all.all.len(), MOST);
+        assert_eq!(all.all.len(), 1_000);
         now += Duration::from_secs(1);
         all.enter(key(u32::MAX), false, &limits, now).unwrap();
         assert_eq!(all.all.len(), 1);

@@ -16,9 +16,15 @@ pub struct LimitsConfig {
     /// Handshakes from one address at once. Default 64. More are refused; counted apart for those that have
     /// proven the address and those that have not, so that forged packets shut nobody out.
     pub address_handshakes: u32,
-    /// Handshakes that one address may begin per second, four times as many at once. Default 50; 0 for
-    /// no limit. A handshake costs a node about a millisecond of its processor.
+    /// Handshakes that one address may begin per second, `address_burst` times as many at once. Default 50; 0
+    /// for no limit. A handshake costs a node about a millisecond of its processor.
     pub address_handshakes_per_s: u32,
+    /// See `address_handshakes_per_s`. Default 4, at least 1. More lets the many clients of one address come back
+    /// at once after a restart; as much can be forced upon the node by whoever dials from one address.
+    pub address_burst: u32,
+    /// Addresses that are remembered at once, about 100 bytes each. Default 16,384, at least 1. One is forgotten
+    /// when it has no connection and might begin its whole burst again. While none can be, further ones are refused.
+    pub addresses: u32,
     /// Handshakes in progress from which on new peers must prove their address (a QUIC Retry, one round
     /// trip more) before they cost anything. Default 64; 0 asks it of everybody.
     pub retry_handshakes: u32,
@@ -63,6 +69,9 @@ pub struct LimitsConfig {
     /// A client that has asked nothing for so long is closed, in seconds. Default 900; 0 for never. It
     /// comes back by itself. Those that follow the cluster map or a policy always ask.
     pub idle_s: u64,
+    /// Lines about peers that were refused or closed, in the log in 10 s. Default 50; 0 for none. How many were
+    /// left out is said with the next one. The metrics count all of them.
+    pub log_lines: u32,
 }
 
 impl Default for LimitsConfig {
@@ -71,6 +80,8 @@ impl Default for LimitsConfig {
             address_connections: 512,
             address_handshakes: 64,
             address_handshakes_per_s: 50,
+            address_burst: 4,
+            addresses: 16_384,
             retry_handshakes: 64,
             peer_connections: 256,
             peer_streams_per_s: 2_000,
@@ -87,6 +98,7 @@ impl Default for LimitsConfig {
             stall_ms: 10_000,
             stall_bytes: 16 << 10,
             idle_s: 900,
+            log_lines: 50,
         }
     }
 }

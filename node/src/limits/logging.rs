@@ -1,7 +1,7 @@
 //! Lines about peers, as seldom as a log can bear.
 //!
-//! Invariant: however many peers are refused or closed, they bring about no more than
-//! [`MOST`] lines in [`SPAN`]; how many were left out is said with the next one.
+//! Invariant: however many peers are refused or closed, they bring about no more than `log_lines`
+//! lines in [`SPAN`]; how many were left out is said with the next one.
 
 use std::{
     fmt,
@@ -11,12 +11,14 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Lines in one span.
-const MOST: u32 = 50;
+/// Part of what `log_lines` means.
 const SPAN: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Default)]
-pub(crate) struct Seldom(Mutex<State>);
+#[derive(Debug)]
+pub(crate) struct Seldom {
+    most: u32,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -26,6 +28,11 @@ struct State {
 }
 
 impl Seldom {
+    /// No more than `most` lines in a span.
+    pub(crate) fn new(most: u32) -> Self {
+        Self { most, state: Mutex::default() }
+    }
+
     /// Says it, unless enough was said lately.
     pub(crate) fn warn(&self, line: fmt::Arguments<'_>) {
         match self.take(Instant::now()) {
@@ -37,11 +44,11 @@ impl Seldom {
 
     /// Whether a line may be said, and how many were not since the last.
     fn take(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.since.is_none_or(|since| now - since >= SPAN) {
             (state.since, state.lines) = (Some(now), 0);
         }
-        if state.lines >= MOST {
+        if state.lines >= self.most {
             state.left_out += 1;
             return None;
         }
@@ -56,10 +63,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn lines_are_few_and_what_was_left_out_is_told() {
-        let (log, now) = (Seldom::default(), Instant::now());
+        let (log, now) = (Seldom::new(7), Instant::now());
         let said = (0..10_000).filter(|_| log.take(now).is_some()).count();
-        assert_eq!(said, MOST as usize);
-        assert_eq!(log.take(now + SPAN), Some(10_000 - u64::from(MOST)));
+        assert_eq!(said, 7);
+        assert_eq!(log.take(now + SPAN), Some(10_000 - 7));
         assert_eq!(log.take(now + SPAN), Some(0));
     }
 }

@@ -72,7 +72,7 @@ impl Limits {
             connections: AtomicU32::new(0),
             handshakes: AtomicU32::new(0),
             addresses: Mutex::default(),
-            log: Seldom::default(),
+            log: Seldom::new(config.log_lines),
             config,
         }
     }
@@ -129,6 +129,7 @@ impl Limits {
             Err(Over::Connections) => Verdict::Refuse("address_connections"),
             Err(Over::Handshakes) => Verdict::Refuse("address_handshakes"),
             Err(Over::Rate) => Verdict::Refuse("address_handshakes_per_s"),
+            Err(Over::Addresses) => Verdict::Refuse("addresses"),
         }
     }
 

@@ -9,9 +9,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// The smallest window: enough for a lane at 100 MB/s and 2 ms.
+/// The smallest window: enough for a lane at 100 MB/s and 2 ms. Not a setting: SPEC.md promises it to
+/// diallers, and `max_connections` bounds how many there are.
 pub(crate) const LEAST: u64 = 256 << 10;
-/// A connection gets this part of what is left.
+/// A connection gets this part of what is left. Not a setting: `window_bytes` bounds all of them, whatever the part.
 const PART: u64 = 16;
 
 /// A pool of windows, in bytes.

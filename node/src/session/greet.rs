@@ -19,7 +19,7 @@ use quorate_client::{
 use quorate_protocol::{
     code::Close,
     frame::{Frame, FrameError, MAX_FRAME},
-    hello::{Hello, MINOR, Welcome},
+    hello::{Hello, Welcome},
     id::{ClusterId, NodeId},
 };
 
@@ -107,8 +107,7 @@ pub(crate) async fn greet(
     let first = reader.next().await?.ok_or(StreamError::Ended)?;
     let hello: Hello = first.message()?;
     let ours = shared.service.greeting();
-    #[expect(clippy::unnecessary_min_or_max, reason = "it is once there is a minor version 1")]
-    let minor = hello.minor.min(MINOR);
+    let minor = hello.minor.min(ours.minor);
     let peer = Peer { identity, node: hello.node, addr, minor, session };
     check(&hello, &ours, &peer)?;
     if peer.node != NodeId(0)

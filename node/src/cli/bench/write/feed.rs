@@ -81,8 +81,12 @@ pub(super) fn feeds(
         Input::Columns => columns(table).map_err(Fail::failed)?,
         Input::Lines => Kind::Lines(Arc::new(lines(plan, table)), 0),
     };
-    let feed = || Feed { table: Arc::clone(table), kind: kind.clone(), batch: Batch::new() };
-    Ok((0..plan.tasks).map(|_| feed()).collect())
+    let feed = |_| {
+        let mut feed = Feed { table: Arc::clone(table), kind: kind.clone(), batch: Batch::new() };
+        feed.meet(plan)?;
+        Ok(feed)
+    };
+    (0..plan.tasks).map(feed).collect()
 }
 
 fn columns(table: &Table) -> Result<Kind, PointError> {
@@ -117,6 +121,18 @@ pub(super) fn place(table: &Table, row: u64) -> (usize, usize) {
 }
 
 impl Feed {
+    /// Makes a batch that keeps its series know all of them, so that its memory is there before the
+    /// load begins and is not taken for the client's.
+    fn meet(&mut self, plan: &Plan) -> Result<(), Fail> {
+        if matches!(self.kind, Kind::Columns(..)) {
+            let all = (self.table.shape().hosts as u64).min(plan.distinct);
+            for number in 0..all.div_ceil(plan.batch) {
+                self.fill(number, plan.range(number))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the rows of a batch ready, as far as that is not what is measured.
     pub(super) fn fill(&mut self, number: u64, rows: Range<u64>) -> Result<(), Fail> {
         let Self { table, kind, batch } = self;

@@ -13,10 +13,10 @@ mod scene;
 mod verify;
 mod watch;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use quorate_client::{Env, WriteOptions};
 use quorate_protocol::consistency::Level;
 
@@ -205,9 +205,13 @@ impl Write {
 pub(super) async fn run(args: &Write, env: &Env) -> Result<(), Fail> {
     let shape = args.shape()?;
     let bar = ProgressBar::new(args.rows);
-    let style = "{msg} {wide_bar} {human_pos}/{human_len} rows {per_sec} left {eta}";
+    let style = "{msg} {wide_bar} {human_pos}/{human_len} rows {rate}/s left {eta}";
     if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
+        let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // A bar has no way to tell of an error here, and none can come.
+            let _ = write!(text, "{}", HumanCount(state.per_sec() as u64));
+        };
+        bar.set_style(style.with_key("rate", rate));
     }
     if args.connect.json {
         bar.set_draw_target(ProgressDrawTarget::hidden());
