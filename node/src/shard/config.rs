@@ -59,15 +59,18 @@ pub struct Config {
     pub merge_runs: usize,
     /// Runs of a shard that wait for being merged, at most; default 64. A shard with more is not folded
     /// before it is merged, so that under too much load writes are answered with "busy" and reads stay
-    /// as fast as they are. More rides out longer peaks.
+    /// as fast as they are. From half of it on, merges of small runs go before everything else. More
+    /// rides out longer peaks.
     pub max_runs: usize,
     /// Runs larger than this, in bytes, are not merged any more; default 512 MiB. A merge takes
     /// memory of 2 `block_bytes` for each run it reads (at most twice `merge_runs`), 4 `block_bytes`
-    /// for what it writes, and 2 `txn_bytes`.
+    /// for what it writes, and 2 `txn_bytes`. Runs up to a sixteenth of it are small: merging them does
+    /// not wait for a merge of larger ones or a dense pass.
     pub merge_limit_bytes: u64,
     /// Threads that fold, merge and rewrite shards; default 2. Folds come first, and from 2 on one
     /// thread is left for them. So much memory is taken at most: one fold (see `fold_cells`) and,
-    /// for each further thread, a fold, a merge or a dense pass, whichever is largest.
+    /// for each further thread, a fold, a merge or a dense pass, whichever is largest, and a merge
+    /// of small runs, which goes first.
     pub compaction_threads: usize,
     /// How far folds step back behind the rest of the node, 0 (not at all) to 19, as for `nice(1)`;
     /// default 10. On a busy processor, with less, acknowledgements wait for folds; with more, folds
@@ -78,7 +81,7 @@ pub struct Config {
     pub merge_nice: u8,
     /// How long a merge in the background rests after each transaction, in percent of the time that
     /// took; default 100. Without rest, merges keep the disk from acknowledgements; with more of it
-    /// they fall behind sooner. A shard with half of `max_runs` is merged without rest.
+    /// they fall behind sooner. There is no rest while a shard has more than half of `max_runs`.
     pub merge_pause_percent: u32,
     /// What is freed at once of a large file that is deleted, in bytes; default 8 MiB. A file system
     /// keeps every sync waiting while it frees; less disturbs acknowledgements less.

@@ -136,7 +136,11 @@ fn densify(
     let draft = path.join(DRAFT);
     fs::create_dir(&draft).map_err(directory::io_error("create", &draft))?;
     match write(store, slot, &shard, &state, &draft) {
-        Ok(()) => {}
+        Ok(true) => {}
+        Ok(false) => {
+            remove_draft(&path)?;
+            return Ok(false);
+        }
         Err(Trouble::Broken(block)) => {
             remove_draft(&path)?;
             leave_alone(Work::new(store, slot, &shard), &block)?;
@@ -181,17 +185,18 @@ fn densify(
     Ok(replaced)
 }
 
-/// Writes all of a shard into a draft.
+/// Writes all of a shard into a draft. `false`: a fold came in between, so that it would be for nothing.
 fn write(
     store: &Inner,
     slot: &Slot,
     shard: &OpenShard,
     state: &State,
     path: &Path,
-) -> Result<(), Trouble> {
+) -> Result<bool, Trouble> {
     let config = &store.config;
     let draft = OpenShard::open_draft(path.to_owned(), *config, 0)?;
-    let work = Work { draft: true, ..Work::new(store, slot, &draft) };
+    let work = Work { draft: true, long: Some(&[]), ..Work::new(store, slot, &draft) };
+    let folded = slot.fresh().applied();
     let keep = KEPT_BLOCKS.div_ceil(state.runs.len().max(1));
     let mut cursors = Vec::with_capacity(state.runs.len());
     for run in &state.runs {
@@ -214,6 +219,9 @@ fn write(
     loop {
         let page = page(shard, behind.as_deref())?;
         for (key, old) in &page {
+            if slot.fresh().applied() != folded {
+                return Ok(false);
+            }
             let mut has_rows = false;
             for cursor in &mut cursors {
                 cursor.seek(&mut sources, *old)?;
@@ -240,7 +248,7 @@ fn write(
         states.put(txn, state::KEY, &record)
     })?;
     work.at(Step::Committed)?;
-    Ok(())
+    Ok(true)
 }
 
 /// The next keys in order, and their ids; none at the end.

@@ -4,6 +4,9 @@
 //! ones, then the old blocks are deleted and their pages are free for reuse. Only that one
 //! transaction keeps folds of the shard waiting. Merging keeps exactly the winners, so which runs
 //! are merged, and when, cannot be seen in any answer. A run with a damaged block is left as it is.
+//!
+//! What takes long, a merge of large runs or a dense pass, must not make folds wait until it is done:
+//! between its transactions it lets merges of small runs go first, of other runs of the same shard too.
 //! Run by [`super::background`] and by settling.
 
 use quorate_protocol::id::{ShardId, Version};
@@ -29,11 +32,15 @@ use crate::executor::Executor;
 
 /// The smallest tier, in bytes; each further one is four times as large.
 const TIER_BYTES: u64 = 256 << 10;
+/// Runs up to this part of [`Config::merge_limit_bytes`] are small: merges of them wait for no other.
+const SMALL: u64 = 16;
 
 impl Inner {
     /// Does nothing while somebody else rewrites the shard.
     pub(super) fn merge(&self, slot: &Slot) -> Result<bool, ShardError> {
-        let pause = pause(&self.config, slot.mergeable(), self.executor);
+        let inline = self.executor == Executor::Inline;
+        // Else work would have to leave its thread.
+        let pause = if inline { 0 } else { self.config.merge_pause_percent };
         let right = slot.try_merging()?;
         right.map_or(Ok(false), |right| self.merge_by(slot, right, pause))
     }
@@ -44,33 +51,81 @@ impl Inner {
     }
 
     fn merge_by(&self, slot: &Slot, right: Merging<'_>, pause: u32) -> Result<bool, ShardError> {
-        let merged = merge(self, slot, right, pause)?;
+        let merged = merge(self, slot, pause, Scope::All)?;
         if merged {
             self.note_stored(slot)?;
         }
+        drop(right);
         Ok(merged)
+    }
+
+    /// Merges small runs that folds would soon wait for, of any shard, in the midst of long work that
+    /// rewrites `busy`. What goes wrong is tried again after the next fold of that shard.
+    pub(super) fn merge_first(&self, long: &Work<'_>, busy: &[Run]) {
+        for slot in self.slots_snapshot() {
+            let is_own = slot.id == long.slot.id;
+            // A dense pass of a shard that is folded has failed already.
+            if !hurry(&self.config, &slot) || is_own && long.draft {
+                continue;
+            }
+            // The long work has the right to its own shard.
+            let right = if is_own { Ok(None) } else { slot.try_merging() };
+            if !is_own && !matches!(right, Ok(Some(_))) {
+                continue;
+            }
+            let busy = if is_own { busy } else { &[] };
+            let merged = merge(self, &slot, 0, Scope::Small { busy });
+            let merged = merged.and_then(|merged| self.note_stored(&slot).map(|()| merged));
+            drop(right);
+            match merged {
+                Ok(true) => self.work_wanted.notify_one(),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(shard = %slot.id, %error, "cannot merge; trying again later");
+                    slot.set_mergeable(0);
+                }
+            }
+        }
     }
 }
 
-/// [`Config::merge_pause_percent`], unless folds will have to wait for merges soon, or work must not
-/// leave its thread.
-fn pause(config: &Config, mergeable: usize, executor: Executor) -> u32 {
-    let hurry = mergeable > config.max_runs / 2;
-    if hurry || executor == Executor::Inline { 0 } else { config.merge_pause_percent }
+/// Whether folds of a shard will have to wait for its merges soon.
+pub(super) fn hurry(config: &Config, slot: &Slot) -> bool {
+    slot.mergeable() > config.max_runs / 2
+}
+
+/// Which runs may be merged.
+#[derive(Clone, Copy)]
+enum Scope<'a> {
+    All,
+    /// Small ones, but for those that somebody rewrites already.
+    Small {
+        busy: &'a [Run],
+    },
 }
 
 /// Merges the runs of the smallest tier that has enough of them; whether there was one. Folds of the
-/// shard go on meanwhile.
-fn merge(store: &Inner, slot: &Slot, _right: Merging<'_>, pause: u32) -> Result<bool, ShardError> {
+/// shard go on meanwhile. The caller has the right to merge.
+fn merge(store: &Inner, slot: &Slot, pause: u32, scope: Scope<'_>) -> Result<bool, ShardError> {
     let Some(shard) = store.open.pin(slot.id)? else {
         return Ok(false);
     };
-    let work = Work { pause, ..Work::new(store, slot, &shard) };
-    let picked =
-        pick(&shard.state()?.runs, store.config.merge_runs, store.config.merge_limit_bytes);
+    let mut runs = shard.state()?.runs;
+    let (limit, small) = limits(&store.config);
+    let limit = match scope {
+        Scope::All => limit,
+        Scope::Small { busy } => {
+            runs.retain(|run| busy.iter().all(|old| old.id != run.id));
+            small
+        }
+    };
+    let picked = pick(&runs, store.config.merge_runs, limit);
     if picked.is_empty() {
         return Ok(false);
     }
+    let is_long = picked.iter().any(|run| run.bytes > small);
+    let long = is_long.then_some(&picked[..]);
+    let work = Work { pause, long, ..Work::new(store, slot, &shard) };
     work.clean()?;
     let finished = match write(work, &picked) {
         Ok(finished) => finished,
@@ -79,7 +134,7 @@ fn merge(store: &Inner, slot: &Slot, _right: Merging<'_>, pause: u32) -> Result<
     };
     {
         let _writer = slot.folding()?;
-        // Folds have added runs since; nobody else takes any away.
+        // Folds have added runs since, and merges that went first have replaced others.
         let mut state = shard.state()?;
         state.runs.retain(|run| picked.iter().all(|old| old.id != run.id));
         state.add(finished.run);
@@ -124,6 +179,11 @@ pub(super) fn all_versions(cursors: &[Cursor<'_>]) -> Option<Vec<Version>> {
         all.extend_from_slice(cursor.versions()?.versions());
     }
     Some(all)
+}
+
+/// The bytes of the largest run that is ever merged, and of the largest small one.
+const fn limits(config: &Config) -> (u64, u64) {
+    (config.merge_limit_bytes, config.merge_limit_bytes / SMALL)
 }
 
 /// Whether a run is ever merged.
@@ -180,15 +240,6 @@ mod tests {
             min_time: 0,
             max_time: 0,
         }
-    }
-
-    #[test]
-    fn a_merge_rests_unless_folds_will_wait_for_it() {
-        let config = Config { max_runs: 8, merge_pause_percent: 70, ..Config::default() };
-        assert_eq!(pause(&config, 4, Executor::Thread), 70);
-        assert_eq!(pause(&config, 5, Executor::Thread), 0);
-        // Simulated time stands still while something sleeps.
-        assert_eq!(pause(&config, 1, Executor::Inline), 0);
     }
 
     #[test]

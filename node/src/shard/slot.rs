@@ -119,7 +119,8 @@ impl Slot {
     pub(super) fn try_merging(&self) -> Result<Option<Merging<'_>>, ShardError> {
         self.usable()?;
         let taken = std::mem::replace(&mut *self.lock_merging(), true);
-        Ok((!taken).then_some(Merging(self)))
+        // A right that is made and thrown away would give back the one that somebody has.
+        Ok(if taken { None } else { Some(Merging(self)) })
     }
 
     /// The same right, as soon as nobody has it.
@@ -230,5 +231,22 @@ impl Slot {
     /// Takes note of what is stored now.
     pub(super) fn set_stored(&self, stored: Stored) {
         *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_in_vain_for_the_right_to_merge_takes_it_from_nobody() {
+        let slot = Slot::new(ShardId(1), Budget::new(1));
+        let right = slot.try_merging().unwrap();
+        assert!(right.is_some());
+        for _ in 0..2 {
+            assert!(slot.try_merging().unwrap().is_none());
+        }
+        drop(right);
+        assert!(slot.try_merging().unwrap().is_some());
     }
 }

@@ -13,8 +13,10 @@ use super::{
     env::EnvError,
     error::ShardError,
     fault::{Fault, Step},
+    merge::hurry,
     open::{OpenShard, Tables},
     slot::Slot,
+    state::Run,
 };
 
 impl Inner {
@@ -35,21 +37,24 @@ pub(super) struct Work<'a> {
     pub(super) draft: bool,
     /// How long it rests after a transaction, in percent of the time that took.
     pub(super) pause: u32,
+    /// Of long work, the runs that it rewrites: between its transactions, small merges of others that
+    /// folds would soon wait for go first ([`Inner::merge_first`]).
+    pub(super) long: Option<&'a [Run]>,
 }
 
 impl<'a> Work<'a> {
     pub(super) const fn new(store: &'a Inner, slot: &'a Slot, shard: &'a OpenShard) -> Self {
-        Self { store, slot, shard, draft: false, pause: 0 }
+        Self { store, slot, shard, draft: false, pause: 0, long: None }
     }
 
-    /// The same work, in a hurry.
+    /// The same work, when others wait for it: nothing goes first, and it does not rest.
     pub(super) const fn at_once(self) -> Self {
-        Self { pause: 0, ..self }
+        Self { pause: 0, long: None, ..self }
     }
 
     /// Leaves the disk to others for a while.
     fn rest(&self, began: Instant) {
-        if self.pause > 0 {
+        if self.pause > 0 && !hurry(&self.store.config, self.slot) {
             thread::sleep(began.elapsed().saturating_mul(self.pause) / 100);
         }
     }
@@ -94,6 +99,9 @@ impl<'a> Work<'a> {
         let began = Instant::now();
         let done = self.shard.env.write(body).map_err(|error| self.judge(error))?;
         self.rest(began);
+        if let Some(busy) = self.long {
+            self.store.merge_first(self, busy);
+        }
         Ok(done)
     }
 

@@ -6,6 +6,7 @@ mod damage;
 mod dense;
 mod drops;
 mod faults;
+mod first;
 mod images;
 mod life;
 mod many;

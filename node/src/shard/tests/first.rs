@@ -1,0 +1,122 @@
+//! Long work and folds beside it: no shard gets so many runs that folds have to wait.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use quorate_protocol::id::ShardId;
+
+use super::support::*;
+use crate::shard::{Config, ShardStore, fault::Step};
+
+const OTHER: ShardId = ShardId(SHARD.0 + 1);
+const MAX_RUNS: usize = 8;
+/// Folds that come in the midst of long work, at most.
+const FOLDS: usize = 40;
+
+/// Runs of more than 16 KiB are large.
+fn config() -> Config {
+    Config {
+        block_bytes: 400,
+        fold_limit_bytes: 1 << 20,
+        max_runs: MAX_RUNS,
+        merge_limit_bytes: 256 << 10,
+        ..tiny()
+    }
+}
+
+fn large(number: u64) -> Vec<Cell> {
+    let value = |at: u64| ((at + 1) * number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+    (0..2_000).map(|at| cell((at % 20) as u16 * 2, at as i64 / 20, 0, value(at) as i64)).collect()
+}
+
+/// A store with large runs in [`SHARD`], where each transaction of whatever is done next is followed by a
+/// fold of a row of `busy`; and the most runs which that had by then.
+struct Busy {
+    store: ShardStore,
+    visitor: Arc<Visitor>,
+    journal: Arc<Mutex<Journal>>,
+    most: Arc<AtomicUsize>,
+    _dir: tempfile::TempDir,
+}
+
+fn busy(shard: ShardId) -> Busy {
+    let dir = scratch();
+    let journal = Arc::new(Mutex::new(Journal::default()));
+    let (most, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let seen = (Arc::clone(&journal), Arc::clone(&most), Arc::clone(&left));
+    let (store, visitor) = Visitor::open(config(), dir.path(), move |store, step| {
+        let (journal, most, left) = &seen;
+        let last = left.load(Ordering::Relaxed);
+        if step != Step::Committed || last == 0 {
+            return;
+        }
+        left.store(last - 1, Ordering::Relaxed);
+        let row = [cell(1, last as i64, 0, last as i64)];
+        let row = batch(shard, 100 + last as u64, &row);
+        journal.lock().unwrap().append(store, shard, row);
+        fold(store, shard).unwrap();
+        most.fetch_max(runs(store, shard), Ordering::Relaxed);
+    });
+    for number in 1..3 {
+        journal.lock().unwrap().append(&store, SHARD, batch(SHARD, number, &large(number)));
+        fold(&store, SHARD).unwrap();
+    }
+    assert_eq!(runs(&store, SHARD), 2);
+    let bytes = store.inner.slot(SHARD).unwrap().stored().bytes;
+    assert!(bytes > 40 << 10, "{bytes}");
+    left.store(FOLDS, Ordering::Relaxed);
+    Busy { store, visitor, journal, most, _dir: dir }
+}
+
+impl Busy {
+    /// Folds came, in fewer runs than make folds wait, and everything is there.
+    fn assert_kept_up(self, shard: ShardId) {
+        let most = self.most.load(Ordering::Relaxed);
+        assert!(most < MAX_RUNS, "{most} runs");
+        let journal = self.journal.lock().unwrap();
+        let folds = journal.records.len() - 2;
+        assert!(folds > 2 * MAX_RUNS, "{folds} folds only");
+        for shard in [SHARD, shard] {
+            assert_content(&scan(&self.store, shard), &journal.content(shard));
+        }
+        assert_whole(&self.store);
+        self.visitor.detach();
+    }
+}
+
+#[test]
+fn small_runs_are_merged_while_large_ones_of_the_same_shard_are() {
+    let busy = busy(SHARD);
+    settle(&busy.store, SHARD).unwrap();
+    busy.assert_kept_up(SHARD);
+}
+
+#[test]
+fn small_runs_are_merged_while_large_ones_of_another_shard_are() {
+    let busy = busy(OTHER);
+    settle(&busy.store, SHARD).unwrap();
+    busy.assert_kept_up(OTHER);
+}
+
+#[test]
+fn small_runs_are_merged_during_a_dense_pass_of_another_shard() {
+    let busy = busy(OTHER);
+    now(busy.store.densify(SHARD)).unwrap();
+    assert!(busy.visitor.visits.lock().unwrap().contains(&Step::Replaced));
+    busy.assert_kept_up(OTHER);
+}
+
+#[test]
+fn a_dense_pass_ends_when_the_shard_is_folded_after_all() {
+    let busy = busy(SHARD);
+    now(busy.store.densify(SHARD)).unwrap();
+    let visits = busy.visitor.visits.lock().unwrap().clone();
+    assert!(visits.contains(&Step::DenseBegins) && !visits.contains(&Step::DenseWritten));
+    let journal = busy.journal.lock().unwrap();
+    let commits = journal.records.len() - 2;
+    assert!((1..4).contains(&commits), "{commits} transactions for nothing");
+    assert_content(&scan(&busy.store, SHARD), &journal.content(SHARD));
+    busy.visitor.detach();
+}
