@@ -95,7 +95,7 @@ fn who_abuses_a_node_takes_neither_its_memory_nor_the_others_rate() {
         let mut abuser = Command::new("nice");
         abuser.args(["-n", "19", env!("CARGO_BIN_EXE_quorate-abuser-under-test")]);
         abuser.arg(cluster.addr(ONE)).arg(cluster.issue_client("abuser"));
-        abuser.args([length.as_secs().to_string(), HALF_OPEN.1.to_string()]);
+        abuser.args([length.as_secs(), HALF_OPEN.1, HALF_OPEN.0].map(|number| number.to_string()));
         abuser.stdout(Stdio::piped()).kill_on_drop(true);
         let abuser = abuser.spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(abuser.id().unwrap()).unwrap()).unwrap();

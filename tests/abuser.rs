@@ -62,8 +62,8 @@ struct Abuser {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [node, certs, seconds, per_s, kinds @ ..] = &args[..] else {
-        panic!("NODE CERTS SECONDS PER_S, not {args:?}")
+    let [node, certs, seconds, per_s, half_open, kinds @ ..] = &args[..] else {
+        panic!("NODE CERTS SECONDS PER_S HALF_OPEN, not {args:?}")
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -79,7 +79,9 @@ fn main() {
         // All, or those that are named.
         let does = |kind: &str| kinds.is_empty() || kinds.iter().any(|named| named == kind);
         if does("half_open") {
-            tasks.spawn(abuser.clone().half_open(per_s.parse().unwrap()));
+            tasks.spawn(
+                abuser.clone().half_open(per_s.parse().unwrap(), half_open.parse().unwrap()),
+            );
         }
         for _ in 0..4 {
             if does("garbage") {
@@ -128,8 +130,9 @@ impl Abuser {
         client
     }
 
-    /// Handshakes that begin and do not go on. Every second one proves its address first.
-    async fn half_open(self, per_s: u32) {
+    /// Handshakes that begin and do not go on, `least` of them however slow the machine is. Every second one proves its
+    /// address first.
+    async fn half_open(self, per_s: u32, least: u64) {
         let mut endpoints = Vec::new();
         for hears_retries in [false, true] {
             let inner = self.env.sockets.bind(HOME.into(), 1 << 20).unwrap();
@@ -139,7 +142,7 @@ impl Abuser {
         }
         let (client, begun, mut done) = (self.client(), Instant::now(), 0);
         let mut open = std::collections::VecDeque::new();
-        while Instant::now() < self.until {
+        while Instant::now() < self.until || done < least {
             let due = (begun.elapsed().as_secs_f64() * f64::from(per_s)) as u64;
             // After a pause of the whole process not all that is due at once.
             let next = due.min(done + 50);

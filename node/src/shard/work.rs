@@ -105,10 +105,12 @@ impl<'a> Work<'a> {
         Ok(done)
     }
 
-    /// Deletes what earlier work has left behind.
+    /// Deletes what earlier work has left behind. What is left when the store is closed is deleted by
+    /// later work.
     pub(super) fn clean(&self) -> Result<(), ShardError> {
         self.shard.forget_versions(&self.shard.state()?);
         while self.shard.has_dead()? {
+            self.go_on()?;
             let began = Instant::now();
             self.shard.delete_dead().map_err(|error| self.judge(error))?;
             self.at(Step::Deleted)?;

@@ -8,7 +8,7 @@ use std::sync::{
 use quorate_protocol::id::ShardId;
 
 use super::support::*;
-use crate::shard::{Config, ShardStore, fault::Step};
+use crate::shard::{Config, ShardError, ShardStore, fault::Step};
 
 const OTHER: ShardId = ShardId(SHARD.0 + 1);
 const MAX_RUNS: usize = 8;
@@ -119,4 +119,33 @@ fn a_dense_pass_ends_when_the_shard_is_folded_after_all() {
     assert!((1..4).contains(&commits), "{commits} transactions for nothing");
     assert_content(&scan(&busy.store, SHARD), &journal.content(SHARD));
     busy.visitor.detach();
+}
+
+#[test]
+fn nothing_is_deleted_any_more_once_the_store_is_closing() {
+    let dir = scratch();
+    let (store, visitor) = Visitor::open(config(), dir.path(), |store, step| {
+        if step == Step::Deleted {
+            store.inner.cancel.cancel();
+        }
+    });
+    let mut journal = Journal::default();
+    for number in 1..3 {
+        journal.append(&store, SHARD, batch(SHARD, number, &large(number)));
+        fold(&store, SHARD).unwrap();
+    }
+    assert!(matches!(settle(&store, SHARD), Err(ShardError::Closed)));
+    let visits = visitor.visits.lock().unwrap().clone();
+    assert_eq!(visits.iter().filter(|step| **step == Step::Deleted).count(), 1);
+    visitor.detach();
+    drop(store);
+    let store = open(config(), dir.path());
+    assert_content(&scan(&store, SHARD), &journal.content(SHARD));
+    for number in 3..5 {
+        journal.append(&store, SHARD, batch(SHARD, number, &large(number)));
+        fold(&store, SHARD).unwrap();
+    }
+    settle(&store, SHARD).unwrap();
+    assert_whole(&store);
+    assert_content(&scan(&store, SHARD), &journal.content(SHARD));
 }
