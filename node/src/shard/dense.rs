@@ -222,6 +222,7 @@ fn write(
             if slot.fresh().applied() != folded {
                 return Ok(false);
             }
+            work.go_on()?;
             let mut has_rows = false;
             for cursor in &mut cursors {
                 cursor.seek(&mut sources, *old)?;

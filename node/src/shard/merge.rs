@@ -166,6 +166,8 @@ fn write<'a>(work: Work<'a>, picked: &[Run]) -> Result<Finished<'a>, Trouble> {
             next = next.into_iter().chain(cursor.series(&mut sources)?).min();
         }
         let Some(series) = next else { break };
+        // Between two transactions a thread of low priority may need long.
+        work.go_on()?;
         assembler.begin(&mut sources, series)?;
         weave(series, &mut cursors, &mut sources, &mut assembler)?;
     }
