@@ -218,7 +218,7 @@ impl Pool {
 }
 
 /// Logs a failure; whether something was done.
-fn note(shard: ShardId, done: Result<bool, ShardError>) -> bool {
+pub(super) fn note(shard: ShardId, done: Result<bool, ShardError>) -> bool {
     match done {
         Ok(done) => done,
         Err(ShardError::Gone(_) | ShardError::Closed) => false,

@@ -14,6 +14,7 @@ use quorate_protocol::id::{ShardId, Version};
 use super::{
     Inner,
     assemble::{Assembler, Limits},
+    background::note,
     block::Density,
     config::Config,
     cursor::{Cursor, Trouble},
@@ -38,9 +39,7 @@ const SMALL: u64 = 16;
 impl Inner {
     /// Does nothing while somebody else rewrites the shard.
     pub(super) fn merge(&self, slot: &Slot) -> Result<bool, ShardError> {
-        let inline = self.executor == Executor::Inline;
-        // Else work would have to leave its thread.
-        let pause = if inline { 0 } else { self.config.merge_pause_percent };
+        let pause = pause(&self.config, self.executor);
         let right = slot.try_merging()?;
         right.map_or(Ok(false), |right| self.merge_by(slot, right, pause))
     }
@@ -77,16 +76,19 @@ impl Inner {
             let merged = merge(self, &slot, 0, Scope::Small { busy });
             let merged = merged.and_then(|merged| self.note_stored(&slot).map(|()| merged));
             drop(right);
-            match merged {
-                Ok(true) => self.work_wanted.notify_one(),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(shard = %slot.id, %error, "cannot merge; trying again later");
-                    slot.set_mergeable(0);
-                }
+            let failed = merged.is_err();
+            if note(slot.id, merged) {
+                self.work_wanted.notify_one();
+            } else if failed {
+                slot.set_mergeable(0);
             }
         }
     }
+}
+
+/// [`Config::merge_pause_percent`], unless work must not leave its thread.
+pub(super) fn pause(config: &Config, executor: Executor) -> u32 {
+    if executor == Executor::Inline { 0 } else { config.merge_pause_percent }
 }
 
 /// Whether folds of a shard will have to wait for its merges soon.

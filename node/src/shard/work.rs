@@ -52,10 +52,16 @@ impl<'a> Work<'a> {
         Self { pause: 0, long: None, ..self }
     }
 
+    /// Its pause, unless folds will have to wait for merges soon.
+    pub(super) fn pause(&self) -> u32 {
+        if hurry(&self.store.config, self.slot) { 0 } else { self.pause }
+    }
+
     /// Leaves the disk to others for a while.
     fn rest(&self, began: Instant) {
-        if self.pause > 0 && !hurry(&self.store.config, self.slot) {
-            thread::sleep(began.elapsed().saturating_mul(self.pause) / 100);
+        let pause = self.pause();
+        if pause > 0 {
+            thread::sleep(began.elapsed().saturating_mul(pause) / 100);
         }
     }
 

@@ -8,7 +8,10 @@ use std::sync::{
 use quorate_protocol::id::ShardId;
 
 use super::support::*;
-use crate::shard::{Config, ShardError, ShardStore, fault::Step};
+use crate::{
+    executor::Executor,
+    shard::{Config, ShardError, ShardStore, fault::Step, merge, work::Work},
+};
 
 const OTHER: ShardId = ShardId(SHARD.0 + 1);
 const MAX_RUNS: usize = 8;
@@ -148,4 +151,24 @@ fn nothing_is_deleted_any_more_once_the_store_is_closing() {
     settle(&store, SHARD).unwrap();
     assert_whole(&store);
     assert_content(&scan(&store, SHARD), &journal.content(SHARD));
+}
+
+#[test]
+fn a_merge_rests_unless_folds_will_wait_for_it() {
+    let dir = scratch();
+    let config = Config { max_runs: 8, merge_pause_percent: 70, ..config() };
+    let store = open(config, dir.path());
+    Journal::default().append(&store, SHARD, batch(SHARD, 1, &large(1)));
+    fold(&store, SHARD).unwrap();
+    let slot = store.inner.slot(SHARD).unwrap();
+    let shard = store.inner.open.pin(SHARD).unwrap().unwrap();
+    let pause = merge::pause(&config, Executor::Thread);
+    let work = Work { pause, ..Work::new(&store.inner, &slot, &shard) };
+    slot.set_mergeable(4);
+    assert_eq!(work.pause(), 70);
+    // In the midst of it, too.
+    slot.set_mergeable(5);
+    assert_eq!(work.pause(), 0);
+    // Simulated time stands still while something sleeps.
+    assert_eq!(merge::pause(&config, Executor::Inline), 0);
 }
