@@ -4,8 +4,9 @@
 //!
 //! Both sides are in this process, over loopback, with certificates. `lane` is this project's client and server
 //! with a service that answers at once: frames, checks, dispatch and an answer for each; `bare` is one stream
-//! with the same bytes, and 32 bytes back for each message. Invariant: as many messages are under way in
-//! both, and none is counted before its answer has come.
+//! with the same bytes, and 32 bytes back for each message. `mtu` is a lane with other limits of the path's MTU,
+//! with and without segmentation offload. Invariant: as many messages are under way in both, and none is
+//! counted before its answer has come.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -39,6 +40,9 @@ const ANSWER: usize = 32;
 const SIZES: [(&str, usize); 4] =
     [("200b", 200), ("4k", 4 << 10), ("64k", 64 << 10), ("256k", 256 << 10)];
 const IN_FLIGHT: [usize; 2] = [1, 32];
+/// With segmentation offload or without.
+const MTUS: [(u16, bool); 5] =
+    [(1_452, false), (1_452, true), (6_000, true), (9_000, false), (65_000, false)];
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Stores nothing and says that it did.
@@ -79,8 +83,8 @@ fn loopback() -> SocketAddr {
 }
 
 impl World {
-    async fn new() -> Self {
-        let (env, config, now) = (Env::system(), TransportConfig::default(), UnixTime::now());
+    async fn new(config: TransportConfig) -> Self {
+        let (env, now) = (Env::system(), UnixTime::now());
         let authority = Authority::ephemeral("bench", CertsConfig::default(), now).expect("a CA");
         let node = authority.issue_node_in_memory("n1", &[], now).expect("a certificate");
         let client = authority.issue_client_in_memory("app", Roles::default(), now);
@@ -193,7 +197,7 @@ async fn echo(endpoint: quinn::Endpoint) {
 
 fn transport(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("threads");
-    let world = runtime.block_on(World::new());
+    let world = runtime.block_on(World::new(TransportConfig::default()));
     for (name, size) in SIZES {
         for in_flight in IN_FLIGHT {
             let mut group = criterion.benchmark_group(format!("{name}_{in_flight}_in_flight"));
@@ -211,5 +215,25 @@ fn transport(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, transport);
+fn mtu(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("threads");
+    let (size, in_flight) = (64 << 10, 32);
+    let mut group = criterion.benchmark_group("mtu");
+    group.throughput(Throughput::Bytes(size as u64)).sample_size(20);
+    group.measurement_time(Duration::from_secs(2));
+    for (max_mtu, segmentation_offload) in MTUS {
+        let config =
+            TransportConfig { max_mtu, segmentation_offload, ..TransportConfig::default() };
+        let world = runtime.block_on(World::new(config));
+        // By then the path's MTU has been found.
+        runtime.block_on(world.lane(size, in_flight, 2_000));
+        let offload = if segmentation_offload { "offload" } else { "plain" };
+        group.bench_function(format!("{max_mtu}_{offload}"), |b| {
+            b.iter_custom(|count| runtime.block_on(world.lane(size, in_flight, count)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, transport, mtu);
 criterion_main!(benches);

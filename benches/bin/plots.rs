@@ -91,6 +91,8 @@ fn draw_curve(path: &Path, runs: &[Value], x: &str) -> Result<(), Failed> {
     let mut chart = ChartBuilder::on(&right)
         .caption("acknowledgement of a batch, ms", FONT)
         .margin(10)
+        // The names stand to the right of the last points.
+        .margin_right(50)
         .x_label_area_size(40)
         .y_label_area_size(60)
         .build_cartesian_2d(range, (low * 0.8..high * 1.2).log_scale())?;

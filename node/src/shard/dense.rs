@@ -90,7 +90,7 @@ impl Inner {
     ) -> Result<bool, ShardError> {
         let dense = densify(self, slot, percent, right)?;
         if dense {
-            self.note_stored(slot)?;
+            self.note_changed(slot)?;
         }
         Ok(dense)
     }

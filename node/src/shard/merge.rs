@@ -50,9 +50,13 @@ impl Inner {
     }
 
     fn merge_by(&self, slot: &Slot, right: Merging<'_>, pause: u32) -> Result<bool, ShardError> {
-        let merged = merge(self, slot, pause, Scope::All)?;
+        let Some(shard) = self.open.pin(slot.id)? else {
+            return Ok(false);
+        };
+        let work = Work { pause, ..Work::new(self, slot, &shard) };
+        let merged = merge(work, Scope::All)?;
         if merged {
-            self.note_stored(slot)?;
+            self.note_stored(slot, &shard)?;
         }
         drop(right);
         Ok(merged)
@@ -73,8 +77,7 @@ impl Inner {
                 continue;
             }
             let busy = if is_own { busy } else { &[] };
-            let merged = merge(self, &slot, 0, Scope::Small { busy });
-            let merged = merged.and_then(|merged| self.note_stored(&slot).map(|()| merged));
+            let merged = self.merge_small(&slot, busy);
             drop(right);
             let failed = merged.is_err();
             if note(slot.id, merged) {
@@ -83,6 +86,16 @@ impl Inner {
                 slot.set_mergeable(0);
             }
         }
+    }
+
+    /// Does nothing while other shards take all places of open ones: one of them is the caller's.
+    fn merge_small(&self, slot: &Slot, busy: &[Run]) -> Result<bool, ShardError> {
+        let Some(shard) = self.open.pin_at_once(slot.id)? else {
+            return Ok(false);
+        };
+        let merged = merge(Work::new(self, slot, &shard), Scope::Small { busy })?;
+        self.note_stored(slot, &shard)?;
+        Ok(merged)
     }
 }
 
@@ -108,10 +121,8 @@ enum Scope<'a> {
 
 /// Merges the runs of the smallest tier that has enough of them; whether there was one. Folds of the
 /// shard go on meanwhile. The caller has the right to merge.
-fn merge(store: &Inner, slot: &Slot, pause: u32, scope: Scope<'_>) -> Result<bool, ShardError> {
-    let Some(shard) = store.open.pin(slot.id)? else {
-        return Ok(false);
-    };
+fn merge(work: Work<'_>, scope: Scope<'_>) -> Result<bool, ShardError> {
+    let Work { store, slot, shard, .. } = work;
     let mut runs = shard.state()?.runs;
     let (limit, small) = limits(&store.config);
     let limit = match scope {
@@ -127,7 +138,7 @@ fn merge(store: &Inner, slot: &Slot, pause: u32, scope: Scope<'_>) -> Result<boo
     }
     let is_long = picked.iter().any(|run| run.bytes > small);
     let long = is_long.then_some(&picked[..]);
-    let work = Work { pause, long, ..Work::new(store, slot, &shard) };
+    let work = Work { long, ..work };
     work.clean()?;
     let finished = match write(work, &picked) {
         Ok(finished) => finished,

@@ -61,6 +61,7 @@ mod merge;
 #[cfg(test)]
 mod naive;
 mod open;
+mod opened;
 mod pace;
 mod pieces;
 mod quarantine;
@@ -93,7 +94,10 @@ pub use self::{
     read::{Scan, ScanItem, SeriesRows},
     verify::{MAX_PROBLEMS, Problem, ProblemKind, Verification, VerifyReport, verify_dir},
 };
-use self::{counters::Counters, fault::Probe, fresh::Budget, open::OpenShards, slot::Slot};
+use self::{
+    counters::Counters, fault::Probe, fresh::Budget, open::OpenShard, opened::OpenShards,
+    slot::Slot,
+};
 use crate::executor::Executor;
 
 /// The shards of a node. Clones are the same store.
@@ -469,19 +473,23 @@ impl Inner {
         if folded {
             slot.set_folded();
             self.publish_released();
-            self.note_stored(slot)?;
+            self.note_changed(slot)?;
         }
         Ok(folded)
     }
 
-    /// For those who ask how much there is: the shard is open anyhow.
-    fn note_stored(&self, slot: &Slot) -> Result<(), ShardError> {
-        if let Some(shard) = self.open.pin(slot.id)? {
-            slot.set_stored(shard.stored()?);
-            let limit = self.config.merge_limit_bytes;
-            let runs = shard.state()?.runs;
-            slot.set_mergeable(runs.iter().filter(|run| merge::may_merge(run, limit)).count());
-        }
+    /// [`Self::note_stored`] of a shard that nobody has pinned, which is open anyhow.
+    fn note_changed(&self, slot: &Slot) -> Result<(), ShardError> {
+        let shard = self.open.pin(slot.id)?;
+        shard.map_or(Ok(()), |shard| self.note_stored(slot, &shard))
+    }
+
+    /// For those who ask how much there is.
+    fn note_stored(&self, slot: &Slot, shard: &OpenShard) -> Result<(), ShardError> {
+        slot.set_stored(shard.stored()?);
+        let limit = self.config.merge_limit_bytes;
+        let runs = shard.state()?.runs;
+        slot.set_mergeable(runs.iter().filter(|run| merge::may_merge(run, limit)).count());
         Ok(())
     }
 

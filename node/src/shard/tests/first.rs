@@ -172,3 +172,28 @@ fn a_merge_rests_unless_folds_will_wait_for_it() {
     // Simulated time stands still while something sleeps.
     assert_eq!(merge::pause(&config, Executor::Inline), 0);
 }
+
+/// `OTHER` wants small merges; the long work has the only place of an open shard.
+#[test]
+fn long_work_does_not_wait_for_a_place_that_it_has_itself() {
+    let dir = scratch();
+    let store = open(Config { max_open_shards: 1, ..config() }, dir.path());
+    let mut journal = Journal::default();
+    for number in 1..=MAX_RUNS as u64 {
+        journal.append(&store, OTHER, batch(OTHER, number, &[cell(1, number as i64, 0, 1)]));
+        fold(&store, OTHER).unwrap();
+    }
+    for number in 100..102 {
+        journal.append(&store, SHARD, batch(SHARD, number, &large(number)));
+        fold(&store, SHARD).unwrap();
+    }
+    let (done, is_done) = std::sync::mpsc::channel();
+    let settling = store.clone();
+    std::thread::spawn(move || done.send(settle(&settling, SHARD).map(drop)));
+    is_done.recv_timeout(std::time::Duration::from_secs(60)).expect("it waits for itself").unwrap();
+    assert_eq!((runs(&store, SHARD), runs(&store, OTHER)), (1, MAX_RUNS));
+    settle(&store, OTHER).unwrap();
+    for shard in [SHARD, OTHER] {
+        assert_content(&scan(&store, shard), &journal.content(shard));
+    }
+}
