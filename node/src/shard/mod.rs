@@ -94,10 +94,7 @@ pub use self::{
     read::{Scan, ScanItem, SeriesRows},
     verify::{MAX_PROBLEMS, Problem, ProblemKind, Verification, VerifyReport, verify_dir},
 };
-use self::{
-    counters::Counters, fault::Probe, fresh::Budget, open::OpenShard, opened::OpenShards,
-    slot::Slot,
-};
+use self::{counters::Counters, fault::Probe, fresh::Budget, opened::OpenShards, slot::Slot};
 use crate::executor::Executor;
 
 /// The shards of a node. Clones are the same store.
@@ -476,21 +473,6 @@ impl Inner {
             self.note_changed(slot)?;
         }
         Ok(folded)
-    }
-
-    /// [`Self::note_stored`] of a shard that nobody has pinned, which is open anyhow.
-    fn note_changed(&self, slot: &Slot) -> Result<(), ShardError> {
-        let shard = self.open.pin(slot.id)?;
-        shard.map_or(Ok(()), |shard| self.note_stored(slot, &shard))
-    }
-
-    /// For those who ask how much there is.
-    fn note_stored(&self, slot: &Slot, shard: &OpenShard) -> Result<(), ShardError> {
-        slot.set_stored(shard.stored()?);
-        let limit = self.config.merge_limit_bytes;
-        let runs = shard.state()?.runs;
-        slot.set_mergeable(runs.iter().filter(|run| merge::may_merge(run, limit)).count());
-        Ok(())
     }
 
     fn drop_shard(&self, shard: ShardId) -> Result<(), ShardError> {

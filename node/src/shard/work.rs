@@ -13,7 +13,7 @@ use super::{
     env::EnvError,
     error::ShardError,
     fault::{Fault, Step},
-    merge::hurry,
+    merge::{self, hurry},
     open::{OpenShard, Tables},
     slot::Slot,
     state::Run,
@@ -24,6 +24,21 @@ impl Inner {
     pub(super) fn poison(&self, slot: &Slot, cause: &dyn Display) -> ShardError {
         self.open.distrust(slot.id);
         slot.set_poison(&cause.to_string())
+    }
+
+    /// [`Self::note_stored`] of a shard that nobody has pinned, which is open anyhow.
+    pub(super) fn note_changed(&self, slot: &Slot) -> Result<(), ShardError> {
+        let shard = self.open.pin(slot.id)?;
+        shard.map_or(Ok(()), |shard| self.note_stored(slot, &shard))
+    }
+
+    /// For those who ask how much there is.
+    pub(super) fn note_stored(&self, slot: &Slot, shard: &OpenShard) -> Result<(), ShardError> {
+        slot.set_stored(shard.stored()?);
+        let limit = self.config.merge_limit_bytes;
+        let runs = shard.state()?.runs;
+        slot.set_mergeable(runs.iter().filter(|run| merge::may_merge(run, limit)).count());
+        Ok(())
     }
 }
 
