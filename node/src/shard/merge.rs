@@ -93,7 +93,8 @@ impl Inner {
         let Some(shard) = self.open.pin_at_once(slot.id)? else {
             return Ok(false);
         };
-        let merged = merge(Work::new(self, slot, &shard), Scope::Small { busy })?;
+        let work = Work { first: true, ..Work::new(self, slot, &shard) };
+        let merged = merge(work, Scope::Small { busy })?;
         self.note_stored(slot, &shard)?;
         Ok(merged)
     }
@@ -123,6 +124,8 @@ enum Scope<'a> {
 /// shard go on meanwhile. The caller has the right to merge.
 fn merge(work: Work<'_>, scope: Scope<'_>) -> Result<bool, ShardError> {
     let Work { store, slot, shard, .. } = work;
+    // What closing has interrupted, and what others have left that went first.
+    Work { long: Some(&[]), ..work }.clean()?;
     let mut runs = shard.state()?.runs;
     let (limit, small) = limits(&store.config);
     let limit = match scope {
@@ -139,7 +142,6 @@ fn merge(work: Work<'_>, scope: Scope<'_>) -> Result<bool, ShardError> {
     let is_long = picked.iter().any(|run| run.bytes > small);
     let long = is_long.then_some(&picked[..]);
     let work = Work { long, ..work };
-    work.clean()?;
     let finished = match write(work, &picked) {
         Ok(finished) => finished,
         Err(Trouble::Broken(block)) => return leave_alone(work, &block),

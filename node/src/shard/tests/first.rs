@@ -34,8 +34,8 @@ fn large(number: u64) -> Vec<Cell> {
     (0..2_000).map(|at| cell((at % 20) as u16 * 2, at as i64 / 20, 0, value(at) as i64)).collect()
 }
 
-/// A store with large runs in [`SHARD`], where each transaction of whatever is done next is followed by a
-/// fold of a row of `busy`; and the most runs which that had by then.
+/// A store with large runs in [`SHARD`], where each transaction that is `at` a step of whatever is done next
+/// is followed by a fold of a row of `shard`; and the most runs which that had by then.
 struct Busy {
     store: ShardStore,
     visitor: Arc<Visitor>,
@@ -44,7 +44,7 @@ struct Busy {
     _dir: tempfile::TempDir,
 }
 
-fn busy(shard: ShardId) -> Busy {
+fn busy(shard: ShardId, at: Step) -> Busy {
     let dir = scratch();
     let journal = Arc::new(Mutex::new(Journal::default()));
     let (most, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -52,7 +52,7 @@ fn busy(shard: ShardId) -> Busy {
     let (store, visitor) = Visitor::open(config(), dir.path(), move |store, step| {
         let (journal, most, left) = &seen;
         let last = left.load(Ordering::Relaxed);
-        if step != Step::Committed || last == 0 {
+        if step != at || last == 0 {
             return;
         }
         left.store(last - 1, Ordering::Relaxed);
@@ -91,21 +91,30 @@ impl Busy {
 
 #[test]
 fn small_runs_are_merged_while_large_ones_of_the_same_shard_are() {
-    let busy = busy(SHARD);
+    let busy = busy(SHARD, Step::Committed);
     settle(&busy.store, SHARD).unwrap();
     busy.assert_kept_up(SHARD);
 }
 
 #[test]
 fn small_runs_are_merged_while_large_ones_of_another_shard_are() {
-    let busy = busy(OTHER);
+    let busy = busy(OTHER, Step::Committed);
     settle(&busy.store, SHARD).unwrap();
     busy.assert_kept_up(OTHER);
 }
 
 #[test]
+fn small_runs_are_merged_while_large_ones_are_deleted_that_were_merged() {
+    for shard in [SHARD, OTHER] {
+        let busy = busy(shard, Step::Deleted);
+        settle(&busy.store, SHARD).unwrap();
+        busy.assert_kept_up(shard);
+    }
+}
+
+#[test]
 fn small_runs_are_merged_during_a_dense_pass_of_another_shard() {
-    let busy = busy(OTHER);
+    let busy = busy(OTHER, Step::Committed);
     now(busy.store.densify(SHARD)).unwrap();
     assert!(busy.visitor.visits.lock().unwrap().contains(&Step::Replaced));
     busy.assert_kept_up(OTHER);
@@ -113,7 +122,7 @@ fn small_runs_are_merged_during_a_dense_pass_of_another_shard() {
 
 #[test]
 fn a_dense_pass_ends_when_the_shard_is_folded_after_all() {
-    let busy = busy(SHARD);
+    let busy = busy(SHARD, Step::Committed);
     now(busy.store.densify(SHARD)).unwrap();
     let visits = busy.visitor.visits.lock().unwrap().clone();
     assert!(visits.contains(&Step::DenseBegins) && !visits.contains(&Step::DenseWritten));
