@@ -345,6 +345,39 @@ fn a_client_sees_the_databases_it_may_use_and_hears_of_grants_at_once() {
 }
 
 #[test]
+fn a_client_that_goes_on_as_somebody_else_sees_what_that_one_may() {
+    simulated(async {
+        let (mut cluster, admin, ledger) = two_databases(304).await;
+        admin.change(grant("app", "mine", Access::ALL)).await.unwrap();
+        admin.change(grant("guest", "theirs", Access::ALL)).await.unwrap();
+        let made = |cluster: &Cluster, name: &str| {
+            let ca = cluster.authority();
+            ca.issue_client_in_memory(name, Roles::default(), UnixTime::now()).unwrap()
+        };
+        let app = made(&cluster, "app");
+        let client = cluster.client_as(app, ClientConfig::default()).await.unwrap();
+        let options = WriteOptions::default();
+        // Nothing of the map changes meanwhile.
+        for (name, wanted) in
+            [("app", &["mine"][..]), ("guest", &["theirs"]), ("free", &["mine", "theirs"])]
+        {
+            client.set_credentials(made(&cluster, name)).unwrap();
+            wait_for("its databases", PATIENCE, async || {
+                let map = client.map();
+                let names: Vec<_> = map.databases.iter().map(|it| &it.name[..]).collect();
+                (names == wanted).then_some(()).ok_or_else(|| format!("{name}: {names:?}"))
+            })
+            .await;
+            for database in wanted {
+                write(&client, database, &[sample(0, 1)], &options, &ledger).await.unwrap();
+            }
+        }
+        client.close().await;
+        cluster.finish().await;
+    });
+}
+
+#[test]
 fn grants_outlive_restarts_and_come_to_new_nodes() {
     simulated(async {
         let (mut cluster, admin, _ledger) = two_databases(303).await;

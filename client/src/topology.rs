@@ -2,10 +2,14 @@
 //!
 //! Invariants: the map never goes back; the pool knows every node of the newest map; a write never
 //! waits for the stream unless it needs something newer; news that do not follow on the map are not
-//! used, and asked for again from where the map is. Changes are asked for here too, since their answer
+//! used, and asked for again from where the map is; who comes with another certificate may be told of
+//! other databases, and asks for all of the map. Changes are asked for here too, since their answer
 //! carries what they made of the map.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use quorate_protocol::{
@@ -15,6 +19,7 @@ use quorate_protocol::{
     map::{ClusterMap, UpdateError, apply_updates},
     message::{MetaChanged, MetaGet, MetaWatch, Propose, Proposed},
 };
+use rustls::pki_types::CertificateDer;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
@@ -35,6 +40,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) struct Topology {
     map: watch::Sender<Arc<ClusterMap>>,
     wanted: watch::Sender<MetaIndex>,
+    /// The certificate that was presented to whoever has told the map.
+    told_to: Mutex<Option<CertificateDer<'static>>>,
 }
 
 impl Topology {
@@ -42,7 +49,22 @@ impl Topology {
         Self {
             map: watch::Sender::new(Arc::new(ClusterMap::default())),
             wanted: watch::Sender::new(MetaIndex(0)),
+            told_to: Mutex::default(),
         }
+    }
+
+    fn told_to(&self) -> MutexGuard<'_, Option<CertificateDer<'static>>> {
+        self.told_to.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody with another certificate was told the map.
+    fn is_own(&self, own: &CertificateDer<'static>) -> bool {
+        self.told_to().as_ref().is_none_or(|told_to| told_to == own)
+    }
+
+    /// The map, or an empty one if somebody with another certificate was told it.
+    fn map_of(&self, own: &CertificateDer<'static>) -> Arc<ClusterMap> {
+        if self.is_own(own) { self.map() } else { Arc::default() }
     }
 
     pub(crate) fn map(&self) -> Arc<ClusterMap> {
@@ -77,25 +99,28 @@ impl Topology {
         Some(Arc::clone(&map))
     }
 
-    fn install(&self, core: &Core, map: Arc<ClusterMap>) {
+    /// Takes what a node says of its map to whoever presents this certificate.
+    fn update(
+        &self,
+        core: &Core,
+        own: &CertificateDer<'static>,
+        updates: &[u8],
+    ) -> Result<(), UpdateError> {
+        let old = self.map_of(own);
+        let Some(map) = apply_updates(&old, updates)? else { return Ok(()) };
         let nodes: Vec<Member> = map.active_nodes().map(Member::from).collect();
         self.map.send_if_modified(|current| {
-            let newer = map.index > current.index;
+            let is_other = old.index < current.index;
+            let newer = map.index > current.index || is_other && map.index == current.index;
             if newer {
                 // First the pool, since whoever sees the map may want its nodes; and in here, so
                 // that of two new maps the older one cannot have the last word.
                 core.pool.update(nodes);
+                *self.told_to() = Some(own.clone());
                 *current = map;
             }
             newer
         });
-    }
-
-    /// Takes what a node says of its map.
-    fn update(&self, core: &Core, updates: &[u8]) -> Result<(), UpdateError> {
-        if let Some(map) = apply_updates(&self.map(), updates)? {
-            self.install(core, map);
-        }
         Ok(())
     }
 }
@@ -127,6 +152,12 @@ pub(crate) async fn follow(core: Arc<Core>) {
 /// Listens to one node for as long as it has something to say and is not behind the others.
 async fn listen(core: &Core, turn: usize) {
     let Some(connection) = core.any(turn) else { return };
+    let own = connection.own();
+    let is_old = core.pool.dialer().credentials().chain().first() != Some(own);
+    // One that will be replaced soon, when somebody has told the new certificate's map already.
+    if is_old && !core.topology.is_own(own) {
+        return;
+    }
     let mut wanted = core.topology.wanted.subscribe();
     // This node seems to be behind if it does not say what somebody else has spoken of.
     let behind = async {
@@ -151,14 +182,28 @@ async fn listen(core: &Core, turn: usize) {
         biased;
         () = heard => {}
         () = behind => {}
+        () = renewed(core, turn, &connection) => {}
+    }
+}
+
+/// Returns when there is a connection with this side's new certificate: the old one would stay for as long
+/// as the map is followed on it.
+async fn renewed(core: &Core, turn: usize, old: &Connection) {
+    core.pool.dialer().replaced(old.own()).await;
+    let mut changes = core.pool.changes();
+    while core.any(turn).is_none_or(|it| it.own() == old.own()) {
+        if changes.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
 /// Takes what a node says of the map, until it says no more.
 async fn hear(core: &Core, connection: &Arc<Connection>) -> Result<(), Unheard> {
-    let request = MetaWatch { after: core.topology.map().index };
+    let is_first = core.topology.map().index.0 == 0;
+    let request = MetaWatch { after: core.topology.map_of(connection.own()).index };
     // A seed has told who the nodes are: one of them is followed from now on.
-    let is_done = || request.after.0 == 0 && core.topology.map().index.0 > 0;
+    let is_done = || is_first && core.topology.map().index.0 > 0;
     let deadline = Instant::now() + core.config.connect_timeout;
     let mut news = connection.open_stream(&request, Bytes::new(), deadline).await?;
     let most = core.config.transport.max_message as usize;
@@ -170,12 +215,12 @@ async fn hear(core: &Core, connection: &Arc<Connection>) -> Result<(), Unheard> 
             return Err(Unheard::TooLarge(most));
         }
         if left == 0 && update.is_empty() {
-            core.topology.update(core, &piece)?;
+            core.topology.update(core, connection.own(), &piece)?;
             continue;
         }
         update.extend_from_slice(&piece);
         if left == 0 {
-            core.topology.update(core, &update.split())?;
+            core.topology.update(core, connection.own(), &update.split())?;
         }
     }
     Ok(())
@@ -198,13 +243,16 @@ pub(crate) async fn refresh(core: &Core, deadline: Instant) {
     let request = MetaGet { after: core.topology.map().index };
     let most = core.config.transport.max_message as usize;
     if let Ok((_, updates)) = connection.exchange(&request, Bytes::new(), deadline, most).await {
-        take(core, &updates);
+        take(core, &connection, &updates);
     }
 }
 
 /// Takes the updates of an answer. Those that cannot be used are no loss: the watched node has them.
-fn take(core: &Core, updates: &[u8]) {
-    if let Err(why) = core.topology.update(core, updates) {
+fn take(core: &Core, connection: &Connection, updates: &[u8]) {
+    if !core.topology.is_own(connection.own()) {
+        return;
+    }
+    if let Err(why) = core.topology.update(core, connection.own(), updates) {
         tracing::debug!(%why, "an answer's map updates are not used");
     }
 }
@@ -230,7 +278,7 @@ pub(crate) async fn propose(
             let most = core.config.transport.max_message as usize;
             match connection.exchange(&request, change.clone(), deadline, most).await {
                 Ok((proposed, updates)) => {
-                    take(core, &updates);
+                    take(core, &connection, &updates);
                     if let Outcome::Refused { code, detail } = proposed.outcome {
                         return Err(Error::Refused { code, detail });
                     }

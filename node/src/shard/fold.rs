@@ -50,7 +50,7 @@ pub(super) fn fold(store: &Inner, slot: &Slot) -> Result<bool, ShardError> {
 /// Writes a run of some entries, the first ones, and says how far they go.
 fn write(work: Work<'_>, entries: &[Arc<Entry>], mut state: State) -> Result<Sequence, ShardError> {
     if !work.slot.is_merging() {
-        work.clean()?;
+        work.clean(None)?;
     }
     let mut cache = work.shard.series_cache();
     let (mut gathered, last) = take(work, entries, state.applied, &cache)?;

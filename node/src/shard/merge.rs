@@ -93,8 +93,7 @@ impl Inner {
         let Some(shard) = self.open.pin_at_once(slot.id)? else {
             return Ok(false);
         };
-        let work = Work { first: true, ..Work::new(self, slot, &shard) };
-        let merged = merge(work, Scope::Small { busy })?;
+        let merged = merge(Work::new(self, slot, &shard), Scope::Small { busy })?;
         self.note_stored(slot, &shard)?;
         Ok(merged)
     }
@@ -124,10 +123,12 @@ enum Scope<'a> {
 /// shard go on meanwhile. The caller has the right to merge.
 fn merge(work: Work<'_>, scope: Scope<'_>) -> Result<bool, ShardError> {
     let Work { store, slot, shard, .. } = work;
-    // What closing has interrupted, and what others have left that went first.
-    Work { long: Some(&[]), ..work }.clean()?;
-    let mut runs = shard.state()?.runs;
+    if let Scope::All = scope {
+        // What failed work has left.
+        Work { long: Some(&[]), ..work }.clean(None)?;
+    }
     let (limit, small) = limits(&store.config);
+    let mut runs = shard.state()?.runs;
     let limit = match scope {
         Scope::All => limit,
         Scope::Small { busy } => {
@@ -144,7 +145,11 @@ fn merge(work: Work<'_>, scope: Scope<'_>) -> Result<bool, ShardError> {
     let work = Work { long, ..work };
     let finished = match write(work, &picked) {
         Ok(finished) => finished,
-        Err(Trouble::Broken(block)) => return leave_alone(work, &block),
+        Err(Trouble::Broken(block)) => {
+            leave_alone(work, &block)?;
+            // The next fold or merge deletes what was written of the new run.
+            return Ok(true);
+        }
         Err(Trouble::Shard(error)) => return Err(error),
     };
     {
@@ -162,7 +167,11 @@ fn merge(work: Work<'_>, scope: Scope<'_>) -> Result<bool, ShardError> {
     drop(finished);
     work.at(Step::Flipped)?;
     metrics::counter!("quorate_shard_merges_total").increment(1);
-    work.clean()?;
+    // What goes first leaves to the long work what that has replaced: there may be much.
+    work.clean(match scope {
+        Scope::All => None,
+        Scope::Small { .. } => Some(&picked),
+    })?;
     Ok(true)
 }
 
@@ -223,23 +232,18 @@ fn pick(runs: &[Run], enough: usize, limit: u64) -> Vec<Run> {
 }
 
 /// Marks the run of a damaged block, so that its good blocks stay and nobody tries again.
-pub(super) fn leave_alone(work: Work<'_>, block: &StoredBlock) -> Result<bool, ShardError> {
+pub(super) fn leave_alone(work: Work<'_>, block: &StoredBlock) -> Result<(), ShardError> {
     let Work { store, slot, shard, .. } = work;
     let id: ShardId = slot.id;
     tracing::error!(shard = %id, run = block.key.run, "a damaged block keeps its run from merging");
     report_damage(store, &shard.path, block.key, &block.bytes)?;
-    {
-        let _writer = slot.folding()?;
-        let mut state = shard.state()?;
-        for run in state.runs.iter_mut().filter(|run| run.id == block.key.run) {
-            run.damaged = true;
-        }
-        let record = state.encode();
-        work.at_once()
-            .commit(Step::Flip, |txn, [.., states]| states.put(txn, state::KEY, &record))?;
+    let _writer = slot.folding()?;
+    let mut state = shard.state()?;
+    for run in state.runs.iter_mut().filter(|run| run.id == block.key.run) {
+        run.damaged = true;
     }
-    work.clean()?;
-    Ok(true)
+    let record = state.encode();
+    work.at_once().commit(Step::Flip, |txn, [.., states]| states.put(txn, state::KEY, &record))
 }
 
 #[cfg(test)]

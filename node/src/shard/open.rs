@@ -25,7 +25,7 @@ use super::{
     series,
     series_cache::{CacheBudget, Caches, SeriesCache},
     slot::Stored,
-    state::{self, State},
+    state::{self, Run, State},
     summary::{self, Stamp, Summary},
 };
 
@@ -141,8 +141,8 @@ impl OpenShard {
             stamp: None,
         };
         let state = shard.state()?;
-        while shard.has_dead()? {
-            shard.delete_dead()?;
+        while shard.has_dead(None)? {
+            shard.delete_dead(None)?;
         }
         let last = state.runs.last().map_or(0, |run| run.id);
         shard.next_run.store(last.saturating_add(1), Ordering::Relaxed);
@@ -192,17 +192,22 @@ impl OpenShard {
         lock(&self.building).contains(&run)
     }
 
-    /// Whether any block belongs to a run that is neither live nor being written.
-    pub(super) fn has_dead(&self) -> Result<bool, ShardError> {
+    /// Whether any block belongs to a run, of these or of all, that is neither live nor being written.
+    pub(super) fn has_dead(&self, among: Option<&[Run]>) -> Result<bool, ShardError> {
         self.env.read(|txn, tables| {
             let state = self.state_in(txn, tables)?;
-            let is_kept = |run| state.is_live(run) || self.is_building(run);
+            let is_kept = |run| self.is_kept(&state, among, run);
             Ok(run::has_dead(txn, &tables[0], &is_kept).map_err(|error| self.env.wrap(error))?)
         })
     }
 
+    fn is_kept(&self, state: &State, among: Option<&[Run]>, run: u32) -> bool {
+        let is_other = among.is_some_and(|among| among.iter().all(|it| it.id != run));
+        is_other || state.is_live(run) || self.is_building(run)
+    }
+
     /// Deletes blocks of such runs, one transaction full.
-    pub(super) fn delete_dead(&self) -> Result<(), EnvError> {
+    pub(super) fn delete_dead(&self, among: Option<&[Run]>) -> Result<(), EnvError> {
         let max = self.config.txn_bytes;
         self.env.write(|txn, tables| {
             let [runs, .., states] = tables;
@@ -214,7 +219,7 @@ impl OpenShard {
                 // Nothing is known to be dead.
                 Some(None) => return Ok(()),
             };
-            let is_kept = |run| state.is_live(run) || self.is_building(run);
+            let is_kept = |run| self.is_kept(&state, among, run);
             run::delete_dead(txn, runs, &is_kept, max)
         })
     }

@@ -6,11 +6,14 @@
 //! that waits costs less than one that is refused, which is sent again, and it waits for its share
 //! of a fold rather than for all of one. Hints do not wait here: their holders keep them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use quorate_protocol::id::ShardId;
 use tokio::{
-    sync::{Mutex, Notify},
+    sync::{Notify, Semaphore},
     time::{Instant, sleep, timeout},
 };
 
@@ -34,6 +37,8 @@ const SLOWEST: Duration = Duration::from_secs(4);
 /// Whose turn it is to come in.
 #[derive(Debug)]
 pub(super) struct Pace {
+    /// For the one whose turn it is; those behind wait for it, in order.
+    first: Semaphore,
     turn: Mutex<Turn>,
     freed: Notify,
 }
@@ -72,7 +77,8 @@ impl Pace {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         let folds = FoldRate { looked: now, folded: 0, bytes_per_s: 0.0 };
-        Self { turn: Mutex::new(Turn { folds, last: now, bytes: 0 }), freed: Notify::new() }
+        let turn = Mutex::new(Turn { folds, last: now, bytes: 0 });
+        Self { first: Semaphore::new(1), turn, freed: Notify::new() }
     }
 
     /// A fold has made room.
@@ -83,33 +89,49 @@ impl Pace {
     /// Room for a batch: at once while less than `slow` bytes are taken and nobody waits, else when
     /// it is its turn and the folds are as far.
     async fn admit(&self, budget: &Arc<Budget>, bytes: u64, slow: u64) -> Admission {
-        if self.turn.try_lock().is_ok()
+        if self.first.available_permits() > 0
             && budget.used().saturating_add(bytes) <= slow
             && let Some(room) = budget.admit(bytes, 100)
         {
             return room;
         }
-        metrics::counter!("quorate_shard_slowed_writes_total").increment(1);
-        // Those behind wait for the lock, in order: it is the queue.
-        let mut turn = self.turn.lock().await;
+        // It is never closed.
+        let _first = self.first.acquire().await;
+        let mut waits = false;
         loop {
-            let now = Instant::now();
-            turn.folds.look(now, budget.folded());
-            let due = turn.due(budget, slow);
-            let early = due.saturating_duration_since(now + BURST);
-            if early.is_zero()
-                && let Some(room) = budget.admit(bytes, 100)
-            {
-                // A rate that nobody has used is not saved up.
-                (turn.last, turn.bytes) = (due.max(now), bytes);
-                return room;
+            let pause = match self.try_admit(budget, bytes, slow) {
+                Ok(room) => return room,
+                Err(pause) => pause,
+            };
+            if !std::mem::replace(&mut waits, true) {
+                metrics::counter!("quorate_shard_slowed_writes_total").increment(1);
             }
-            let pause = if early.is_zero() { LOOK } else { early.min(LOOK) };
             tokio::select! {
                 () = self.freed.notified() => {}
                 () = sleep(pause) => {}
             }
         }
+    }
+
+    /// Room for the first one; else, after what time to look again.
+    fn try_admit(
+        &self,
+        budget: &Arc<Budget>,
+        bytes: u64,
+        slow: u64,
+    ) -> Result<Admission, Duration> {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        turn.folds.look(now, budget.folded());
+        let due = turn.due(budget, slow);
+        let early = due.saturating_duration_since(now + BURST);
+        if !early.is_zero() {
+            return Err(early.min(LOOK));
+        }
+        let room = budget.admit(bytes, 100).ok_or(LOOK)?;
+        // A rate that nobody has used is not saved up.
+        (turn.last, turn.bytes) = (due.max(now), bytes);
+        Ok(room)
     }
 }
 
@@ -217,7 +239,7 @@ mod tests {
         let budget = Budget::new(1_000);
         std::mem::forget(budget.pace().admit(&budget, 900, 750).await);
         let begun = Instant::now();
-        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let order = Arc::new(Mutex::new(Vec::new()));
         let mut writers = tokio::task::JoinSet::new();
         for number in 0..3 {
             let (budget, order) = (Arc::clone(&budget), Arc::clone(&order));

@@ -55,13 +55,11 @@ pub(super) struct Work<'a> {
     /// Of long work, the runs that it rewrites: between its transactions, small merges of others that
     /// folds would soon wait for go first ([`Inner::merge_first`]).
     pub(super) long: Option<&'a [Run]>,
-    /// It goes first in the midst of long work, and leaves cleaning up to others: there may be much.
-    pub(super) first: bool,
 }
 
 impl<'a> Work<'a> {
     pub(super) const fn new(store: &'a Inner, slot: &'a Slot, shard: &'a OpenShard) -> Self {
-        Self { store, slot, shard, draft: false, pause: 0, long: None, first: false }
+        Self { store, slot, shard, draft: false, pause: 0, long: None }
     }
 
     /// The same work, when others wait for it: nothing goes first, and it does not rest.
@@ -133,14 +131,14 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Deletes what earlier work has left behind. What is left when the store is closed is deleted by
-    /// later work.
-    pub(super) fn clean(&self) -> Result<(), ShardError> {
+    /// Deletes what earlier work has left behind, of these runs or of all. What is left when the store is
+    /// closed is deleted by later work.
+    pub(super) fn clean(&self, among: Option<&[Run]>) -> Result<(), ShardError> {
         self.shard.forget_versions(&self.shard.state()?);
-        while !self.first && self.shard.has_dead()? {
+        while self.shard.has_dead(among)? {
             self.go_on()?;
             let began = Instant::now();
-            self.shard.delete_dead().map_err(|error| self.judge(error))?;
+            self.shard.delete_dead(among).map_err(|error| self.judge(error))?;
             self.at(Step::Deleted)?;
             self.end(began);
         }

@@ -81,7 +81,7 @@ fn a_crash_at_any_step_loses_nothing_and_duplicates_nothing() {
         let through = if replayed { journal.records.len() as u64 } else { 0 };
         assert_eq!(store.applied_through(), Sequence(through));
         let pin = store.inner.open.pin(SHARD).unwrap().unwrap();
-        assert!(!pin.has_dead().unwrap(), "blocks of dead runs stay");
+        assert!(!pin.has_dead(None).unwrap(), "blocks of dead runs stay");
         at += 1;
     }
     // All kinds of steps have been stopped at, and transactions within a run too.
