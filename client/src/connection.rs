@@ -68,7 +68,7 @@ pub struct Connection {
     welcome: Welcome,
     identity: Identity,
     /// What this side presented.
-    own: CertificateDer<'static>,
+    own: (CertificateDer<'static>, Identity),
     lanes: [Arc<Lane>; LANES.len()],
     /// Payload bytes the peer still takes, at most `limit`.
     credit: Arc<Semaphore>,
@@ -126,7 +126,7 @@ impl Connection {
         identity: Identity,
         lanes: Vec<(FrameWriter, FrameReader)>,
         tls: watch::Receiver<Arc<Tls>>,
-        own: CertificateDer<'static>,
+        own: (CertificateDer<'static>, Identity),
         dialer: &Dialer,
     ) -> Arc<Self> {
         let (config, tasks) = (dialer.config(), dialer.tasks());
@@ -221,7 +221,12 @@ impl Connection {
 
     /// The certificate that this side presented.
     pub(crate) fn own(&self) -> &CertificateDer<'static> {
-        &self.own
+        &self.own.0
+    }
+
+    /// Who that certificate says we are.
+    pub(crate) fn own_identity(&self) -> &Identity {
+        &self.own.1
     }
 
     /// Where the peer is.

@@ -2,7 +2,7 @@
 //!
 //! Invariants: the map never goes back; the pool knows every node of the newest map; a write never
 //! waits for the stream unless it needs something newer; news that do not follow on the map are not
-//! used, and asked for again from where the map is; who comes with another certificate may be told of
+//! used, and asked for again from where the map is; who comes as somebody else may be told of
 //! other databases, and asks for all of the map. Changes are asked for here too, since their answer
 //! carries what they made of the map.
 
@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use quorate_certs::Identity;
 use quorate_protocol::{
     change::{Change, Outcome},
     code::{Class, Code},
@@ -19,7 +20,6 @@ use quorate_protocol::{
     map::{ClusterMap, UpdateError, apply_updates},
     message::{MetaChanged, MetaGet, MetaWatch, Propose, Proposed},
 };
-use rustls::pki_types::CertificateDer;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
@@ -40,8 +40,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) struct Topology {
     map: watch::Sender<Arc<ClusterMap>>,
     wanted: watch::Sender<MetaIndex>,
-    /// The certificate that was presented to whoever has told the map.
-    told_to: Mutex<Option<CertificateDer<'static>>>,
+    /// As whom the map was told: each may be granted something else.
+    told_to: Mutex<Option<Identity>>,
 }
 
 impl Topology {
@@ -53,17 +53,17 @@ impl Topology {
         }
     }
 
-    fn told_to(&self) -> MutexGuard<'_, Option<CertificateDer<'static>>> {
+    fn told_to(&self) -> MutexGuard<'_, Option<Identity>> {
         self.told_to.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nobody with another certificate was told the map.
-    fn is_own(&self, own: &CertificateDer<'static>) -> bool {
+    /// Whether nobody else was told the map.
+    fn is_own(&self, own: &Identity) -> bool {
         self.told_to().as_ref().is_none_or(|told_to| told_to == own)
     }
 
-    /// The map, or an empty one if somebody with another certificate was told it.
-    fn map_of(&self, own: &CertificateDer<'static>) -> Arc<ClusterMap> {
+    /// The map, or an empty one if somebody else was told it.
+    fn map_of(&self, own: &Identity) -> Arc<ClusterMap> {
         if self.is_own(own) { self.map() } else { Arc::default() }
     }
 
@@ -99,13 +99,8 @@ impl Topology {
         Some(Arc::clone(&map))
     }
 
-    /// Takes what a node says of its map to whoever presents this certificate.
-    fn update(
-        &self,
-        core: &Core,
-        own: &CertificateDer<'static>,
-        updates: &[u8],
-    ) -> Result<(), UpdateError> {
+    /// Takes what a node says of its map to this one.
+    fn update(&self, core: &Core, own: &Identity, updates: &[u8]) -> Result<(), UpdateError> {
         let old = self.map_of(own);
         let Some(map) = apply_updates(&old, updates)? else { return Ok(()) };
         let nodes: Vec<Member> = map.active_nodes().map(Member::from).collect();
@@ -152,10 +147,9 @@ pub(crate) async fn follow(core: Arc<Core>) {
 /// Listens to one node for as long as it has something to say and is not behind the others.
 async fn listen(core: &Core, turn: usize) {
     let Some(connection) = core.any(turn) else { return };
-    let own = connection.own();
-    let is_old = core.pool.dialer().credentials().chain().first() != Some(own);
-    // One that will be replaced soon, when somebody has told the new certificate's map already.
-    if is_old && !core.topology.is_own(own) {
+    let own = connection.own_identity();
+    // It will be replaced soon, and the map was told already to who is dialling now.
+    if *own != core.pool.dialer().identity() && !core.topology.is_own(own) {
         return;
     }
     let mut wanted = core.topology.wanted.subscribe();
@@ -201,7 +195,7 @@ async fn renewed(core: &Core, turn: usize, old: &Connection) {
 /// Takes what a node says of the map, until it says no more.
 async fn hear(core: &Core, connection: &Arc<Connection>) -> Result<(), Unheard> {
     let is_first = core.topology.map().index.0 == 0;
-    let request = MetaWatch { after: core.topology.map_of(connection.own()).index };
+    let request = MetaWatch { after: core.topology.map_of(connection.own_identity()).index };
     // A seed has told who the nodes are: one of them is followed from now on.
     let is_done = || is_first && core.topology.map().index.0 > 0;
     let deadline = Instant::now() + core.config.connect_timeout;
@@ -215,12 +209,12 @@ async fn hear(core: &Core, connection: &Arc<Connection>) -> Result<(), Unheard> 
             return Err(Unheard::TooLarge(most));
         }
         if left == 0 && update.is_empty() {
-            core.topology.update(core, connection.own(), &piece)?;
+            core.topology.update(core, connection.own_identity(), &piece)?;
             continue;
         }
         update.extend_from_slice(&piece);
         if left == 0 {
-            core.topology.update(core, connection.own(), &update.split())?;
+            core.topology.update(core, connection.own_identity(), &update.split())?;
         }
     }
     Ok(())
@@ -249,10 +243,10 @@ pub(crate) async fn refresh(core: &Core, deadline: Instant) {
 
 /// Takes the updates of an answer. Those that cannot be used are no loss: the watched node has them.
 fn take(core: &Core, connection: &Connection, updates: &[u8]) {
-    if !core.topology.is_own(connection.own()) {
+    if !core.topology.is_own(connection.own_identity()) {
         return;
     }
-    if let Err(why) = core.topology.update(core, connection.own(), updates) {
+    if let Err(why) = core.topology.update(core, connection.own_identity(), updates) {
         tracing::debug!(%why, "an answer's map updates are not used");
     }
 }

@@ -275,6 +275,7 @@ impl Dialer {
         check(&welcome, local, expect, addr).map_err(|(code, error)| refuse(code, error))?;
         let own = tls.credentials.chain().first().cloned();
         let own = own.unwrap_or_else(|| CertificateDer::from(Vec::new()));
+        let own = (own, tls.credentials.identity().clone());
         Ok(Connection::start(quic, welcome, identity, lanes, watch, own, self))
     }
 }

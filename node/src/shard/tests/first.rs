@@ -89,27 +89,23 @@ impl Busy {
     }
 }
 
-#[test]
-fn small_runs_are_merged_while_large_ones_of_the_same_shard_are() {
-    let busy = busy(SHARD, Step::Committed);
-    settle(&busy.store, SHARD).unwrap();
-    busy.assert_kept_up(SHARD);
+/// Folds of the same shard, and of another one, at a step of a large merge.
+fn assert_merges_go_first(at: Step) {
+    for shard in [SHARD, OTHER] {
+        let busy = busy(shard, at);
+        settle(&busy.store, SHARD).unwrap();
+        busy.assert_kept_up(shard);
+    }
 }
 
 #[test]
-fn small_runs_are_merged_while_large_ones_of_another_shard_are() {
-    let busy = busy(OTHER, Step::Committed);
-    settle(&busy.store, SHARD).unwrap();
-    busy.assert_kept_up(OTHER);
+fn small_runs_are_merged_while_large_ones_are() {
+    assert_merges_go_first(Step::Committed);
 }
 
 #[test]
 fn small_runs_are_merged_while_large_ones_are_deleted_that_were_merged() {
-    for shard in [SHARD, OTHER] {
-        let busy = busy(shard, Step::Deleted);
-        settle(&busy.store, SHARD).unwrap();
-        busy.assert_kept_up(shard);
-    }
+    assert_merges_go_first(Step::Deleted);
 }
 
 #[test]
