@@ -6,18 +6,15 @@
 //! What `quorate bench write` measures with processes, faults and latencies, this watches for changes: it
 //! is short, and criterion compares it with the run before.
 
+mod database;
 mod loopback;
 
 use std::{path::Path, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use quorate_benches::fleet::{Rows, Shape, Source};
-use quorate_certs::{Credentials, UnixTime};
 use quorate_client::{Client, WriteOptions};
-use quorate_protocol::{
-    change::{Change, PolicySpec},
-    consistency::Level,
-};
+use quorate_protocol::consistency::Level;
 use tokio::{runtime::Runtime, task::JoinSet, time::Instant};
 
 use loopback::{Found, found};
@@ -28,20 +25,7 @@ const LEVELS: [Level; 4] = [Level::Any, Level::One, Level::Quorum, Level::All];
 
 async fn start(root: &Path) -> (Found, Client) {
     let found = found(root, NODES).await.expect("nodes start");
-    let app = Credentials::load(&found.pki.join("app"), UnixTime::now()).expect("it was made");
-    let seeds = found.nodes.iter().map(|node| node.addr().to_string());
-    let client = Client::builder().seeds(seeds).credentials(app).connect().await.expect("they run");
-    let policy = PolicySpec {
-        name: "all".to_owned(),
-        duration: 0,
-        group_duration: 5200 * 7 * 86_400 * 1_000_000_000,
-        replication: 3,
-    };
-    let create = Change::CreateDatabase { name: "bench".to_owned(), policy };
-    client.change(create).await.expect("a leader is there");
-    while client.up().len() < found.nodes.len() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let client = database::client(&found, 3).await;
     (found, client)
 }
 
@@ -63,7 +47,7 @@ async fn write(client: &Client, shape: Shape, rows: usize, level: Level, count: 
         let began = Instant::now();
         for batch in batches {
             let (client, options) = (client.clone(), WriteOptions::at(level));
-            tasks.spawn(async move { client.write("bench", &batch, &options).await });
+            tasks.spawn(async move { client.write(database::NAME, &batch, &options).await });
         }
         while let Some(ended) = tasks.join_next().await {
             ended.expect("no panic").expect("it is written");

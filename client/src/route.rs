@@ -65,7 +65,9 @@ pub(crate) fn route(
     let mut router = Router {
         policy,
         horizon: i128::from(version.0) - i128::from(policy.duration),
-        shards: HashMap::new(),
+        groups: Vec::new(),
+        by_id: HashMap::new(),
+        last: 0,
         missing: Vec::new(),
         measurements,
         out: Routed { waiting: vec![Vec::new(); measurements], ..Routed::default() },
@@ -151,12 +153,23 @@ struct Router<'a> {
     policy: &'a Policy,
     /// Earlier times are dropped, if the policy has a duration.
     horizon: i128,
-    /// Where the shards of each group stand in `out.shards`.
-    shards: HashMap<GroupId, Vec<Option<usize>>>,
+    /// The groups that rows go to.
+    groups: Vec<Target<'a>>,
+    /// Where each stands in `groups`.
+    by_id: HashMap<GroupId, usize>,
+    /// Where the group of the row before stands: most often it is that of the next one too.
+    last: usize,
     /// Bounds of groups that are missing, as a new group would have them.
     missing: Vec<(i64, i64)>,
     measurements: usize,
     out: Routed,
+}
+
+/// A group that rows go to.
+struct Target<'a> {
+    group: &'a Group,
+    /// Where its shards stand in [`Routed::shards`], those that have rows.
+    shards: Vec<Option<usize>>,
 }
 
 impl Router<'_> {
@@ -167,40 +180,50 @@ impl Router<'_> {
         if self.policy.duration > 0 && i128::from(time) < self.horizon {
             return Dropped::add(&mut self.out.dropped, time);
         }
-        let group = self.policy.group_at(time);
-        if group.is_none()
-            && !self.missing.iter().any(|(start, end)| (*start..*end).contains(&time))
-        {
+        let known = self.find(time);
+        if !known && !self.missing.iter().any(|(start, end)| (*start..*end).contains(&time)) {
             self.missing.push(group_bounds(time, self.policy.group_duration));
             self.out.new_times.push(time);
         }
-        match group {
-            Some(group) if fate == Fate::Go => {
-                if let Some(slot) = self.slot(group, hash) {
-                    self.out.shards[slot].selection[measurement].push(row);
-                }
-            }
-            _ => self.out.waiting[measurement].push(row),
+        if known && fate == Fate::Go {
+            let at = self.shard(hash);
+            self.out.shards[at].selection[measurement].push(row);
+        } else {
+            self.out.waiting[measurement].push(row);
         }
     }
 
-    /// The position in `out.shards` of the shard for this series.
-    fn slot(&mut self, group: &Group, hash: u64) -> Option<usize> {
-        let slots =
-            self.shards.entry(group.id).or_insert_with(|| vec![None; group.shards.len().max(1)]);
-        let index = usize::try_from(hash % slots.len() as u64).ok()?;
-        if slots[index].is_none() {
+    /// Makes the group of this time the last one; whether there is one.
+    fn find(&mut self, time: i64) -> bool {
+        let same = |target: &Target<'_>| (target.group.start..target.group.end).contains(&time);
+        if self.groups.get(self.last).is_some_and(same) {
+            return true;
+        }
+        let Some(group) = self.policy.group_at(time) else { return false };
+        self.last = *self.by_id.entry(group.id).or_insert_with(|| {
+            let shards = vec![None; group.shards.len().max(1)];
+            self.groups.push(Target { group, shards });
+            self.groups.len() - 1
+        });
+        true
+    }
+
+    /// The position in [`Routed::shards`] of the last group's shard for this series.
+    fn shard(&mut self, hash: u64) -> usize {
+        let Target { group, shards } = &mut self.groups[self.last];
+        // Below the number of shards, which is a usize.
+        let index = (hash % shards.len() as u64) as usize;
+        *shards[index].get_or_insert_with(|| {
             // A group without shards cannot be written to; its rows fail by having no owners.
             let shard = group.shards.get(index);
-            slots[index] = Some(self.out.shards.len());
             self.out.shards.push(ShardRows {
                 shard: shard.map(|shard| shard.id).unwrap_or_default(),
                 epoch: shard.map(|shard| shard.epoch).unwrap_or_default(),
                 owners: shard.map(|shard| shard.owners.clone()).unwrap_or_default(),
                 selection: vec![Vec::new(); self.measurements],
             });
-        }
-        slots[index]
+            self.out.shards.len() - 1
+        })
     }
 }
 

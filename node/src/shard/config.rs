@@ -52,8 +52,8 @@ pub struct Config {
     pub block_rows: usize,
     /// Bytes of a block before encoding, roughly; default 512 KiB.
     pub block_bytes: usize,
-    /// Bytes written by one transaction; default 1 MiB. More writes a little less in all, and
-    /// acknowledgements wait longer behind its sync.
+    /// Bytes written by one transaction; default 256 KiB. More writes a little less in all and takes
+    /// new series in faster, and acknowledgements wait longer behind its sync.
     pub txn_bytes: usize,
     /// Runs of one size tier that are merged into one; default 4.
     pub merge_runs: usize,
@@ -74,7 +74,9 @@ pub struct Config {
     pub compaction_threads: usize,
     /// How far folds step back behind the rest of the node, 0 (not at all) to 19, as for `nice(1)`;
     /// default 10. On a busy processor, with less, acknowledgements wait for folds; with more, folds
-    /// fall behind other programs and writes are answered with "busy" in the end.
+    /// fall behind other programs and writes are answered with "busy" in the end. Besides, folds and
+    /// merges let whoever waits go first after each block, until fresh data takes half of
+    /// `slow_fresh_percent`.
     pub fold_nice: u8,
     /// As `fold_nice`, of merges and dense passes; default 19. With less they slow folds down, with
     /// which acknowledgements wait once the memory for fresh data is full.
@@ -100,7 +102,7 @@ pub struct Config {
     pub dense_ratio_percent: u64,
     /// Rows of a block of one series in a dense run; default 16,384. More compresses better. A dense
     /// pass takes memory of 24 bytes per series, 64 `block_bytes` for reading, 16 for writing, and
-    /// 128 `txn_bytes`; and, while it runs, room on the disk for the shard once more.
+    /// 512 `txn_bytes`; and, while it runs, room on the disk for the shard once more.
     pub dense_block_rows: usize,
     /// Stored bytes a scan reads in one read transaction, and bytes of a page of its items; default
     /// 1 MiB. What is read takes up to eight times that in memory.
@@ -149,7 +151,7 @@ impl Default for Config {
             fold_age_ms: 10_000,
             block_rows: 8192,
             block_bytes: 512 << 10,
-            txn_bytes: 1 << 20,
+            txn_bytes: 256 << 10,
             merge_runs: 4,
             max_runs: 64,
             merge_limit_bytes: 512 << 20,

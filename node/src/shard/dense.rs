@@ -41,7 +41,7 @@ use super::{
 const DRAFT: &str = "dense.new";
 /// Series that take so many transactions are entered in the index of tags together; with their tags
 /// they take about twice that in memory.
-const INDEXED_TXNS: usize = 64;
+const INDEXED_TXNS: usize = 256;
 /// Keys read in one read transaction.
 const KEYS: usize = 4096;
 /// Decoded blocks of several series that are kept for reading out of order, of all runs together;
@@ -245,7 +245,7 @@ fn write(
     dense.add(finished.run);
     let record = dense.encode();
     work.commit(Step::Commit, |txn, [runs, .., states]| {
-        writer::store(txn, runs, &finished.blocks)?;
+        writer::store(&work, txn, runs, &finished.blocks)?;
         states.put(txn, state::KEY, &record)
     })?;
     work.at(Step::Committed)?;

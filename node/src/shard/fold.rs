@@ -79,7 +79,7 @@ fn write(work: Work<'_>, entries: &[Arc<Entry>], mut state: State) -> Result<Seq
     work.commit(Step::Flip, |txn, tables| {
         let [runs, .., states] = tables;
         enrolment.finish(txn, tables)?;
-        writer::store(txn, runs, &finished.blocks)?;
+        writer::store(&work, txn, runs, &finished.blocks)?;
         states.put(txn, state::KEY, &record)
     })?;
     work.at(Step::Flipped)?;
@@ -106,6 +106,7 @@ fn take(
         if taken.cells() >= limit || taken.bytes() >= limit.saturating_mul(16) {
             break;
         }
+        work.step_aside();
         let part = entry.batch.header().part;
         let decoded = if part.shard == work.slot.id {
             entry.batch.decode().map_err(|error| error.to_string())

@@ -160,7 +160,7 @@ fn merge(work: Work<'_>, scope: Scope<'_>) -> Result<bool, ShardError> {
         state.add(finished.run);
         let record = state.encode();
         work.at_once().commit(Step::Flip, |txn, [runs, .., states]| {
-            writer::store(txn, runs, &finished.blocks)?;
+            writer::store(&work, txn, runs, &finished.blocks)?;
             states.put(txn, state::KEY, &record)
         })?;
     }

@@ -88,6 +88,7 @@ impl<'a> Writer<'a> {
         rows: usize,
         block: Vec<u8>,
     ) -> Result<(), ShardError> {
+        self.work.step_aside();
         self.run.blocks += 1;
         self.run.rows += rows as u64;
         self.run.bytes += block.len() as u64;
@@ -108,7 +109,8 @@ impl<'a> Writer<'a> {
         }
         let blocks = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
-        self.work.commit(Step::Commit, |txn, [runs, ..]| store(txn, runs, &blocks))?;
+        let work = &self.work;
+        work.commit(Step::Commit, |txn, [runs, ..]| store(work, txn, runs, &blocks))?;
         self.work.at(Step::Committed)
     }
 
@@ -146,7 +148,12 @@ impl Sink for Writer<'_> {
 }
 
 /// Stores blocks.
-pub(super) fn store(txn: &mut RwTxn<'_>, runs: &Table, blocks: &[NewBlock]) -> heed::Result<()> {
+pub(super) fn store(
+    work: &Work<'_>,
+    txn: &mut RwTxn<'_>,
+    runs: &Table,
+    blocks: &[NewBlock],
+) -> heed::Result<()> {
     let Some((first, _)) = blocks.first() else {
         return Ok(());
     };
@@ -154,6 +161,7 @@ pub(super) fn store(txn: &mut RwTxn<'_>, runs: &Table, blocks: &[NewBlock]) -> h
     let last = runs.last(txn)?.is_none_or(|(last, _)| last < &first[..]);
     let flags = if last { PutFlags::APPEND } else { PutFlags::empty() };
     for (key, block) in blocks {
+        work.step_aside();
         runs.put_with_flags(txn, flags, key, block)?;
     }
     Ok(())

@@ -4,6 +4,8 @@
 //! `i / 10^k` for an integer `i`, bit for bit; then only the integers are kept. That is true of
 //! whole numbers (`k = 0`) and of measured values with a few decimals. Negative zero never fits.
 
+use std::slice;
+
 /// The largest scale there is.
 pub const MAX_SCALE: u8 = 9;
 /// The largest scale that the writer tries.
@@ -21,20 +23,21 @@ const POWERS: [f64; MAX_SCALE as usize + 1] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6
 #[must_use]
 pub fn scale(values: &[f64], out: &mut Vec<i64>) -> Option<u8> {
     let mut scale = 0;
-    for &value in values.iter().take(SAMPLE) {
-        while integer(value, scale).is_none() {
+    for value in values.iter().take(SAMPLE) {
+        while !fits(slice::from_ref(value), scale, out) {
             scale = next(scale)?;
         }
     }
-    loop {
-        out.clear();
-        out.reserve(values.len());
-        let fits = if scale == 0 { whole(values, out) } else { decimals(values, scale, out) };
-        if fits {
-            return Some(scale);
-        }
+    while !fits(values, scale, out) {
         scale = next(scale)?;
     }
+    Some(scale)
+}
+
+fn fits(values: &[f64], scale: u8, out: &mut Vec<i64>) -> bool {
+    out.clear();
+    out.reserve(values.len());
+    if scale == 0 { whole(values, out) } else { decimals(values, scale, out) }
 }
 
 const fn next(scale: u8) -> Option<u8> {
@@ -83,13 +86,6 @@ fn decimals(values: &[f64], scale: u8, out: &mut Vec<i64>) -> bool {
         }
     }
     true
-}
-
-fn integer(value: f64, scale: u8) -> Option<i64> {
-    let mut out = Vec::new();
-    let fits =
-        if scale == 0 { whole(&[value], &mut out) } else { decimals(&[value], scale, &mut out) };
-    if fits { out.pop() } else { None }
 }
 
 /// The values for integers and a scale of at most [`MAX_SCALE`].
