@@ -5,7 +5,7 @@
 //! Both sides are in this process, over loopback, with certificates. `lane` is this project's client and server
 //! with a service that answers at once: frames, checks, dispatch and an answer for each; `bare` is one stream
 //! with the same bytes, and 32 bytes back for each message. `mtu` is a lane with other limits of the path's MTU,
-//! with and without segmentation offload. Invariant: as many messages are under way in both, and none is
+//! with and without segmentation offload. `apart` is bare with a wider window, and with more streams. Invariant: as many messages are under way in both, and none is
 //! counted before its answer has come.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -235,5 +235,37 @@ fn mtu(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, transport, mtu);
+/// What of bare quinn's time is one stream's window, and what the one stream.
+fn apart(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("threads");
+    let (size, in_flight) = (64 << 10, 32);
+    let usual = TransportConfig::default();
+    let wide = TransportConfig { stream_window: 4 << 20, ..usual.clone() };
+    let mut group = criterion.benchmark_group("apart");
+    group.throughput(Throughput::Bytes(size as u64)).sample_size(20);
+    group.measurement_time(Duration::from_secs(2));
+    for (name, config) in [("usual_window", usual), ("window_of_4m", wide)] {
+        let world = runtime.block_on(World::new(config));
+        runtime.block_on(world.bare(size, in_flight, 2_000));
+        group.bench_function(format!("bare_{name}"), |b| {
+            b.iter_custom(|count| runtime.block_on(world.bare(size, in_flight, count)));
+        });
+        group.bench_function(format!("bare_4_streams_{name}"), |b| {
+            b.iter_custom(|count| {
+                let some = || world.bare(size, in_flight / 4, count.div_ceil(4));
+                runtime.block_on(async {
+                    let began = Instant::now();
+                    tokio::join!(some(), some(), some(), some());
+                    began.elapsed()
+                })
+            });
+        });
+        group.bench_function(format!("lane_{name}"), |b| {
+            b.iter_custom(|count| runtime.block_on(world.lane(size, in_flight, count)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, transport, mtu, apart);
 criterion_main!(benches);
