@@ -5,8 +5,8 @@
 //! Both sides are in this process, over loopback, with certificates. `lane` is this project's client and server
 //! with a service that answers at once: frames, checks, dispatch and an answer for each; `bare` is one stream
 //! with the same bytes, and 32 bytes back for each message. `mtu` is a lane with other limits of the path's MTU,
-//! with and without segmentation offload. `apart` is bare with a wider window, and with more streams. Invariant: as many messages are under way in both, and none is
-//! counted before its answer has come.
+//! with and without segmentation offload; `apart` is both with a wider window, and bare with more streams.
+//! Invariant: as many messages are under way in both, and none is counted before its answer has come.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -37,6 +37,8 @@ use tokio::{
 
 const CLUSTER: ClusterId = ClusterId(1);
 const ANSWER: usize = 32;
+/// Chunks that the bare side takes at once, as many as a lane does.
+const CHUNKS: usize = 32;
 const SIZES: [(&str, usize); 4] =
     [("200b", 200), ("4k", 4 << 10), ("64k", 64 << 10), ("256k", 256 << 10)];
 const IN_FLIGHT: [usize; 2] = [1, 32];
@@ -183,8 +185,9 @@ async fn echo(endpoint: quinn::Endpoint) {
                     let mut size = [0; 4];
                     recv.read_exact(&mut size).await.ok()?;
                     let (size, mut held) = (u32::from_le_bytes(size) as usize, 0);
-                    while let Some(chunk) = recv.read_chunk(usize::MAX, true).await.ok()? {
-                        held += chunk.bytes.len();
+                    let mut chunks = [const { Bytes::new() }; CHUNKS];
+                    while let Some(read) = recv.read_chunks(&mut chunks).await.ok()? {
+                        held += chunks[..read].iter().map(Bytes::len).sum::<usize>();
                         send.write_all(&vec![7; held / size * ANSWER]).await.ok()?;
                         held %= size;
                     }
