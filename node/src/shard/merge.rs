@@ -159,8 +159,9 @@ fn merge(work: Work<'_>, scope: Scope<'_>) -> Result<bool, ShardError> {
         state.runs.retain(|run| picked.iter().all(|old| old.id != run.id));
         state.add(finished.run);
         let record = state.encode();
-        work.at_once().commit(Step::Flip, |txn, [runs, .., states]| {
-            writer::store(&work, txn, runs, &finished.blocks)?;
+        let at_once = work.at_once();
+        at_once.commit(Step::Flip, |txn, [runs, .., states]| {
+            writer::store(&at_once, txn, runs, &finished.blocks)?;
             states.put(txn, state::KEY, &record)
         })?;
     }

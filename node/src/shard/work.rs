@@ -56,16 +56,18 @@ pub(super) struct Work<'a> {
     /// Of long work, the runs that it rewrites: between its transactions, small merges of others that
     /// folds would soon wait for go first ([`Inner::merge_first`]).
     pub(super) long: Option<&'a [Run]>,
+    /// Others wait for it.
+    pub(super) urgent: bool,
 }
 
 impl<'a> Work<'a> {
     pub(super) const fn new(store: &'a Inner, slot: &'a Slot, shard: &'a OpenShard) -> Self {
-        Self { store, slot, shard, draft: false, pause: 0, long: None }
+        Self { store, slot, shard, draft: false, pause: 0, long: None, urgent: false }
     }
 
-    /// The same work, when others wait for it: nothing goes first, and it does not rest.
+    /// The same work, when others wait for it: nothing goes first, and it does not rest or step aside.
     pub(super) const fn at_once(self) -> Self {
-        Self { pause: 0, long: None, ..self }
+        Self { pause: 0, long: None, urgent: true, ..self }
     }
 
     /// Its pause, unless folds will have to wait for merges soon.
@@ -84,7 +86,8 @@ impl<'a> Work<'a> {
     /// Lets threads that wait for this processor go first. Work says so after each batch or block, about
     /// every 100 µs: in spite of its lower priority, whoever wakes up may have to wait for the end of
     /// its turn, some milliseconds. Not while folds or merges are behind, since kernels may take it for
-    /// giving up the rest of the turn; nor in a dense pass, which might never end on a busy machine.
+    /// giving up the rest of the turn; nor in a dense pass, which might never end on a busy machine; nor
+    /// when others wait for this work, as they do while the store closes.
     pub(super) fn step_aside(&self) {
         if self.has_time() {
             thread::yield_now();
@@ -92,9 +95,10 @@ impl<'a> Work<'a> {
     }
 
     fn has_time(&self) -> bool {
-        let Inner { config, budget, .. } = self.store;
+        let Inner { config, budget, cancel, .. } = self.store;
+        let waited_for = self.urgent || cancel.is_cancelled();
         let behind = budget.used() >= share(budget.limit(), config.slow_fresh_percent) / 2;
-        !behind && !self.draft && !hurry(config, self.slot)
+        !waited_for && !behind && !self.draft && !hurry(config, self.slot)
     }
 
     /// Passes a step.
@@ -184,6 +188,7 @@ mod tests {
         let work = Work::new(&store.inner, &slot, &shard);
         assert!(work.has_time());
         assert!(!Work { draft: true, ..work }.has_time());
+        assert!(!work.at_once().has_time(), "others wait for it");
         slot.set_mergeable(2);
         assert!(!work.has_time(), "merges are behind");
         slot.set_mergeable(1);
@@ -195,5 +200,9 @@ mod tests {
             write(version);
         }
         assert!(!work.has_time(), "folds are behind");
+        store.inner.budget.fold(store.inner.budget.used());
+        assert!(work.has_time());
+        store.inner.cancel.cancel();
+        assert!(!work.has_time(), "the store closes");
     }
 }
