@@ -106,6 +106,7 @@ fn take(
         if taken.cells() >= limit || taken.bytes() >= limit.saturating_mul(16) {
             break;
         }
+        work.go_on()?;
         work.step_aside();
         let part = entry.batch.header().part;
         let decoded = if part.shard == work.slot.id {

@@ -88,6 +88,7 @@ impl<'a> Writer<'a> {
         rows: usize,
         block: Vec<u8>,
     ) -> Result<(), ShardError> {
+        self.work.go_on()?;
         self.work.step_aside();
         self.run.blocks += 1;
         self.run.rows += rows as u64;
@@ -103,7 +104,6 @@ impl<'a> Writer<'a> {
     }
 
     fn commit(&mut self) -> Result<(), ShardError> {
-        self.work.go_on()?;
         if self.pending.is_empty() {
             return Ok(());
         }

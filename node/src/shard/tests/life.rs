@@ -8,6 +8,7 @@ use super::support::*;
 use crate::executor::Executor;
 use crate::shard::{
     AdmitError, Config, ScanError, ScanFilter, ShardError, ShardGone, ShardStore,
+    fault::Step,
     retention::{LiveShards, sweep},
 };
 
@@ -193,6 +194,38 @@ async fn old_batches_are_folded_by_themselves_and_the_journal_hears_of_it() {
     );
     // Closed for good: the directory can be opened again while the old handle is alive.
     assert_eq!(scan(&open(Config::default(), dir.path()), SHARD), model);
+}
+
+/// With a low priority on a busy machine, what is left of a fold may take seconds.
+#[test]
+fn a_fold_ends_at_the_next_batch_or_block_once_the_store_is_closing() {
+    for closing in [Step::FoldBegins, Step::Committed] {
+        let dir = scratch();
+        let config = Config { block_bytes: 400, fold_limit_bytes: 1 << 20, ..tiny() };
+        let (store, visitor) = Visitor::open(config, dir.path(), move |store, step| {
+            if step == closing {
+                store.inner.cancel.cancel();
+            }
+        });
+        let mut journal = Journal::default();
+        let cells: Vec<_> = (0..300)
+            .map(|at: i64| cell(at as u16 % 2, at / 2, 0, at.wrapping_mul(0x1e37_79b9_7f4a_7c15)))
+            .collect();
+        journal.append(&store, SHARD, batch(ShardId(SHARD.0 + 1), 1, &cells[..1]));
+        for (cells, version) in cells.chunks(50).zip(2..) {
+            journal.append(&store, SHARD, batch(SHARD, version, cells));
+        }
+        let folded = store.inner.fold(&store.inner.slot(SHARD).unwrap());
+        assert!(matches!(folded, Err(ShardError::Closed)), "{folded:?}");
+        let visits = visitor.visits.lock().unwrap().clone();
+        let (looked_at, steps) = match closing {
+            Step::FoldBegins => (0, vec![Step::FoldBegins]),
+            _ => (1, vec![Step::FoldBegins, Step::Commit, Step::Committed]),
+        };
+        assert_eq!(visits, steps);
+        assert_eq!(store.stats().quarantined_batches, looked_at, "a batch was decoded");
+        visitor.detach();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
