@@ -4,7 +4,11 @@
 //! simulation's virtual clock cannot run ahead of a disk. One choice for all of a node: the
 //! journal, the hint queues, the shard store and the metadata.
 
-use std::{io, sync::mpsc, thread};
+use std::{
+    io,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
 
 use tokio::sync::oneshot;
 
@@ -54,10 +58,10 @@ impl Executor {
     /// processor comes first. Without such a thread it works as [`Self::run`] does.
     #[must_use]
     pub fn worker(self, name: &str, nice: u8) -> Worker {
-        let (jobs, work) = mpsc::sync_channel::<Job>(1);
         if self == Self::Inline {
-            return Worker { executor: self, jobs: None };
+            return Worker { executor: self, thread: None };
         }
+        let (jobs, work) = mpsc::sync_channel::<Job>(1);
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             // Of this thread only, on Linux. Without it the work is done all the same.
             let _ = rustix::process::nice(nice.min(19).into());
@@ -66,7 +70,7 @@ impl Executor {
         if let Err(error) = &thread {
             tracing::warn!(%error, name, "cannot start a thread of low priority");
         }
-        Worker { executor: self, jobs: thread.is_ok().then_some(jobs) }
+        Worker { executor: self, thread: thread.ok().map(|thread| (jobs, thread)) }
     }
 }
 
@@ -76,7 +80,7 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub struct Worker {
     executor: Executor,
-    jobs: Option<mpsc::SyncSender<Job>>,
+    thread: Option<(mpsc::SyncSender<Job>, JoinHandle<()>)>,
 }
 
 impl Worker {
@@ -88,7 +92,7 @@ impl Worker {
         &mut self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Stopped> {
-        let Some(jobs) = &self.jobs else {
+        let Some((jobs, _)) = &self.thread else {
             return self.executor.run(work).await;
         };
         let (done, result) = oneshot::channel();
@@ -96,5 +100,54 @@ impl Worker {
         let job = Box::new(move || drop(done.send(work())));
         jobs.try_send(job).map_err(|_| Stopped)?;
         result.await.map_err(|_| Stopped)
+    }
+
+    /// Ends its thread, and returns when that is over. The last thread of a process gives all of its memory
+    /// back, which one of low priority may need many seconds for on a busy machine: it must not be the last.
+    pub async fn end(self) {
+        if let Some((jobs, thread)) = self.thread {
+            drop(jobs);
+            // Neither a job that panicked nor a runtime that ends is a reason to stay.
+            let _ = self.executor.run(move || thread.join()).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
+    };
+
+    use super::*;
+
+    /// Says that the thread is over, some time after it was told to end.
+    struct Over(Arc<AtomicBool>);
+
+    impl Drop for Over {
+        fn drop(&mut self) {
+            thread::sleep(Duration::from_millis(100));
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
+    thread_local! {
+        static OVER: std::cell::OnceCell<Over> = const { std::cell::OnceCell::new() };
+    }
+
+    #[tokio::test]
+    async fn a_worker_ends_with_its_thread() {
+        let mut worker = Executor::Thread.worker("test", 19);
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let first = worker.run(move || OVER.with(|cell| cell.set(Over(told)).is_ok())).await;
+        assert_eq!(first, Ok(true));
+        assert!(!over.load(Ordering::Acquire));
+        worker.end().await;
+        assert!(over.load(Ordering::Acquire), "its thread is still there");
     }
 }

@@ -64,15 +64,22 @@ pub(super) fn start(store: &Arc<Inner>) {
     let plan = Plan { seen: store.accepted(), ..Plan::default() };
     let pool = Arc::new(Pool { store: Arc::clone(store), merges, plan: Mutex::new(plan) });
     for _ in 0..threads {
-        let folds = store.executor.worker("fold", store.config.fold_nice);
-        let merges = store.executor.worker("merge", store.config.merge_nice);
-        store.tasks.spawn(work(Arc::clone(&pool), folds, merges));
+        store.tasks.spawn(work(Arc::clone(&pool)));
     }
     store.tasks.spawn(tick(pool));
 }
 
 /// Does one job at a time, each kind in its own thread: a thread may only step back further.
-async fn work(pool: Arc<Pool>, mut folds: Worker, mut merges: Worker) {
+async fn work(pool: Arc<Pool>) {
+    let Inner { executor, config, .. } = &*pool.store;
+    let mut folds = executor.worker("fold", config.fold_nice);
+    let mut merges = executor.worker("merge", config.merge_nice);
+    until_closed(&pool, &mut folds, &mut merges).await;
+    folds.end().await;
+    merges.end().await;
+}
+
+async fn until_closed(pool: &Arc<Pool>, folds: &mut Worker, merges: &mut Worker) {
     let store = &pool.store;
     loop {
         tokio::select! {
@@ -85,8 +92,8 @@ async fn work(pool: Arc<Pool>, mut folds: Worker, mut merges: Worker) {
             if store.cancel.is_cancelled() {
                 return;
             }
-            let (inner, pool_of) = (Arc::clone(store), Arc::clone(&pool));
-            let worker = if matches!(job, Job::Fold(_)) { &mut folds } else { &mut merges };
+            let (inner, pool_of) = (Arc::clone(store), Arc::clone(pool));
+            let worker = if matches!(job, Job::Fold(_)) { &mut *folds } else { &mut *merges };
             // The job is over when the closure is, even if this task goes away.
             if worker.run(move || pool_of.run(&inner, job)).await.is_err() {
                 return;

@@ -3,7 +3,7 @@
 //! Invariant: a failed sync of a shard's environment poisons the shard; one of a draft, which nobody
 //! reads, only fails the work. Used by [`super::fold`], [`super::merge`] and [`super::dense`].
 
-use std::{fmt::Display, thread};
+use std::{fmt::Display, thread, time::Duration};
 
 use heed::RwTxn;
 use tokio::time::Instant;
@@ -19,6 +19,9 @@ use super::{
     slot::Slot,
     state::Run,
 };
+
+/// For how long at once work rests: as long may the store have to wait when it closes.
+const NAP: Duration = Duration::from_millis(5);
 
 impl Inner {
     /// Stops all writes to a shard until a restart has recovered it.
@@ -75,11 +78,14 @@ impl<'a> Work<'a> {
         if hurry(&self.store.config, self.slot) { 0 } else { self.pause }
     }
 
-    /// Leaves the disk to others for a while.
+    /// Leaves the disk to others for a while, unless the store closes.
     fn rest(&self, began: Instant) {
         let pause = self.pause();
-        if pause > 0 {
-            thread::sleep(began.elapsed().saturating_mul(pause) / 100);
+        let mut left = began.elapsed().saturating_mul(pause) / 100;
+        while !left.is_zero() && !self.store.cancel.is_cancelled() {
+            let some = left.min(NAP);
+            thread::sleep(some);
+            left -= some;
         }
     }
 
@@ -204,5 +210,22 @@ mod tests {
         assert!(work.has_time());
         store.inner.cancel.cancel();
         assert!(!work.has_time(), "the store closes");
+    }
+
+    #[test]
+    fn a_rest_ends_when_the_store_closes() {
+        let dir = scratch();
+        let store = open(tiny(), dir.path());
+        Journal::default().append(&store, SHARD, batch(SHARD, 1, &[cell(1, 1, 0, 1)]));
+        store.inner.cancel.cancel();
+        let (rested, over) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let slot = store.inner.slot(SHARD).unwrap();
+            let shard = store.inner.open.pin_or_create(SHARD).unwrap();
+            let work = Work { pause: 360_000, ..Work::new(&store.inner, &slot, &shard) };
+            work.rest(Instant::now() - Duration::from_secs(1));
+            rested.send(()).unwrap();
+        });
+        over.recv_timeout(Duration::from_secs(60)).unwrap();
     }
 }
