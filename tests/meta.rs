@@ -1,9 +1,9 @@
 //! Metadata: what goes on without a majority, and what fails in time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use quorate_client::{WriteOptions, error::WriteErrorKind};
-use quorate_protocol::{code::Code, consistency::Level, id::NodeId, point::Point};
+use quorate_client::{Client, WriteOptions, error::WriteErrorKind};
+use quorate_protocol::{batch::Batch, code::Code, consistency::Level, id::NodeId, point::Point};
 use quorate_tests::harness::{
     cluster::Cluster,
     history::Ledger,
@@ -11,7 +11,10 @@ use quorate_tests::harness::{
     load::{EPOCH, sample, write},
     observe::{create_database, exports, wait_drained, wait_healthy},
 };
-use tokio::time::Instant;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 #[test]
 fn without_a_majority_known_writes_go_on_and_new_fields_and_groups_fail_in_time() {
@@ -66,6 +69,64 @@ fn without_a_majority_known_writes_go_on_and_new_fields_and_groups_fail_in_time(
         assert!(client.settle(Duration::from_secs(60)).await);
         wait_drained(&client, &cluster.ids()).await;
         ledger.check(&exports(&client, "db", &cluster.ids()).await).assert_whole();
+        cluster.finish().await;
+    });
+}
+
+/// Sixty-four writes that begin at the same time; by how much the map's index has grown after them.
+async fn together(
+    cluster: &Cluster,
+    client: &Client,
+    ledger: &Arc<Ledger>,
+    point: impl Fn(u64) -> Point,
+) -> u64 {
+    let before = client.map().index.0;
+    let mut writes = JoinSet::new();
+    for n in 0..64 {
+        let (client, ledger, point) = (client.clone(), Arc::clone(ledger), point(n));
+        writes.spawn(async move {
+            let options = WriteOptions::at(Level::All);
+            write(&client, "db", &[point], &options, &ledger).await.unwrap();
+        });
+    }
+    writes.join_all().await;
+    ledger.check(&exports(client, "db", &cluster.ids()).await).assert_whole();
+    client.map().index.0 - before
+}
+
+#[test]
+fn writes_that_lack_the_same_ask_once_and_others_ask_for_what_is_theirs() {
+    simulated(async {
+        let mut cluster = Cluster::simulated(3, 23).await;
+        let client = cluster.client().await;
+        let ledger = Arc::new(Ledger::new());
+        create_database(&client, "db", 3).await;
+        let fields_and_a_group = 2;
+        let asked = together(&cluster, &client, &ledger, |n| sample(n, n)).await;
+        assert_eq!(asked, fields_and_a_group);
+        assert_eq!(together(&cluster, &client, &ledger, |n| sample(n, n + 64)).await, 0);
+
+        let own = |n| {
+            let point = Point::builder("cpu").tag("host", "x").field(&format!("own{n}"), 1.0);
+            point.at(EPOCH + 1_000_000_000 + n as i64).unwrap()
+        };
+        assert_eq!(together(&cluster, &client, &ledger, own).await, 64, "a field each");
+
+        // Whoever asks may give up.
+        let new = |n: u64| {
+            let point = Point::builder("cpu").tag("host", "x").field("late", n as f64);
+            point.at(EPOCH + 2_000_000_000 + n as i64).unwrap()
+        };
+        let options = WriteOptions::default();
+        let mut batch = Batch::new();
+        batch.push(&new(99));
+        let (before, gone) = (client.map().index, Duration::from_micros(1));
+        let given_up = timeout(gone, client.write("db", &batch, &options)).await;
+        assert!(given_up.is_err() && client.map().index == before);
+        let begun = Instant::now();
+        let asked = together(&cluster, &client, &ledger, new).await;
+        assert!(asked <= 2, "{asked}: one more than the one that was given up");
+        assert!(begun.elapsed() < Duration::from_secs(1), "nobody waited for it");
         cluster.finish().await;
     });
 }

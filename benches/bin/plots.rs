@@ -12,7 +12,7 @@ use std::{
     process::ExitCode,
 };
 
-use plotters::prelude::*;
+use plotters::{chart::SeriesAnno, prelude::*};
 use serde_json::Value;
 
 const USAGE: &str = "\
@@ -25,6 +25,9 @@ const FONT: (&str, u32) = ("sans-serif", 15);
 /// Told apart also without colours: dark, middle, light.
 const COLOURS: [RGBColor; 3] =
     [RGBColor(20, 60, 120), RGBColor(200, 90, 20), RGBColor(120, 160, 90)];
+
+const LINES: RGBColor = RGBColor(200, 200, 200);
+const FINE_LINES: RGBColor = RGBColor(238, 238, 238);
 
 type Failed = Box<dyn Error>;
 
@@ -64,6 +67,11 @@ fn draw_curve(path: &Path, runs: &[Value], x: &str) -> Result<(), Failed> {
         (Some(first), Some(last)) => (first.0, last.0),
         _ => return Err(format!("{} has no runs with {x}", path.display()).into()),
     };
+    let described = match x {
+        "batch" => "rows per batch",
+        "hosts" => "series",
+        other => other,
+    };
     let out = path.with_extension("svg");
     let root = SVGBackend::new(&out, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
@@ -78,9 +86,11 @@ fn draw_curve(path: &Path, runs: &[Value], x: &str) -> Result<(), Failed> {
         .build_cartesian_2d(range.clone(), 0.0..top)?;
     chart
         .configure_mesh()
-        .x_desc(x)
+        .x_desc(described)
         .y_label_formatter(&|value| si(*value))
         .x_label_formatter(&|value| si(*value))
+        .bold_line_style(LINES)
+        .light_line_style(FINE_LINES)
         .draw()?;
     draw_series(&mut chart, &rate, COLOURS[0])?;
     let names = [("p50", "ack_p50_ms"), ("p99", "ack_p99_ms"), ("p99.9", "ack_p999_ms")];
@@ -91,42 +101,47 @@ fn draw_curve(path: &Path, runs: &[Value], x: &str) -> Result<(), Failed> {
     let mut chart = ChartBuilder::on(&right)
         .caption("acknowledgement of a batch, ms", FONT)
         .margin(10)
-        // The names stand to the right of the last points.
-        .margin_right(50)
         .x_label_area_size(40)
         .y_label_area_size(60)
-        .build_cartesian_2d(range, (low * 0.8..high * 1.2).log_scale())?;
-    chart.configure_mesh().x_desc(x).x_label_formatter(&|value| si(*value)).draw()?;
+        // Room for the legend.
+        .build_cartesian_2d(range, (low * 0.8..high * 3.0).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc(described)
+        .x_label_formatter(&|value| si(*value))
+        .bold_line_style(LINES)
+        .light_line_style(FINE_LINES)
+        .draw()?;
     for ((name, points), colour) in latencies.iter().zip(COLOURS) {
-        draw_series(&mut chart, points, colour)?;
-        // The name, at the last point.
-        if let Some((x, (_, median, _))) = points.last() {
-            let at = (*x, *median);
-            chart.draw_series([Text::new(*name, at, FONT.into_font().color(&colour))])?;
-        }
+        let sample = move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2));
+        draw_series(&mut chart, points, colour)?.label(*name).legend(sample);
     }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE)
+        .draw()?;
     root.present()?;
     println!("{}", out.display());
     Ok(())
 }
 
-fn draw_series<X, Y>(
-    chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, Y>>,
+fn draw_series<'a, 'c, X, Y>(
+    chart: &'c mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
     points: &[(f64, Spread)],
     colour: RGBColor,
-) -> Result<(), Failed>
+) -> Result<&'c mut SeriesAnno<'a, SVGBackend<'a>>, Failed>
 where
     X: Ranged<ValueType = f64>,
     Y: Ranged<ValueType = f64>,
 {
     let medians = points.iter().map(|(x, (_, median, _))| (*x, *median));
-    chart.draw_series(LineSeries::new(medians.clone(), colour.stroke_width(2)))?;
-    chart.draw_series(medians.map(|at| Circle::new(at, 3, colour.filled())))?;
+    chart.draw_series(medians.clone().map(|at| Circle::new(at, 3, colour.filled())))?;
     let bars = points
         .iter()
         .map(|(x, (least, _, most))| PathElement::new(vec![(*x, *least), (*x, *most)], colour));
     chart.draw_series(bars)?;
-    Ok(())
+    Ok(chart.draw_series(LineSeries::new(medians, colour.stroke_width(2)))?)
 }
 
 /// Bars by name: for what is no number.
@@ -151,6 +166,8 @@ fn draw_levels(path: &Path, runs: &[Value]) -> Result<(), Failed> {
         .disable_x_mesh()
         .x_labels(0)
         .y_label_formatter(&|value| si(*value))
+        .bold_line_style(LINES)
+        .light_line_style(FINE_LINES)
         .draw()?;
     for (at, (name, rate)) in names.iter().zip(rates).enumerate() {
         let Some((least, median, most)) = rate else { continue };
@@ -191,7 +208,13 @@ fn draw_timeline(path: &Path, runs: &[Value]) -> Result<(), Failed> {
         .right_y_label_area_size(60)
         .build_cartesian_2d(0.0..end, 0.0..top)?
         .set_secondary_coord(0.0..end, 0.0..slow);
-    chart.configure_mesh().x_desc("seconds").y_label_formatter(&|value| si(*value)).draw()?;
+    chart
+        .configure_mesh()
+        .x_desc("seconds")
+        .y_label_formatter(&|value| si(*value))
+        .bold_line_style(LINES)
+        .light_line_style(FINE_LINES)
+        .draw()?;
     chart.configure_secondary_axes().draw()?;
     let middle = |at: usize| (at as f64 + 0.5) * step;
     let worst = worst.iter().take(rows.len()).enumerate().map(|(at, ms)| (middle(at), *ms));

@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Client, StopOnDrop,
+    asking::Asking,
     backlog::Backlog,
     certificates,
     config::{ClientConfig, TransportConfig, WriteOptions},
@@ -227,6 +228,7 @@ async fn open(
         env,
         pool,
         topology: Topology::new(),
+        asking: Asking::default(),
         clock: Mutex::new(HybridClock::new(skew)),
         certificates: Notify::new(),
         tasks: TaskTracker::new(),

@@ -9,13 +9,18 @@ use quorate_protocol::{
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{backlog::Backlog, config::ClientConfig, env::Env, pool::Pool, topology::Topology};
+use crate::{
+    asking::Asking, backlog::Backlog, config::ClientConfig, env::Env, pool::Pool,
+    topology::Topology,
+};
 
 pub(crate) struct Core {
     pub(crate) env: Env,
     pub(crate) config: ClientConfig,
     pub(crate) pool: Pool,
     pub(crate) topology: Topology,
+    /// Who asks for changes of it that writes need.
+    pub(crate) asking: Asking,
     pub(crate) clock: Mutex<HybridClock>,
     /// Bytes of encoded parts that may still be under way.
     pub(crate) budget: Arc<Semaphore>,

@@ -34,6 +34,11 @@ pub enum Step {
         /// How long.
         took: Duration,
     },
+    /// Waited so long for what another write was asking metadata for.
+    MetaAwaited {
+        /// How long.
+        took: Duration,
+    },
     /// Metadata was asked for what some rows need.
     MetaAsked {
         /// New fields.

@@ -61,6 +61,7 @@
 //! ```
 
 pub mod aggregate;
+mod asking;
 mod backlog;
 pub mod backoff;
 mod budget;

@@ -6,6 +6,7 @@
 //! routed again by the newer map, with the version they have, as long as the deadline is not over. The
 //! level itself is [`crate::part`]'s.
 
+mod lacking;
 mod room;
 mod rows;
 
@@ -14,7 +15,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_protocol::{
     batch::{self, Batch, EncodeError, EncodedBatch, PartHeader, encode_part},
-    change::{Change, Outcome},
     code::Code,
     frame::MAX_PAYLOAD,
     id::{DatabaseId, MetaIndex, PolicyId, ShardId, Version},
@@ -179,71 +179,6 @@ impl Call<'_> {
         let map = self.core.topology.map();
         let (database, policy) = find(&map, database, policy)?;
         Ok((map, database, policy))
-    }
-
-    /// Sends what can go, of all rows or of these; then asks metadata for what the rest needs, and sends
-    /// the rest.
-    async fn send_all(
-        &mut self,
-        map: &ClusterMap,
-        database: DatabaseId,
-        policy: PolicyId,
-        only: Option<&Selection>,
-    ) {
-        self.settled().await;
-        let routed = self.route(map, database, policy, only);
-        let Routed { shards, waiting, new_fields, new_times, refused, dropped } = routed;
-        self.refuse(refused);
-        if let Some(dropped) = dropped {
-            Dropped::join(&mut self.dropped, dropped);
-        }
-        self.send(map, database, policy, shards).await;
-        if waiting.iter().all(Vec::is_empty) {
-            return;
-        }
-        let (fields, groups) = (new_fields.len(), new_times.len());
-        self.notes.add(|| Step::MetaAsked { fields, groups });
-        let begun = Instant::now();
-        let mut changes = Vec::new();
-        if !new_fields.is_empty() {
-            changes.push(Change::RegisterFields { database, fields: new_fields });
-        }
-        if !new_times.is_empty() {
-            changes.push(Change::CreateGroups { policy, times: new_times });
-        }
-        let deadline = self.goal.deadline.min(Instant::now() + self.core.config.meta_timeout);
-        let mut left_out = None;
-        for change in changes {
-            match topology::propose(self.core, change, deadline).await {
-                Ok(proposed) => {
-                    if let Outcome::Partly { code, detail } = proposed.outcome {
-                        left_out.get_or_insert((code, detail));
-                    }
-                }
-                // Rows that need only the other change can still go.
-                Err(error) => {
-                    left_out.get_or_insert((error.code(), error.to_string()));
-                }
-            }
-        }
-        let refused = left_out.as_ref().map(|(code, _)| *code);
-        self.notes.add(|| Step::MetaAnswered { refused });
-        let outcome = if refused.is_none() { "done" } else { "refused" };
-        metrics::counter!("quorate_client_meta_waits_total", "outcome" => outcome).increment(1);
-        metrics::histogram!("quorate_client_meta_wait_seconds").record(begun.elapsed());
-        let map = self.core.topology.map();
-        self.settled().await;
-        let routed = self.route(&map, database, policy, Some(&waiting));
-        self.refuse(routed.refused);
-        // The policy may have been shortened meanwhile.
-        if let Some(more) = routed.dropped {
-            Dropped::join(&mut self.dropped, more);
-        }
-        self.send(&map, database, policy, routed.shards).await;
-        let (code, detail) = left_out.unwrap_or_else(|| {
-            (Code::StaleMeta, "the database or policy changed during the write".to_owned())
-        });
-        self.fail(row_ids(&routed.waiting), code, detail);
     }
 
     /// Waits for the first dials of nodes, for some time.

@@ -90,7 +90,7 @@ const METRICS: [(&str, Kind, &str); 82] = [
     (
         "quorate_client_meta_waits_total",
         Counter,
-        "Writes that waited for new fields or groups, by whether all were made.",
+        "Waits for new fields or groups, by whether all were made, or another write had asked.",
     ),
     (
         "quorate_client_peers",

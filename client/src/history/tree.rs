@@ -85,6 +85,9 @@ impl fmt::Display for Step {
         match self {
             Self::MapAsked => f.write_str("asked for a newer map"),
             Self::NodesAwaited { took } => write!(f, "waited {took:.1?} for the first dials"),
+            Self::MetaAwaited { took } => {
+                write!(f, "waited {took:.1?} for what another write asked metadata for")
+            }
             Self::MetaAsked { fields, groups } => {
                 let (fields, groups) = (count(*fields, "new field"), count(*groups, "new group"));
                 write!(f, "asked metadata for {fields} and {groups}")
