@@ -107,7 +107,7 @@ fn writes_that_lack_the_same_ask_once_and_others_ask_for_what_is_theirs() {
         assert_eq!(together(&cluster, &client, &ledger, |n| sample(n, n + 64)).await, 0);
 
         let own = |n| {
-            let point = Point::builder("cpu").tag("host", "x").field(&format!("own{n}"), 1.0);
+            let point = Point::builder("cpu").tag("host", "x").field(format!("own{n}"), 1.0);
             point.at(EPOCH + 1_000_000_000 + n as i64).unwrap()
         };
         assert_eq!(together(&cluster, &client, &ledger, own).await, 64, "a field each");
