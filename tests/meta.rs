@@ -111,6 +111,13 @@ fn writes_that_lack_the_same_ask_once_and_others_ask_for_what_is_theirs() {
             point.at(EPOCH + 1_000_000_000 + n as i64).unwrap()
         };
         assert_eq!(together(&cluster, &client, &ledger, own).await, 64, "a field each");
+        let kinds = |n| {
+            let point = Point::builder("cpu").tag("host", "x").field(format!("of{}", n % 4), 1.0);
+            let year = 365 * 24 * 3600 * 1_000_000_000;
+            point.at(EPOCH - year + n as i64).unwrap()
+        };
+        let asked = together(&cluster, &client, &ledger, kinds).await;
+        assert_eq!(asked, 4 + 1, "of four kinds, and a group that all of them lack");
 
         // Whoever asks may give up.
         let new = |n: u64| {
