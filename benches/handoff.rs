@@ -9,6 +9,8 @@
 
 #[path = "handoff/append.rs"]
 mod append;
+#[path = "handoff/back.rs"]
+mod back;
 #[path = "handoff/drain.rs"]
 mod drain;
 #[path = "handoff/live.rs"]

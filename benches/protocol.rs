@@ -7,8 +7,9 @@
 
 use std::{hint::black_box, time::Duration};
 
+use bytes::{Bytes, BytesMut};
 use criterion::{
-    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
+    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
     measurement::{Measurement, ValueFormatter, WallTime},
 };
 use quorate_benches::{
@@ -20,11 +21,14 @@ use quorate_benches::{
 };
 use quorate_protocol::{
     batch::{Batch, CellSlice, EncodedBatch, Layout, PartHeader, Selection, Series, encode_part},
-    id::Version,
+    frame::{Frame, FrameCodec},
+    id::{Epoch, MetaIndex, ShardId, Version},
     line::{Options, parse_into},
+    message::Write,
     point::{Point, PointError},
     rows::Rows,
 };
+use tokio_util::codec::{Decoder, Encoder};
 
 /// CPU time of the thread that measures.
 struct CpuTime;
@@ -271,9 +275,49 @@ fn row_blocks(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// Messages with a batch and without: to bytes in one buffer, and back.
+fn framing(criterion: &mut Criterion<CpuTime>) {
+    let mut group = criterion.benchmark_group("frame");
+    group.measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_secs(1));
+    let write = Write {
+        shard: ShardId(1),
+        epoch: Epoch(1),
+        meta_index: MetaIndex(1_000),
+        deadline_ms: 10_000,
+        store: true,
+        any: false,
+        hint_for: Vec::new(),
+    };
+    for (label, bytes) in [("100_bytes", 100), ("60_kb", 60_000)] {
+        let payload = Bytes::from(vec![7; bytes]);
+        let frame = || Frame::new(1_000, &write, payload.clone()).expect("it can be encoded");
+        let (mut codec, mut out) = (FrameCodec::default(), BytesMut::new());
+        codec.encode(frame(), &mut out).expect("it is small");
+        let encoded = out.clone();
+        group.bench_function(format!("encode_{label}"), |b| {
+            b.iter(|| {
+                out.clear();
+                codec.encode(frame(), &mut out)
+            });
+        });
+        // As a lane does: the payload goes out from where it is.
+        group.bench_function(format!("encode_head_{label}"), |b| b.iter(|| frame().head()));
+        group.bench_function(format!("decode_{label}"), |b| {
+            b.iter_batched(
+                || encoded.clone(),
+                |mut bytes| {
+                    codec.decode(&mut bytes).map(|frame| frame.map(|f| f.message::<Write>()))
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
 criterion_group!(
     name = benches;
     config = Criterion::default().with_measurement(CpuTime);
-    targets = parsing, protocol, row_blocks
+    targets = parsing, protocol, framing, row_blocks
 );
 criterion_main!(benches);

@@ -1,7 +1,6 @@
 //! Appending from many writers at once: hints per second, each acknowledged after its sync.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,24 +10,16 @@ use std::{
 
 use bytes::Bytes;
 use quorate_benches::report::{Line, Summary};
-use quorate_node::{
-    disk::SystemDisk,
-    executor::Executor,
-    handoff::{Handoff, HandoffConfig},
-};
+use quorate_node::handoff::HandoffConfig;
 use quorate_protocol::id::{NodeId, ShardId};
 
-use super::{Outcome, Plan, ratio, reference::Queue, tell};
+use super::{Outcome, Plan, back::open, ratio, reference::Queue, tell};
 
 const WRITERS: u64 = 64;
 const BYTES: usize = 5_000;
 
 fn payload() -> Vec<u8> {
     (0..BYTES as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
-}
-
-pub(crate) fn open(path: PathBuf, config: HandoffConfig) -> Outcome<Handoff> {
-    Ok(Handoff::open(config, path, 1, Arc::new(SystemDisk), Executor::Thread)?.0)
 }
 
 async fn ours(plan: &Plan, span: Duration) -> Outcome<f64> {

@@ -3,80 +3,18 @@
 
 use std::time::{Duration, Instant};
 
+use super::{Outcome, Plan, back::drain, live, ratio, reference::Queue, tell, world::World};
 use bytes::Bytes;
 use quorate_benches::report::{Line, Summary};
-use quorate_node::handoff::HandoffConfig;
 use quorate_protocol::{
     batch::PartHeader,
-    id::NodeId,
     message::{Deliver, HintItem},
 };
-use tokio::{task::JoinSet, time::sleep};
 
-use super::{
-    Outcome, Plan, append, live, ratio,
-    reference::Queue,
-    tell,
-    world::{HOLDER, TARGET, World},
-};
-
-/// How often the holder is asked.
-const LOOK: Duration = Duration::from_millis(2);
 /// Time for one message.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Rows of large parts: about 64, 200 and 500 KiB.
 pub(crate) const LARGE_ROWS: [u64; 3] = [2_700, 8_500, 21_000];
-
-/// Puts parts into a holder's queue for the target. The holder must be down.
-pub(crate) async fn fill(
-    world: &World,
-    holder: NodeId,
-    parts: Vec<(PartHeader, Bytes)>,
-) -> Outcome<()> {
-    let handoff = append::open(world.queues(holder), HandoffConfig::default())?;
-    let handoff = std::sync::Arc::new(handoff);
-    let now = u64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos())?;
-    let mut tasks = JoinSet::new();
-    for (header, part) in parts {
-        let handoff = std::sync::Arc::clone(&handoff);
-        tasks.spawn(async move { handoff.append(TARGET, header.shard, part, false, now).await });
-        if tasks.len() >= 256
-            && let Some(ended) = tasks.join_next().await
-        {
-            ended??;
-        }
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
-    }
-    handoff.close().await;
-    Ok(())
-}
-
-/// Restarts the holder with these parts in its queue, lets them go, and waits until all are
-/// delivered: hints and bytes per second.
-async fn drain(world: &mut World, parts: Vec<(PartHeader, Bytes)>) -> Outcome<(f64, f64)> {
-    let bytes = parts.iter().map(|(_, part)| part.len() as u64).sum::<u64>();
-    let count = parts.len() as u64;
-    world.stop(HOLDER).await;
-    fill(world, HOLDER, parts).await?;
-    world.restart(HOLDER).await?;
-    world.fold().await;
-    // The first message goes at any rate.
-    let waiting = loop {
-        match world.queue(HOLDER).await {
-            Ok((delivered, pending)) if delivered > 0 => break pending,
-            _ => sleep(LOOK).await,
-        }
-    };
-    let begun = Instant::now();
-    world.let_go(0);
-    while world.queue(HOLDER).await?.1 > 0 {
-        sleep(LOOK).await;
-    }
-    let share = waiting as f64 / count as f64 / begun.elapsed().as_secs_f64();
-    Ok((share * count as f64, share * bytes as f64))
-}
 
 /// The reference: reads a record, sends it, waits, notes it, syncs. Records per second.
 async fn one_by_one(plan: &Plan, world: &World, parts: &[(PartHeader, Bytes)]) -> Outcome<f64> {
@@ -118,7 +56,7 @@ pub(crate) async fn small(plan: &Plan, summary: &mut Summary) -> Outcome<String>
         let line = |who| Line::new("small").case("queue", who);
         tell(summary, &line("reference").figure("per_s", rate));
         let each = hints.iter().map(|(_, part)| part.len()).sum::<usize>() as u64 / count;
-        let (rate, _) = drain(&mut world, hints).await?;
+        let rate = drain(&mut world, hints).await? * count as f64;
         let line = line("quorate").count("hints", count).count("bytes_each", each);
         tell(summary, &line.figure("per_s", rate));
         world.finish().await;
@@ -143,7 +81,8 @@ pub(crate) async fn large(plan: &Plan, summary: &mut Summary) -> Outcome<String>
         world.fold().await;
         let rate = live::all(&world, first).await?;
         tell(summary, &Line::new("large").case("as", "live").figure("mb_s", rate / 1e6));
-        let (_, rate) = drain(&mut world, second).await?;
+        let bytes = second.iter().map(|(_, part)| part.len()).sum::<usize>();
+        let rate = drain(&mut world, second).await? * bytes as f64;
         tell(summary, &Line::new("large").case("as", "hints").figure("mb_s", rate / 1e6));
         world.finish().await;
     }

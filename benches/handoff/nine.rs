@@ -20,11 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Outcome, Plan,
-    drain::{LARGE_ROWS, fill},
-    live, ratio, tell,
-    watch::Watch,
-    world::World,
+    Outcome, Plan, back::fill, drain::LARGE_ROWS, live, ratio, tell, watch::Watch, world::World,
 };
 
 const HOLDERS: u64 = 9;

@@ -11,7 +11,7 @@ use quorate_node::handoff::HandoffConfig;
 use quorate_protocol::id::{NodeId, ShardId};
 use tokio::task::JoinSet;
 
-use super::{Outcome, Plan, append, tell};
+use super::{Outcome, Plan, back, tell};
 
 const TARGETS: u64 = 3;
 const MIB: u64 = 1 << 20;
@@ -25,7 +25,7 @@ pub(crate) async fn run(plan: &Plan, summary: &mut Summary) -> Outcome<String> {
     };
     let dir = plan.scratch()?;
     let path = dir.path().join("handoff");
-    let handoff = Arc::new(append::open(path.clone(), config.clone())?);
+    let handoff = Arc::new(back::open(path.clone(), config.clone())?);
     let payload = Bytes::from(vec![7; MIB as usize]);
     let mut tasks = JoinSet::new();
     for number in 0..hints {
@@ -46,7 +46,7 @@ pub(crate) async fn run(plan: &Plan, summary: &mut Summary) -> Outcome<String> {
     let case = Line::new("open").case("mib", hints);
     for _ in 0..plan.runs {
         let (before, peak, begun) = (memory().anon, Peak::watch(), Instant::now());
-        let handoff = tokio::task::block_in_place(|| append::open(path.clone(), config.clone()))?;
+        let handoff = tokio::task::block_in_place(|| back::open(path.clone(), config.clone()))?;
         let seconds = begun.elapsed().as_secs_f64();
         let grown = peak.stop().saturating_sub(before);
         if handoff.totals().pending != hints {
