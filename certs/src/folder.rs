@@ -1,9 +1,10 @@
 //! A folder of certificates that is looked at again and again: what a process follows while it runs.
 //!
 //! Invariants: what is in use changes only for files that are whole, belong together and are for the
-//! same holder, so a look in the middle of a renewal changes nothing; a whole list of revocations counts
-//! whatever is wrong with the rest; a revocation that was seen stays for as long as the process does, also
-//! if the list disappears. No clock and no task here: whoever follows brings both. Called by the node's and
+//! same holder, so a look in the middle of a renewal changes nothing; what one look alone finds unusable is
+//! not told, since files change one after the other; a whole list of revocations counts whatever is wrong
+//! with the rest; a revocation that was seen stays for as long as the process does, also if the list
+//! disappears. No clock and no task here: whoever follows brings both. Called by the node's and
 //! the client's followers, on a timer and on SIGHUP.
 
 use std::fs;
@@ -44,8 +45,8 @@ pub struct Folder {
     dir: PathBuf,
     current: Credentials,
     taken: Stamp,
-    /// The state that was last refused: what is wrong with it is told once.
-    refused: Option<Stamp>,
+    /// The state that could not be used when last looked at, and whether that was told.
+    unusable: Option<(Stamp, bool)>,
 }
 
 impl Folder {
@@ -64,7 +65,7 @@ impl Folder {
         if let Some(time) = time {
             current = current.with_time(time);
         }
-        Ok(Self { dir: dir.to_owned(), current, taken, refused: None })
+        Ok(Self { dir: dir.to_owned(), current, taken, unusable: None })
     }
 
     /// What was last taken.
@@ -83,7 +84,8 @@ impl Folder {
     /// for as long as a few small reads do.
     ///
     /// # Errors
-    /// Once for each state of the files that cannot be used; what was in use stays so.
+    /// What is wrong with files that two looks in a row could not use, once for each state of them; what was
+    /// in use stays so.
     pub fn changed(&mut self, now: UnixTime) -> Result<Option<Credentials>, LoadError> {
         let stamp = Stamp::of(&self.dir);
         if stamp == self.taken {
@@ -91,23 +93,31 @@ impl Folder {
         }
         match self.read(now) {
             Ok(new) => {
-                (self.taken, self.refused) = (stamp, None);
+                (self.taken, self.unusable) = (stamp, None);
                 self.current = new.clone();
                 Ok(Some(new))
             }
             // It may become usable without a further change: when its time comes.
-            Err(_) if self.refused == Some(stamp) => Ok(None),
+            Err(_) if self.unusable == Some((stamp, true)) => Ok(None),
             Err(error) => {
-                self.refused = Some(stamp);
-                Err(error)
+                let told = self.in_doubt();
+                self.unusable = Some((stamp, told));
+                if told { Err(error) } else { Ok(None) }
             }
         }
     }
 
-    /// After a change that could not be taken: what was in use, with what the list in the folder revokes besides
+    /// Whether the last look, and not the one before it, found something unusable: a renewal may be under way,
+    /// and it is worth looking again soon.
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
+        matches!(self.unusable, Some((_, false)))
+    }
+
+    /// While what is there cannot be used: what was in use, with what the list in the folder revokes besides
     /// if there is any. Whoever is on it is out, even if the holder's own certificate is there too.
     pub fn revoked(&mut self) -> Option<Credentials> {
-        // What is wrong with the list was told by `changed`.
+        // What is wrong with the list is told by `changed`.
         let new = self.current.revoking_by(&self.dir).ok().flatten()?;
         self.current = new.clone();
         Some(new)

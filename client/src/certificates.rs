@@ -1,6 +1,6 @@
 //! Follows a folder of certificates: what is renewed there counts from the next handshake on.
 //!
-//! Invariants: a look that finds something unusable changes nothing and is told once; nothing here ends
+//! Invariants: what is found unusable twice in a row changes nothing and is told once; nothing here ends
 //! because of what is in the folder. Run by [`crate::Client`] for a folder given to its builder, and by a
 //! node for its own.
 
@@ -17,6 +17,8 @@ use crate::{Client, config::CertificatesConfig, core::Core, env::Env};
 
 /// The least time between two looks.
 const MIN_POLL: Duration = Duration::from_millis(100);
+/// When to look again at what may be a renewal under way, whose files change within milliseconds.
+const SETTLE: Duration = Duration::from_millis(500);
 /// How often it is said that a certificate will end soon.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -68,13 +70,15 @@ pub async fn follow(
         if let Some(folder) = &folder {
             warn(folder.credentials(), config, env, &mut warned);
         }
-        // Until the time is up; or somebody says that there is something new.
-        let _ = timeout(config.poll.max(MIN_POLL), look.notified()).await;
         let Some(mut held) = folder.take() else { return };
+        let pause = if held.in_doubt() { SETTLE } else { config.poll.max(MIN_POLL) };
+        // Until the time is up; or somebody says that there is something new.
+        let _ = timeout(pause, look.notified()).await;
         let now = env.unix_time();
         let looked = spawn_blocking(move || {
             let found = held.changed(now);
-            let revoked = found.as_ref().err().and_then(|_| held.revoked());
+            let unusable = found.is_err() || held.in_doubt();
+            let revoked = unusable.then(|| held.revoked()).flatten();
             (held, found, revoked)
         });
         // Only a panic in there ends it; the certificates in use stay so.
@@ -85,10 +89,10 @@ pub async fn follow(
             Err(error) => {
                 count("refused");
                 tracing::warn!("certificates not taken, the ones in use stay: {error}");
-                if let Some(new) = revoked {
-                    taken(&held, new, &take, &mut warned);
-                }
             }
+        }
+        if let Some(new) = revoked {
+            taken(&held, new, &take, &mut warned);
         }
         folder = Some(held);
     }

@@ -31,6 +31,15 @@ impl Place {
     fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join("n1").join(name)
     }
+
+    /// What the second of two looks finds wrong.
+    fn wrong(&mut self) -> LoadError {
+        assert!(self.folder.changed(now()).unwrap().is_none());
+        assert!(self.folder.in_doubt());
+        let error = self.folder.changed(now()).unwrap_err();
+        assert!(!self.folder.in_doubt());
+        error
+    }
 }
 
 #[test]
@@ -64,6 +73,7 @@ fn half_of_a_renewal_changes_nothing_and_is_told_once() {
     for (name, content) in names.iter().zip(&new) {
         for end in (0..content.len()).step_by(61) {
             fs::write(place.file(name), &content[..end]).unwrap();
+            assert!(place.folder.changed(now()).unwrap().is_none(), "{name} to {end}");
             told += usize::from(place.folder.changed(now()).is_err());
             assert!(place.folder.changed(now()).unwrap().is_none(), "{name} to {end}");
             assert_eq!(place.folder.credentials().chain(), &last[..], "{name} to {end}");
@@ -74,6 +84,26 @@ fn half_of_a_renewal_changes_nothing_and_is_told_once() {
     let taken = place.folder.changed(now()).unwrap().expect("it is whole again");
     assert_eq!(taken.chain(), place.folder.credentials().chain());
     assert_ne!(taken.chain(), &last[..]);
+}
+
+/// Each rename of a renewal, with a look after it.
+#[test]
+fn a_look_between_the_files_of_a_renewal_tells_nothing() {
+    let mut place = Place::new();
+    let names = [LEAF_KEY, LEAF_CERT];
+    let old = names.map(|name| fs::read(place.file(name)).unwrap());
+    place.ca.renew(place.dir.path(), "n1", now()).unwrap();
+    let new = names.map(|name| fs::read(place.file(name)).unwrap());
+    for (name, content) in names.iter().zip(&old) {
+        fs::write(place.file(name), content).unwrap();
+    }
+    place.folder.changed(now()).unwrap().expect("the old ones again");
+    fs::write(place.file(LEAF_KEY), &new[0]).unwrap();
+    assert!(place.folder.changed(now()).unwrap().is_none());
+    assert!(place.folder.in_doubt(), "worth another look soon");
+    fs::write(place.file(LEAF_CERT), &new[1]).unwrap();
+    assert!(place.folder.changed(now()).unwrap().is_some());
+    assert!(!place.folder.in_doubt());
 }
 
 #[test]
@@ -95,14 +125,15 @@ fn whoever_is_revoked_is_out_even_if_the_rest_cannot_be_taken() {
     let other = Place::new();
     other.ca.revoke(other.dir.path(), &serials, now()).unwrap();
     fs::copy(other.dir.path().join(CRL), place.file(CRL)).unwrap();
-    place.folder.changed(now()).unwrap_err();
+    place.wrong();
     assert!(place.folder.revoked().is_none());
 
     // Its own certificate is on it, so the state as a whole is not taken.
     place.ca.revoke(place.dir.path(), &serials, now()).unwrap();
+    assert!(place.folder.changed(now()).unwrap().is_none());
+    let still = place.folder.revoked().expect("n2 is on it too, which counts at the first look");
     let error = place.folder.changed(now()).unwrap_err();
     assert!(matches!(error, LoadError::Revoked { .. }), "{error}");
-    let still = place.folder.revoked().expect("n2 is on it too");
     assert_eq!(still.identity().name(), "n1");
     assert!(serials.iter().all(|serial| still.revocations().contains(serial)));
     assert!(place.folder.revoked().is_none(), "nothing new");
@@ -114,7 +145,7 @@ fn somebody_else_s_certificate_is_not_taken_but_other_roles_are() {
     for name in [LEAF_CERT, LEAF_KEY] {
         fs::copy(place.dir.path().join("n2").join(name), place.file(name)).unwrap();
     }
-    let error = place.folder.changed(now()).unwrap_err();
+    let error = place.wrong();
     assert!(matches!(error, LoadError::OtherHolder { .. }), "{error}");
     assert_eq!(place.folder.credentials().identity().name(), "n1");
 
@@ -132,7 +163,7 @@ fn what_is_not_valid_yet_is_taken_when_its_time_has_come() {
     let mut place = Place::new();
     let tomorrow = UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000 + 86_400));
     place.ca.renew(place.dir.path(), "n1", tomorrow).unwrap();
-    place.folder.changed(now()).unwrap_err();
+    place.wrong();
     assert!(place.folder.changed(now()).unwrap().is_none());
     assert!(place.folder.changed(tomorrow).unwrap().is_some());
 }
