@@ -7,7 +7,7 @@
 //! All tasks end when the store is closed. Started by [`super::ShardStore::start`].
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use std::{
 use quorate_protocol::id::{Sequence, ShardId};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Inner, error::ShardError, slot::Slot};
+use super::{Inner, config::Config, error::ShardError, slot::Slot};
 use crate::executor::{Executor, Worker};
 
 /// Something to do for a shard.
@@ -40,8 +40,8 @@ struct Plan {
     seen: Sequence,
     /// The shard that was merged last.
     turn: ShardId,
-    /// Shards that may be worth a dense pass, by the last tick.
-    quiet: Vec<Arc<Slot>>,
+    /// Shards that may be worth a dense pass and have not had their turn.
+    quiet: BTreeMap<ShardId, Arc<Slot>>,
 }
 
 /// The pool.
@@ -49,6 +49,8 @@ struct Pool {
     store: Arc<Inner>,
     /// Merges and dense passes at once, at most.
     merges: usize,
+    /// Ticks without a fold that make a shard quiet.
+    idle: u32,
     plan: Mutex<Plan>,
 }
 
@@ -62,7 +64,9 @@ pub(super) fn start(store: &Arc<Inner>) {
     let most = store.config.max_open_shards.saturating_sub(1);
     let merges = (threads - 1).min(most).max(1);
     let plan = Plan { seen: store.accepted(), ..Plan::default() };
-    let pool = Arc::new(Pool { store: Arc::clone(store), merges, plan: Mutex::new(plan) });
+    let idle = store.config.dense_idle_ms.div_ceil(tick_ms(&store.config));
+    let idle = u32::try_from(idle).unwrap_or(u32::MAX);
+    let pool = Arc::new(Pool { store: Arc::clone(store), merges, idle, plan: Mutex::new(plan) });
     for _ in 0..threads {
         store.tasks.spawn(work(Arc::clone(&pool)));
     }
@@ -105,27 +109,33 @@ async fn until_closed(pool: &Arc<Pool>, folds: &mut Worker, merges: &mut Worker)
 
 async fn tick(pool: Arc<Pool>) {
     let store = &pool.store;
-    let every = store.config.fold_age_ms.max(1);
-    let mut ticks = interval(Duration::from_millis(every));
+    let mut ticks = interval(Duration::from_millis(tick_ms(&store.config)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let idle = u32::try_from(store.config.dense_idle_ms.div_ceil(every)).unwrap_or(u32::MAX);
     loop {
         tokio::select! {
             () = store.cancel.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let quiet = store.slots_snapshot().into_iter().filter(|slot| slot.is_quiet(idle)).collect();
-        {
-            let mut plan = pool.plan();
-            plan.old = std::mem::replace(&mut plan.seen, store.accepted());
-            plan.failed.clear();
-            plan.quiet = quiet;
-        }
+        pool.tick();
         store.work_wanted.notify_one();
     }
 }
 
+fn tick_ms(config: &Config) -> u64 {
+    config.fold_age_ms.max(1)
+}
+
 impl Pool {
+    fn tick(&self) {
+        let mut slots = self.store.slots_snapshot();
+        slots.retain(|slot| slot.is_quiet(self.idle));
+        let mut plan = self.plan();
+        plan.old = std::mem::replace(&mut plan.seen, self.store.accepted());
+        plan.failed.clear();
+        // Each says so once: those that passes have not come to must not be forgotten.
+        plan.quiet.extend(slots.into_iter().map(|slot| (slot.id, slot)));
+    }
+
     fn plan(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,7 +163,9 @@ impl Pool {
             plan.merging.insert(slot.id);
             return Some(Job::Merge(Arc::clone(slot)));
         }
-        let slot = plan.quiet.pop()?;
+        // A fold since then makes it wait to be quiet again.
+        plan.quiet.retain(|_, slot| slot.stays_quiet(self.idle));
+        let (_, slot) = plan.quiet.pop_first()?;
         plan.merging.insert(slot.id);
         Some(Job::Dense(slot))
     }
@@ -240,7 +252,11 @@ pub(super) fn note(shard: ShardId, done: Result<bool, ShardError>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::{Config, tests::support::*};
+    use crate::shard::{ShardStore, tests::support::*};
+
+    fn pool(store: &ShardStore, idle: u32) -> Pool {
+        Pool { store: Arc::clone(&store.inner), merges: 1, idle, plan: Mutex::default() }
+    }
 
     #[test]
     fn a_shard_with_too_many_runs_is_merged_before_it_is_folded_unless_that_fails() {
@@ -248,7 +264,7 @@ mod tests {
         let config = Config { max_runs: 2, fold_bytes: 1, ..tiny() };
         let store = open(config, dir.path());
         let (mut journal, inner) = (Journal::default(), &store.inner);
-        let pool = Pool { store: Arc::clone(inner), merges: 1, plan: Mutex::default() };
+        let pool = pool(&store, 0);
         let mut write = |version| {
             let batch = batch(SHARD, version, &[cell(1, version as i64, 0, 1)]);
             journal.append(&store, SHARD, batch);
@@ -273,5 +289,45 @@ mod tests {
         pool.plan().unmergeable.insert(SHARD);
         write(4);
         assert!(matches!(pool.next(), Some(Job::Fold(_))));
+    }
+
+    #[test]
+    fn shards_that_are_quiet_wait_for_their_dense_passes_however_long_others_take() {
+        let dir = scratch();
+        let store = open(tiny(), dir.path());
+        let (mut journal, pool) = (Journal::default(), pool(&store, 1));
+        let shards = [1, 2, 3].map(ShardId);
+        let mut write = |shard, time| {
+            journal.append(&store, shard, batch(shard, 1, &[cell(1, time, 0, 1)]));
+            fold(&store, shard).unwrap();
+        };
+        for shard in shards {
+            write(shard, 1);
+            store.set_over(shard);
+            store.inner.slot(shard).unwrap().take_unmerged();
+        }
+        // Each is quiet at the second; the others go by while the first pass takes its time.
+        for _ in 0..5 {
+            pool.tick();
+        }
+        write(ShardId(2), 2);
+        store.inner.slot(ShardId(2)).unwrap().take_unmerged();
+        let next = || match pool.next() {
+            Some(Job::Dense(slot)) => Some(slot.id),
+            Some(_) => panic!("nothing else is to be done"),
+            None => None,
+        };
+        for shard in [1, 3].map(ShardId) {
+            assert_eq!(next(), Some(shard));
+            pool.plan().merging.clear();
+        }
+        assert_eq!(next(), None, "it was folded");
+        pool.tick();
+        assert_eq!(next(), None, "not quiet yet");
+        pool.tick();
+        assert_eq!(next(), Some(ShardId(2)));
+        pool.plan().merging.clear();
+        pool.tick();
+        assert_eq!(next(), None, "once");
     }
 }

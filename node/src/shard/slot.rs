@@ -203,6 +203,11 @@ impl Slot {
         self.quiet.fetch_add(1, Ordering::Relaxed) == ticks
     }
 
+    /// Whether nothing has come since [`Self::is_quiet`] said so of as many ticks.
+    pub(super) fn stays_quiet(&self, ticks: u32) -> bool {
+        self.quiet.load(Ordering::Relaxed) > ticks && self.fresh().first().is_none()
+    }
+
     /// Whether a look for something to merge is due.
     pub(super) fn is_unmerged(&self) -> bool {
         self.unmerged.load(Ordering::Relaxed)

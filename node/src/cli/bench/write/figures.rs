@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Figures {
     pub(super) plan: Plan,
     pub(super) hosts: u64,
+    /// In ns, unless all rows go into one shard.
+    pub(super) shard_duration: Option<u64>,
     pub(super) fault: Fault,
     pub(super) values: Rounding,
     pub(super) nodes: usize,
@@ -101,6 +103,7 @@ impl Figures {
             "fault": self.fault.name(),
             "nodes": self.nodes,
             "replication": self.copies,
+            "shard_duration_s": self.shard_duration.map(|ns| ns as f64 / 1e9),
             "limit_append_bytes_per_s": self.limit.map(|limit| limit.append.round()),
             "limit_quic_bytes_per_s": self.limit.map(|limit| limit.quic.round()),
             "timeline_step_s": STEP.as_secs_f64(),

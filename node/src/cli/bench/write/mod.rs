@@ -28,7 +28,7 @@ use drive::Plan;
 use fault::Fault;
 use feed::Input;
 use figures::Figures;
-use scene::Scene;
+use scene::{Scene, Spread};
 use verify::Checked;
 use watch::Watch;
 
@@ -67,6 +67,9 @@ limit_share is rows_per_s as a share of what the disk (append and sync) or bare 
 the same bytes, whichever is less, measured just before: with client and nodes on one machine the
 processor is in the way long before that.
 
+--shard-duration makes a new shard after so much of the rows' own time, of which a second holds a
+tenth of --hosts rows, as they have in use: shards behind are rewritten densely while the load goes on.
+
 --distinct makes long runs possible on a small disk: rows begin again from the first after so many,
 the same points with newer versions. 'rows' counts all of them, 'verified_rows' each point once.";
 
@@ -76,7 +79,7 @@ const EXAMPLES: &str = "\
   quorate bench write --input lines --json | jq .rows_per_s
   quorate bench write --input writer --batch 1 --tasks 64 --rows 500k
   quorate bench write --rate 300k --rows 20M --fault drain
-  quorate bench write --rate 1M --rows 1800M --distinct 20M --json > half-an-hour.json
+  quorate bench write --rate 1M --rows 1800M --shard-duration 1d --json > half-an-hour.json
   quorate bench write --connect 10.0.0.1:7101 --certs pki/me --tasks 16 --batch 1000";
 
 /// Measure how fast a cluster takes points, and check that it has them
@@ -121,6 +124,9 @@ pub(crate) struct Write {
     /// Copies of every row [default: 3, or as many as there are nodes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=9))]
     replication: Option<u32>,
+    /// Time range of one shard, as 1d [default: all rows in one]
+    #[arg(long, value_name = "D", value_parser = parse_positive)]
+    shard_duration: Option<u64>,
     /// Where the data of --nodes goes, in a folder of its own that is removed [default: the system's
     /// temporary one]
     #[arg(long, value_name = "DIR")]
@@ -195,6 +201,10 @@ impl Write {
         Plan { rows, distinct, batch, tasks, rate: self.rate, input: self.input, options }
     }
 
+    const fn spread(&self) -> Spread {
+        Spread { replication: self.replication, shard_duration: self.shard_duration }
+    }
+
     /// Whether nodes are to be started.
     fn own_nodes(&self) -> Option<usize> {
         let none = self.connect.connect.is_empty();
@@ -219,12 +229,12 @@ pub(super) async fn run(args: &Write, env: &Env) -> Result<(), Fail> {
     bar.set_message("starting");
     let mut scene = match args.own_nodes() {
         Some(nodes) => {
-            Scene::start(args.dir.as_deref(), nodes, args.replication, args.fault, env).await?
+            Scene::start(args.dir.as_deref(), nodes, args.spread(), args.fault, env).await?
         }
         None if args.fault != Fault::None => {
             return Err(Fail::usage("--fault needs --nodes: it kills only what it has started"));
         }
-        None => Scene::connect(&args.connect, args.replication, env).await?,
+        None => Scene::connect(&args.connect, args.spread(), env).await?,
     };
     let measured = tokio::select! {
         biased;
@@ -282,6 +292,7 @@ async fn measure(
     Ok(Figures {
         plan,
         hosts: args.hosts,
+        shard_duration: args.shard_duration,
         fault: args.fault,
         values: args.values,
         nodes: scene.nodes(),

@@ -32,8 +32,8 @@ const CLIENT: &str = "bench";
 const START: Duration = Duration::from_secs(60);
 /// How long a node may take to say how it is.
 const ASK: Duration = Duration::from_secs(5);
-/// Of a group of shards: the whole load in one.
-const GROUP: u64 = 5200 * 7 * 86_400 * 1_000_000_000;
+/// Time range of a shard that holds the whole load.
+const ALL: u64 = 5200 * 7 * 86_400 * 1_000_000_000;
 
 /// Where rows go.
 pub(super) struct Scene {
@@ -41,6 +41,15 @@ pub(super) struct Scene {
     pub(super) database: String,
     copies: usize,
     own: Option<Own>,
+}
+
+/// How rows are spread.
+#[derive(Clone, Copy)]
+pub(super) struct Spread {
+    /// Copies of every row; 3, or as many as there are nodes, without it.
+    pub(super) replication: Option<u32>,
+    /// Time range of one shard in ns; all in one without it.
+    pub(super) shard_duration: Option<u64>,
 }
 
 /// What was started. The processes end before their folder goes.
@@ -65,7 +74,7 @@ impl Scene {
     pub(super) async fn start(
         dir: Option<&Path>,
         nodes: usize,
-        replication: Option<u32>,
+        spread: Spread,
         fault: Fault,
         env: &Env,
     ) -> Result<Self, Fail> {
@@ -97,31 +106,31 @@ impl Scene {
             }
             sleep(Duration::from_millis(20)).await;
         }
-        Self::with_database(client, replication, Some(Own { cluster, folder }), env).await
+        Self::with_database(client, spread, Some(Own { cluster, folder }), env).await
     }
 
     /// Uses a cluster that is there.
     pub(super) async fn connect(
         connect: &Connect,
-        replication: Option<u32>,
+        spread: Spread,
         env: &Env,
     ) -> Result<Self, Fail> {
-        Self::with_database(connect.open(env).await?, replication, None, env).await
+        Self::with_database(connect.open(env).await?, spread, None, env).await
     }
 
     async fn with_database(
         client: Client,
-        replication: Option<u32>,
+        spread: Spread,
         own: Option<Own>,
         env: &Env,
     ) -> Result<Self, Fail> {
         let database = format!("bench_{:016x}", env.entropy.next_u64());
         let nodes = client.map().active_nodes().count();
-        let copies = replication.map_or(3, |copies| copies as usize).min(nodes).max(1);
+        let copies = spread.replication.map_or(3, |copies| copies as usize).min(nodes).max(1);
         let policy = PolicySpec {
             name: "all".to_owned(),
             duration: 0,
-            group_duration: GROUP,
+            group_duration: spread.shard_duration.unwrap_or(ALL),
             replication: u32::try_from(copies).unwrap_or(1),
         };
         client.change(Change::CreateDatabase { name: database.clone(), policy }).await?;
