@@ -12,6 +12,7 @@ use std::{
     ops::Bound,
     path::Path,
     sync::Arc,
+    thread,
 };
 
 use quorate_protocol::{hash::series_hash, id::ShardId};
@@ -20,6 +21,7 @@ use super::{
     Inner, ShardStore,
     assemble::{Assembler, Limits},
     block::Density,
+    config::Config,
     cursor::{Cursor, Trouble},
     directory,
     enrol::KEY_BYTES,
@@ -39,9 +41,13 @@ use super::{
 
 /// The directory of the draft, below the shard's.
 const DRAFT: &str = "dense.new";
+/// The name of the old file in there, once the draft has taken its place.
+const OLD: &str = "old.mdb";
+/// How much larger the transactions of a draft are: each is synced, and waits for the disk, but nobody for it.
+const DRAFT_TXN: usize = 4;
 /// Series that take so many transactions are entered in the index of tags together; with their tags
 /// they take about twice that in memory.
-const INDEXED_TXNS: usize = 256;
+const INDEXED_TXNS: usize = 64;
 /// Keys read in one read transaction.
 const KEYS: usize = 4096;
 /// Decoded blocks of several series that are kept for reading out of order, of all runs together;
@@ -162,7 +168,7 @@ fn densify(
     directory::sync(&draft)?;
     store.probe.at(Step::DenseWritten)?;
 
-    let _writer = slot.folding()?;
+    let writer = slot.folding()?;
     if shard.state()? != state {
         // A fold came in between. The shard is not idle; the pass is done over when it is.
         remove_draft(&path)?;
@@ -172,15 +178,23 @@ fn densify(
     let replaced = store.open.replace(slot.id, || {
         store.probe.at(Step::Replace)?;
         let target = path.join("data.mdb");
+        // Without a second name all of it would be freed now, while nobody can open any shard.
+        let _ = fs::hard_link(&target, draft.join(OLD));
         fs::rename(&file, &target).map_err(directory::io_error("rename", &file))?;
         store.probe.at(Step::Replaced)?;
         directory::sync(&path)
     })?;
-    remove_draft(&path)?;
-    if !replaced {
-        slot.set_restless();
-    } else {
+    drop(writer);
+    if replaced {
         metrics::counter!("quorate_shard_dense_passes_total").increment(1);
+        directory::delete_gently(&draft, &store.config, |pause| {
+            if !store.cancel.is_cancelled() {
+                thread::sleep(pause);
+            }
+        })?;
+    } else {
+        slot.set_restless();
+        remove_draft(&path)?;
     }
     Ok(replaced)
 }
@@ -194,7 +208,8 @@ fn write(
     path: &Path,
 ) -> Result<bool, Trouble> {
     let config = &store.config;
-    let draft = OpenShard::open_draft(path.to_owned(), *config, 0)?;
+    let large = Config { txn_bytes: DRAFT_TXN * config.txn_bytes, ..*config };
+    let draft = OpenShard::open_draft(path.to_owned(), large, 0)?;
     let work = Work { draft: true, long: Some(&[]), ..Work::new(store, slot, &draft) };
     let folded = slot.fresh().applied();
     let keep = KEPT_BLOCKS.div_ceil(state.runs.len().max(1));

@@ -8,6 +8,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -124,9 +125,12 @@ pub(super) fn condemn(root: &Path, path: &Path) -> Result<Option<PathBuf>, Shard
     Ok(Some(dropped))
 }
 
-/// Deletes a directory.
+/// Deletes a directory, unless somebody else has.
 pub(super) fn delete(path: &Path) -> Result<(), ShardError> {
-    fs::remove_dir_all(path).map_err(io_error("remove", path))
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done.map_err(io_error("remove", path)),
+    }
 }
 
 /// Deletes a directory whose files may be large, [`Config::delete_piece_bytes`] at a time: a file
@@ -147,7 +151,12 @@ pub(super) fn delete_gently(
 
 fn shrink(path: &Path, config: &Config, rest: &mut impl FnMut(Duration)) -> io::Result<()> {
     let file = File::options().write(true).open(path)?;
-    let mut length = file.metadata()?.len();
+    let metadata = file.metadata()?;
+    // Under another name it is in use.
+    if metadata.nlink() > 1 {
+        return Ok(());
+    }
+    let mut length = metadata.len();
     let piece = config.delete_piece_bytes.max(1);
     while length > piece {
         length -= piece;
@@ -177,6 +186,19 @@ mod tests {
         fs::remove_file(path.join(MARKER)).unwrap();
         fs::write(path.join("data.mdb"), "x").unwrap();
         assert!(matches!(check(&path), Err(ShardError::BadDirectory { .. })));
+    }
+
+    #[test]
+    fn a_file_that_has_another_name_stays_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let (live, old) = (root.path().join("live"), root.path().join("old"));
+        fs::write(&live, vec![1; 20_000]).unwrap();
+        fs::create_dir(&old).unwrap();
+        fs::hard_link(&live, old.join("data.mdb")).unwrap();
+        let config = Config { delete_piece_bytes: 4096, ..Config::default() };
+        delete_gently(&old, &config, |_| panic!("nothing is freed")).unwrap();
+        assert!(!old.exists());
+        assert_eq!(fs::read(&live).unwrap(), vec![1; 20_000]);
     }
 
     #[test]

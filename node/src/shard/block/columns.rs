@@ -74,7 +74,7 @@ fn encode_floats(out: &mut Vec<u8>, values: &[f64], density: Density, integers: 
     }
     if density == Density::Dense {
         out.push(DENSE);
-        if dense::encode(out, values, &ModeSpec::Auto, 8 * values.len()) {
+        if dense::encode(out, values, &ModeSpec::Auto, dense::ALL_ORDERS, 8 * values.len()) {
             return;
         }
         out.truncate(start);

@@ -56,7 +56,12 @@ fn encode_dense(out: &mut Vec<u8>, numbers: &[i64], limit: usize) -> bool {
         }
     }
     let factor = factor.max(1);
-    let numbers = numbers.iter().map(|number| above(number) / factor);
+    let numbers: Vec<u64> = match factor {
+        // Dividing by one takes as long as by anything else.
+        1 => numbers.iter().map(above).collect(),
+        _ => numbers.iter().map(|number| above(number) / factor).collect(),
+    };
+    let orders = dense::likely_orders(&numbers);
     let (width, start) = (64 - (above(&most) / factor).leading_zeros(), out.len());
     out.push(match width {
         0..=16 => DENSE_16,
@@ -68,17 +73,14 @@ fn encode_dense(out: &mut Vec<u8>, numbers: &[i64], limit: usize) -> bool {
     let Some(limit) = limit.checked_sub(out.len() - start) else { return false };
     match width {
         0..=16 => {
-            let numbers: Vec<u16> = numbers.map(|number| number as u16).collect();
-            dense::encode(out, &numbers, &ModeSpec::Classic, limit)
+            let numbers: Vec<u16> = numbers.iter().map(|number| *number as u16).collect();
+            dense::encode(out, &numbers, &ModeSpec::Classic, orders, limit)
         }
         17..=32 => {
-            let numbers: Vec<u32> = numbers.map(|number| number as u32).collect();
-            dense::encode(out, &numbers, &ModeSpec::Classic, limit)
+            let numbers: Vec<u32> = numbers.iter().map(|number| *number as u32).collect();
+            dense::encode(out, &numbers, &ModeSpec::Classic, orders, limit)
         }
-        _ => {
-            let numbers: Vec<u64> = numbers.collect();
-            dense::encode(out, &numbers, &ModeSpec::Classic, limit)
-        }
+        _ => dense::encode(out, &numbers, &ModeSpec::Classic, orders, limit),
     }
 }
 

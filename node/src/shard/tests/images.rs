@@ -128,6 +128,30 @@ fn a_kill_at_any_step_leaves_an_image_that_has_everything() {
     }
 }
 
+/// What a dense pass replaces is large, and freed a piece at a time when everybody can go on.
+#[test]
+fn what_a_dense_pass_replaces_is_kept_until_it_can_be_freed_gently() {
+    let (images, _) = images();
+    let file = |image: &Image, end: &str| {
+        let found = image.files.iter().find(|(name, _)| name.ends_with(end));
+        found.map(|(_, bytes)| bytes.clone())
+    };
+    let mut passes = 0;
+    for pair in images.windows(2) {
+        let [before, after] = pair else { unreachable!() };
+        if after.step == Step::Replaced {
+            let old = before.files.iter().find(|(name, _)| {
+                name.ends_with("data.mdb") && !name.parent().unwrap().ends_with("dense.new")
+            });
+            assert_eq!(file(after, "old.mdb").as_ref(), old.map(|(_, bytes)| bytes));
+            passes += 1;
+        } else {
+            assert!(file(after, "old.mdb").is_none(), "{:?}", after.step);
+        }
+    }
+    assert_eq!(passes, 2);
+}
+
 /// The transaction of each of LMDB's two meta pages, which are the first of the file.
 fn meta_txns(data: &[u8]) -> [u64; 2] {
     // A page header of 16 bytes; then the meta data, which ends with the transaction's id.
