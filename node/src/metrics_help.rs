@@ -16,7 +16,7 @@ enum Kind {
 use Kind::{Counter, Gauge, Histogram};
 
 /// Name, kind and meaning, by name.
-const METRICS: [(&str, Kind, &str); 82] = [
+const METRICS: [(&str, Kind, &str); 83] = [
     (
         "quorate_client_breakers_opened_total",
         Counter,
@@ -247,6 +247,11 @@ const METRICS: [(&str, Kind, &str); 82] = [
         "Times that somebody was asked to prove its address before it cost a handshake.",
     ),
     ("quorate_shard_bad_blocks_total", Counter, "Blocks of shards that were found damaged."),
+    (
+        "quorate_shard_decoded_blocks_total",
+        Counter,
+        "Blocks of one series that reads of shards have decoded.",
+    ),
     ("quorate_shard_dense_passes_total", Counter, "Final rewrites of shards whose time is over."),
     ("quorate_shard_failed_folds_total", Counter, "Folds that failed and are tried again."),
     ("quorate_shard_folds_total", Counter, "Folds of fresh batches into sorted runs."),

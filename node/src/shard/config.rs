@@ -52,8 +52,8 @@ pub struct Config {
     pub block_rows: usize,
     /// Bytes of a block before encoding, roughly; default 512 KiB.
     pub block_bytes: usize,
-    /// Bytes written by one transaction; default 256 KiB. More writes a little less in all and takes
-    /// new series in faster, and acknowledgements wait longer behind its sync.
+    /// Bytes written by one transaction, a quarter of those of a dense pass; default 256 KiB. More writes
+    /// a little less in all and takes new series in faster, and acknowledgements wait longer behind its sync.
     pub txn_bytes: usize,
     /// Runs of one size tier that are merged into one; default 4.
     pub merge_runs: usize,

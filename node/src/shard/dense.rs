@@ -43,8 +43,9 @@ use super::{
 const DRAFT: &str = "dense.new";
 /// The name of the old file in there, once the draft has taken its place.
 const OLD: &str = "old.mdb";
-/// How much larger the transactions of a draft are: each is synced, and waits for the disk, but nobody for it.
-const DRAFT_TXN: usize = 4;
+/// How many times [`Config::txn_bytes`] a draft's transactions have: each waits for a sync, and nobody for
+/// them, but the small merges that go first in between.
+pub(super) const DRAFT_TXN: usize = 4;
 /// Series that take so many transactions are entered in the index of tags together; with their tags
 /// they take about twice that in memory.
 const INDEXED_TXNS: usize = 64;

@@ -21,7 +21,7 @@ use quorate_protocol::{aggregate::Windows, rows::Rows};
 
 use self::{
     cache::{Cache, Damaged},
-    stored::{Part, Reader, Wanted},
+    stored::{Kept, Part, Reader, Wanted},
     walk::{At, Next, Walk},
 };
 use super::{
@@ -81,7 +81,8 @@ pub struct Scan {
     pieces: Pieces,
     walk: Walk,
     cache: Cache,
-    /// Which environment the cache is of.
+    kept: Kept,
+    /// Which environment the cache and what is kept are of.
     environment: Option<u64>,
     /// Loaded and not merged yet.
     found: VecDeque<Found>,
@@ -105,6 +106,7 @@ impl Scan {
         let mut scan = Self {
             walk: Walk::new(&filter, config.scan_series),
             cache: Cache::new(config.scan_cache_bytes),
+            kept: Kept::new(),
             store,
             slot,
             filter,
@@ -194,15 +196,16 @@ impl Scan {
         let environment = shard.opening();
         if self.environment.replace(environment) != Some(environment) {
             self.cache.clear();
+            self.kept.clear();
         }
-        let Self { filter, windows, walk, cache, fresh, pieces, found, .. } = self;
-        shard.env.read(|txn, tables| {
+        let Self { filter, windows, walk, cache, kept, fresh, pieces, found, .. } = self;
+        let decoded = shard.env.read(|txn, tables| {
             let mut runs = shard.state_in(txn, tables)?.runs;
             runs.retain(|run| run.min_time < filter.to && run.max_time >= filter.from);
             let wanted = Wanted { filter, windows: *windows };
-            let mut reader = Reader::new(shard, txn, tables, runs, wanted, cache);
+            let mut reader = Reader::new(shard, txn, tables, runs, wanted, cache, kept);
             let page = walk.page(txn, tables, environment, filter, |key, id, mut from| {
-                reader.enter();
+                reader.enter(id);
                 let touched = match windows {
                     Some(_) => fresh.get(key).and_then(|(series, _)| pieces.time_range(series)),
                     // Rows are merged with whatever is fresh.
@@ -216,14 +219,20 @@ impl Scan {
                     }
                     match end {
                         Some(next) if reader.bytes < max => from = next,
-                        Some(next) => return Ok(Next::Full(Some(next))),
+                        Some(next) => {
+                            reader.keep();
+                            return Ok(Next::Full(Some(next)));
+                        }
                         None if reader.bytes >= max => return Ok(Next::Full(None)),
                         None => return Ok::<_, heed::Error>(Next::Done),
                     }
                 }
             });
-            page.map_err(|error| shard.env.wrap(error).into())
-        })
+            let page = page.map(|()| reader.decoded);
+            page.map_err(|error| ScanError::from(shard.env.wrap(error)))
+        })?;
+        metrics::counter!("quorate_shard_decoded_blocks_total").increment(decoded);
+        Ok(())
     }
 
     fn emit_fresh(&mut self) {

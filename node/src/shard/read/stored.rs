@@ -6,7 +6,7 @@
 //! one. Where aggregates are wanted, a block of one series that nothing overlaps and that lies in
 //! one window of the aggregation is not decoded at all: its head says it. Called by scans.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use heed::RoTxn;
@@ -33,6 +33,9 @@ const EXPANSION: usize = 8;
 
 /// A lookup of a block takes as long as reading so many bytes.
 const SEEK_BYTES: usize = 128;
+
+/// Decoded blocks of the series under way, of which a later page wants the rest.
+pub(super) type Kept = BTreeMap<BlockKey, Rows>;
 
 /// A part of a window, later in time than the part before, or the same rows' other versions.
 pub(super) enum Part {
@@ -101,9 +104,12 @@ pub(super) struct Reader<'txn, 'a> {
     tables: &'a Tables,
     wanted: Wanted<'a>,
     cache: &'a mut Cache,
+    kept: &'a mut Kept,
     runs: Vec<OfRun<'txn>>,
     /// Bytes that were read.
     pub(super) bytes: usize,
+    /// Blocks of one series that were decoded.
+    pub(super) decoded: u64,
 }
 
 impl<'txn, 'a> Reader<'txn, 'a> {
@@ -114,14 +120,29 @@ impl<'txn, 'a> Reader<'txn, 'a> {
         runs: Vec<Run>,
         wanted: Wanted<'a>,
         cache: &'a mut Cache,
+        kept: &'a mut Kept,
     ) -> Self {
         let runs = runs.into_iter().map(|run| OfRun { run, here: Here::Unknown, solo: None });
-        Self { shard, txn, tables, wanted, cache, runs: runs.collect(), bytes: 0 }
+        let runs = runs.collect();
+        Self { shard, txn, tables, wanted, cache, kept, runs, bytes: 0, decoded: 0 }
     }
 
-    /// Turns to another series.
-    pub(super) fn enter(&mut self) {
+    /// Turns to a series.
+    pub(super) fn enter(&mut self, series: SeriesId) {
         self.runs.iter_mut().for_each(|run| run.here = Here::Unknown);
+        self.kept.retain(|key, _| key.series == series);
+    }
+
+    /// Leaves what is decoded to the next page, which goes on within this series: with many runs a page may
+    /// be full after each of many windows, and each would decode all blocks that reach into it.
+    pub(super) fn keep(&mut self) {
+        for of in &mut self.runs {
+            if let Here::Solo(solo) = &mut of.here
+                && let Some(rows) = solo.rows.take()
+            {
+                self.kept.insert(solo.key, rows);
+            }
+        }
     }
 
     /// The parts of a series' window that begins at `from`, and where the next one begins. `fresh`:
@@ -294,9 +315,10 @@ impl<'txn, 'a> Reader<'txn, 'a> {
             Here::Solo(solo) => solo,
             _ => return Ok(Ok(Rows::default())),
         };
-        let rows = match solo.rows.take() {
+        let rows = match solo.rows.take().or_else(|| self.kept.remove(&solo.key)) {
             Some(rows) => rows,
             None => {
+                self.decoded += 1;
                 let versions = self.shard.versions_in(self.txn, self.tables, of.run.id)?;
                 let wanted = |head: &ColumnHead| self.wanted.column(head);
                 let group = solo.view.decode(versions.as_ref(), &wanted).ok();

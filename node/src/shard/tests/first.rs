@@ -10,11 +10,13 @@ use quorate_protocol::id::ShardId;
 use super::support::*;
 use crate::{
     executor::Executor,
-    shard::{Config, ShardError, ShardStore, fault::Step, merge, work::Work},
+    shard::{Config, ShardError, ShardStore, dense, fault::Step, merge, work::Work},
 };
 
 const OTHER: ShardId = ShardId(SHARD.0 + 1);
 const MAX_RUNS: usize = 8;
+/// Of each of two large runs.
+const ROWS: u64 = 2_000;
 /// Folds that come in the midst of long work, at most.
 const FOLDS: usize = 40;
 
@@ -29,9 +31,9 @@ fn config() -> Config {
     }
 }
 
-fn large(number: u64) -> Vec<Cell> {
+fn large(number: u64, rows: u64) -> Vec<Cell> {
     let value = |at: u64| ((at + 1) * number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
-    (0..2_000).map(|at| cell((at % 20) as u16 * 2, at as i64 / 20, 0, value(at) as i64)).collect()
+    (0..rows).map(|at| cell((at % 20) as u16 * 2, at as i64 / 20, 0, value(at) as i64)).collect()
 }
 
 /// A store with large runs in [`SHARD`], where each transaction that is `at` a step of whatever is done next
@@ -44,7 +46,7 @@ struct Busy {
     _dir: tempfile::TempDir,
 }
 
-fn busy(shard: ShardId, at: Step) -> Busy {
+fn busy(shard: ShardId, at: Step, rows: u64) -> Busy {
     let dir = scratch();
     let journal = Arc::new(Mutex::new(Journal::default()));
     let (most, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -63,7 +65,7 @@ fn busy(shard: ShardId, at: Step) -> Busy {
         most.fetch_max(runs(store, shard), Ordering::Relaxed);
     });
     for number in 1..3 {
-        journal.lock().unwrap().append(&store, SHARD, batch(SHARD, number, &large(number)));
+        journal.lock().unwrap().append(&store, SHARD, batch(SHARD, number, &large(number, rows)));
         fold(&store, SHARD).unwrap();
     }
     assert_eq!(runs(&store, SHARD), 2);
@@ -92,7 +94,7 @@ impl Busy {
 /// Folds of the same shard, and of another one, at a step of a large merge.
 fn assert_merges_go_first(at: Step) {
     for shard in [SHARD, OTHER] {
-        let busy = busy(shard, at);
+        let busy = busy(shard, at, ROWS);
         settle(&busy.store, SHARD).unwrap();
         busy.assert_kept_up(shard);
     }
@@ -110,7 +112,8 @@ fn small_runs_are_merged_while_large_ones_are_deleted_that_were_merged() {
 
 #[test]
 fn small_runs_are_merged_during_a_dense_pass_of_another_shard() {
-    let busy = busy(OTHER, Step::Committed);
+    // Its transactions are larger.
+    let busy = busy(OTHER, Step::Committed, ROWS * dense::DRAFT_TXN as u64);
     now(busy.store.densify(SHARD)).unwrap();
     assert!(busy.visitor.visits.lock().unwrap().contains(&Step::Replaced));
     busy.assert_kept_up(OTHER);
@@ -118,7 +121,7 @@ fn small_runs_are_merged_during_a_dense_pass_of_another_shard() {
 
 #[test]
 fn a_dense_pass_ends_when_the_shard_is_folded_after_all() {
-    let busy = busy(SHARD, Step::Committed);
+    let busy = busy(SHARD, Step::Committed, ROWS);
     now(busy.store.densify(SHARD)).unwrap();
     let visits = busy.visitor.visits.lock().unwrap().clone();
     assert!(visits.contains(&Step::DenseBegins) && !visits.contains(&Step::DenseWritten));
@@ -139,7 +142,7 @@ fn nothing_is_deleted_any_more_once_the_store_is_closing() {
     });
     let mut journal = Journal::default();
     for number in 1..3 {
-        journal.append(&store, SHARD, batch(SHARD, number, &large(number)));
+        journal.append(&store, SHARD, batch(SHARD, number, &large(number, ROWS)));
         fold(&store, SHARD).unwrap();
     }
     assert!(matches!(settle(&store, SHARD), Err(ShardError::Closed)));
@@ -150,7 +153,7 @@ fn nothing_is_deleted_any_more_once_the_store_is_closing() {
     let store = open(config(), dir.path());
     assert_content(&scan(&store, SHARD), &journal.content(SHARD));
     for number in 3..5 {
-        journal.append(&store, SHARD, batch(SHARD, number, &large(number)));
+        journal.append(&store, SHARD, batch(SHARD, number, &large(number, ROWS)));
         fold(&store, SHARD).unwrap();
     }
     settle(&store, SHARD).unwrap();
@@ -163,7 +166,7 @@ fn a_merge_rests_unless_folds_will_wait_for_it() {
     let dir = scratch();
     let config = Config { max_runs: 8, merge_pause_percent: 70, ..config() };
     let store = open(config, dir.path());
-    Journal::default().append(&store, SHARD, batch(SHARD, 1, &large(1)));
+    Journal::default().append(&store, SHARD, batch(SHARD, 1, &large(1, ROWS)));
     fold(&store, SHARD).unwrap();
     let slot = store.inner.slot(SHARD).unwrap();
     let shard = store.inner.open.pin(SHARD).unwrap().unwrap();
@@ -189,7 +192,7 @@ fn long_work_does_not_wait_for_a_place_that_it_has_itself() {
         fold(&store, OTHER).unwrap();
     }
     for number in 100..102 {
-        journal.append(&store, SHARD, batch(SHARD, number, &large(number)));
+        journal.append(&store, SHARD, batch(SHARD, number, &large(number, ROWS)));
         fold(&store, SHARD).unwrap();
     }
     let (done, is_done) = std::sync::mpsc::channel();

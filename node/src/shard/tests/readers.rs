@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use quorate_protocol::id::{ShardId, Version};
 
 use super::support::*;
@@ -154,4 +155,24 @@ fn a_shard_may_be_rewritten_during_every_page_of_a_scan() {
     assert!(found.iter().all(|(at, (version, _))| *version <= model[at].0));
     assert!(writer.lock().unwrap().1 > 5, "the scan has few pages");
     visitor.detach();
+}
+
+/// Pages that end within a series, as all of them do where many runs have some of it.
+#[test]
+fn a_block_is_decoded_once_however_many_pages_it_reaches_into() {
+    let dir = scratch();
+    let config = Config { block_rows: 250, merge_runs: 100, ..tiny() };
+    let (store, mut journal) = (open(config, dir.path()), Journal::default());
+    for round in 0..6 {
+        let rows = (37 * round..37 * round + 1500).map(|time| cell(63, time, 0, round));
+        let batch = batch(SHARD, 1 + round as u64, &rows.collect::<Vec<_>>());
+        journal.append(&store, SHARD, batch);
+        fold(&store, SHARD).unwrap();
+    }
+    assert_eq!(runs(&store, SHARD), 6);
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let found = metrics::with_local_recorder(&recorder, || scan(&store, SHARD));
+    assert_content(&found, &journal.content(SHARD));
+    let counted = recorder.handle().render();
+    assert!(counted.contains("quorate_shard_decoded_blocks_total 36\n"), "{counted}");
 }
