@@ -79,8 +79,11 @@ fn a_load_is_measured_and_read_back() {
     let acked: u64 =
         lines["timeline_rows"].as_array().unwrap().iter().flat_map(Value::as_u64).sum();
     assert_eq!(acked, 3_050);
-    // At 20,000 rows a second it takes as long as it takes.
-    let paced = run(10_000, &["--nodes", "1", "--input", "api", "--rate", "20k"]);
+    // At 20,000 rows a second it takes as long as it takes; 2,500 s of reports lie in five shards.
+    let shards = ["--shard-duration", "10m"];
+    let paced = ["--nodes", "1", "--input", "api", "--rate", "20k"];
+    let paced = run(10_000, &[&paced[..], &shards].concat());
+    assert_eq!(paced["shard_duration_s"], 600.0);
     assert!(paced["seconds"].as_f64() >= Some(0.49), "{}", paced["seconds"]);
     let drain = run(20_000, &["--fault", "drain", "--rate", "20k"]);
     assert!(drain["hints_accepted"].as_u64() > Some(0), "{drain}");

@@ -209,7 +209,7 @@ fn write(
     path: &Path,
 ) -> Result<bool, Trouble> {
     let config = &store.config;
-    let large = Config { txn_bytes: DRAFT_TXN * config.txn_bytes, ..*config };
+    let large = Config { txn_bytes: config.txn_bytes.saturating_mul(DRAFT_TXN), ..*config };
     let draft = OpenShard::open_draft(path.to_owned(), large, 0)?;
     let work = Work { draft: true, long: Some(&[]), ..Work::new(store, slot, &draft) };
     let folded = slot.fresh().applied();

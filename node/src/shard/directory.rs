@@ -141,8 +141,7 @@ pub(super) fn delete_gently(
     config: &Config,
     mut rest: impl FnMut(Duration),
 ) -> Result<(), ShardError> {
-    let entries = fs::read_dir(path).map_err(io_error("list", path))?;
-    for entry in entries.filter_map(Result::ok) {
+    for entry in fs::read_dir(path).into_iter().flatten().filter_map(Result::ok) {
         // Deleting it whole will do where this fails.
         let _ = shrink(&entry.path(), config, &mut rest);
     }
