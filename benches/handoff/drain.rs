@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Outcome, Plan, back::drain, live, ratio, reference::Queue, tell, world::World};
 use bytes::Bytes;
 use quorate_benches::report::{Line, Summary};
 use quorate_protocol::{
     batch::PartHeader,
     message::{Deliver, HintItem},
 };
+
+use super::{Outcome, Plan, back::drain, live, ratio, reference::Queue, tell, world::World};
 
 /// Time for one message.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -28,8 +28,9 @@ pub(super) type Orders = [bool; MAX_ORDER + 1];
 /// All of them.
 pub(super) const ALL_ORDERS: Orders = [true; MAX_ORDER + 1];
 
-/// The orders that a try is worth, which takes a hundred times as long as this: those whose differences have
-/// not a quarter of a bit more on average than the shortest, of numbers that are small where they can be.
+/// The orders that are worth compressing with, which takes several times as long as this: those whose
+/// differences have at most a quarter of a bit more on average than the shortest. `numbers`: what they are
+/// above the least of them.
 pub(super) fn likely_orders(numbers: &[u64]) -> Orders {
     let width = |number: u64| u64::from(64 - number.leading_zeros());
     let (mut bits, mut last) = ([0; MAX_ORDER + 1], (0_u64, 0_u64));
